@@ -1,0 +1,56 @@
+# `make edit` and `make test` set up everything they need in .venv; a second call is quick.
+PYTHON ?= python3
+IMAGE  ?= examples/scene.png
+PROMPT ?= make it night
+OUT    ?= out/edited.png
+ARGS   ?=
+export IMAGE PROMPT OUT
+
+VENV := .venv
+BIN  := $(VENV)/bin
+PIP  := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help edit test lint format clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make edit [IMAGE=photo.jpg] [PROMPT="make it night"] [OUT=out/edited.png] [ARGS="--seed 1"]'
+	@echo 'make test      lint, types, import rules and the fast tests'
+	@echo 'make format    put the code in the house style'
+	@echo 'make clean     remove the virtual environment and the caches'
+
+edit: $(VENV)/.edit
+	@mkdir -p "$$(dirname "$$OUT")"
+	@$(BIN)/openkontext edit "$$IMAGE" "$$PROMPT" --output "$$OUT" --overwrite $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest -q -n auto
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'openkontext needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ...' >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# What editing needs: no torch.
+$(VENV)/.edit: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e .
+	@touch $@
+
+# What the tests need. torch comes first and alone, so that its pinned build is there before anything asks for it.
+$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) $$(grep '^torch==' constraints.txt)
+	$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.edit

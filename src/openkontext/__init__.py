@@ -1,0 +1,39 @@
+"""Edit images from text instructions with FLUX.1 Kontext.
+
+    import openkontext
+
+    editor = openkontext.load()
+    result = editor.edit("photo.jpg", "make it night", seed=1)
+    result.image.save("night.png")
+
+Importing the package is cheap: the names below load their module when first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from openkontext.errors import ConsentError, InputError, OpenKontextError, RefusedError
+from openkontext.version import __version__
+
+if TYPE_CHECKING:
+    from openkontext.editor import Editor, EditRequest, EditResult, load
+
+__all__ = [
+    "ConsentError",
+    "EditRequest",
+    "EditResult",
+    "Editor",
+    "InputError",
+    "OpenKontextError",
+    "RefusedError",
+    "__version__",
+    "load",
+]
+
+_LAZY = frozenset({"EditRequest", "EditResult", "Editor", "load"})
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module("openkontext.editor"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

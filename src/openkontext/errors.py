@@ -1,0 +1,28 @@
+"""Errors a user can meet, each with the exit code the command line gives it.
+
+The text of every error is one line that says what is wrong, where, and what to do.
+"""
+
+
+class OpenKontextError(Exception):
+    """Base of all errors of this package; raised as such, it means a defect of ours."""
+
+    exit_code = 1
+
+
+class InputError(OpenKontextError):
+    """Bad use or bad input: a file, a value, or a model repository that cannot be used as given."""
+
+    exit_code = 2
+
+
+class RefusedError(OpenKontextError):
+    """A filter refused the request or its result."""
+
+    exit_code = 3
+
+
+class ConsentError(OpenKontextError):
+    """Terms must be accepted before this can go on."""
+
+    exit_code = 4
