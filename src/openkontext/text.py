@@ -1,0 +1,148 @@
+"""An instruction in words -> the token ids that the two text encoders read.
+
+CLIP's ids give the pooled embedding, T5's the sequence of text tokens. Both come as int64 of shape
+[1, length], padded to the length that the model's graphs expect.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from openkontext.errors import InputError
+
+if TYPE_CHECKING:
+    from openkontext.repository import Repository
+
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+
+# What CLIP splits a lower-cased text into before the byte pairs are merged (Radford et al. 2021).
+_CLIP_PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """An instruction as the text encoders take it."""
+
+    clip_ids: NDArray[np.int64]
+    """CLIP tokens, int64 [1, clip_length]."""
+    t5_ids: NDArray[np.int64]
+    """T5 tokens, int64 [1, text_length]."""
+    cut: str = ""
+    """The end of the instruction that T5 will not see since it is too long; empty when all fits."""
+
+
+class Tokenizers:
+    """The two tokenizers of a model repository, opened when first used."""
+
+    def __init__(self, repository: "Repository") -> None:
+        self._path = repository.path
+        self._clip_length = repository.config.clip_length
+        self._t5_length = repository.config.text_length
+        self._words = None if repository.config.words is None else frozenset(repository.config.words)
+
+    def encode(self, prompt: str) -> EncodedText:
+        """Turn an instruction into both encoders' token ids.
+
+        Raises:
+            InputError: a tokenizer is missing from the repository or cannot be read.
+        """
+        clip_ids, _ = _encode(self._clip, prompt)  # CLIP needs only the gist; T5 carries the details
+        t5_ids, cut = _encode(self._t5, prompt)
+        return EncodedText(clip_ids, t5_ids, cut)
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Words of the instruction that the model was never taught, each once, in their order.
+
+        Empty for a model whose repository lists no words: such a model was trained on open text.
+        """
+        if self._words is None:
+            return []
+        words = dict.fromkeys(_WORD.findall(prompt.lower().replace("’", "'")))
+        return [word for word in words if word not in self._words]
+
+    @cached_property
+    def _clip(self) -> Tokenizer:
+        folder = self._path / "tokenizer"
+        if (folder / "merges.txt").exists() and not (folder / "tokenizer.json").exists():
+            return _with_length(_clip_from_vocabulary(folder), self._clip_length, folder)
+        return _with_length(_load(folder), self._clip_length, folder)
+
+    @cached_property
+    def _t5(self) -> Tokenizer:
+        folder = self._path / "tokenizer_2"
+        return _with_length(_load(folder), self._t5_length, folder)
+
+
+def _encode(tokenizer: Tokenizer, prompt: str) -> tuple[NDArray[np.int64], str]:
+    """Token ids [1, length], and the part of the prompt that did not fit."""
+    encoding = tokenizer.encode(prompt)
+    cut = ""
+    if encoding.overflowing:
+        cut = prompt[max(end for _, end in encoding.offsets) :].strip()
+    return np.array([encoding.ids], dtype=np.int64), cut
+
+
+def _with_length(tokenizer: Tokenizer, length: int, folder: Path) -> Tokenizer:
+    """Set a tokenizer to give exactly `length` ids, padded as it says itself or as its kind does."""
+    token = tokenizer.padding["pad_token"] if tokenizer.padding else "<pad>"
+    if tokenizer.token_to_id(token) is None:
+        token = "<|endoftext|>"  # CLIP has no padding of its own
+    pad_id = tokenizer.token_to_id(token)
+    if pad_id is None:
+        raise InputError(f"the tokenizer in {folder} has no padding token; fetch the repository again")
+    tokenizer.enable_truncation(length)
+    tokenizer.enable_padding(pad_id=pad_id, pad_token=token, length=length)
+    return tokenizer
+
+
+def _load(folder: Path) -> Tokenizer:
+    file = folder / "tokenizer.json"
+    if not file.exists():
+        raise InputError(
+            f"no {folder.name}/tokenizer.json in the model repository {folder.parent}; "
+            f"copy the {folder.name} folder of the model's main repository there"
+        )
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises a plain Exception for a broken file
+        raise InputError(f"cannot read the tokenizer {file} ({error}); fetch it again") from error
+
+
+def _clip_from_vocabulary(folder: Path) -> Tokenizer:
+    """CLIP's tokenizer from `vocab.json` and `merges.txt`: FLUX.1's main repository has it so."""
+    try:
+        vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+        lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+        merges = [_pair(line) for line in lines if line and not line.startswith("#version")]
+        tokenizer = Tokenizer(
+            models.BPE(vocabulary, merges, unk_token="<|endoftext|>", end_of_word_suffix="</w>")
+        )
+        start, end = ((mark, vocabulary[mark]) for mark in ("<|startoftext|>", "<|endoftext|>"))
+    except Exception as error:  # unreadable, not JSON, or (a plain Exception of the library) inconsistent
+        raise InputError(f"cannot read CLIP's vocabulary in {folder} ({error}); fetch it again") from error
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_CLIP_PIECES), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start[0]} $A {end[0]}", special_tokens=[start, end]
+    )
+    tokenizer.add_special_tokens([start[0], end[0]])
+    return tokenizer
+
+
+def _pair(line: str) -> tuple[str, str]:
+    first, second = line.split(" ")
+    return first, second
