@@ -1,7 +1,9 @@
 """The image autoencoder of FLUX.1: a convolutional encoder and decoder around a 16-channel latent.
 
-Same function and parameter names as diffusers' `AutoencoderKL` without quantisation convolutions. All layers keep the
-`channels_last` memory format, which is the fast one on a CPU: `autoencoder.to(memory_format=torch.channels_last)`.
+Same function and parameter names as diffusers' `AutoencoderKL` without quantisation convolutions. All layers keep
+the `channels_last` memory format, the fast one on a CPU: `autoencoder.to(memory_format=torch.channels_last)`.
+
+Shapes: B batch, C channels, h and w the size of the feature map.
 """
 
 import torch
@@ -176,7 +178,8 @@ class Autoencoder(nn.Module):
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The latent's distribution: images [B, 3, H, W] -> mean and log variance, each [B, C, H/8, W/8].
 
-        H and W are multiples of `config.downsampling` (8). The log variance is limited to -30..20. Editing uses the mean.
+        H and W are multiples of `config.downsampling` (8). The log variance is limited to -30..20. Editing uses
+        the mean.
         """
         mean, logvar = self.encoder(images).chunk(2, dim=1)
         return mean, torch.clamp(logvar, -30.0, 20.0)
