@@ -1,6 +1,6 @@
 """The numbers that define a model: transformer, autoencoder and text encoders, and the named presets.
 
-Field names are those of the diffusers and transformers configuration files, so that a `config.json` reads the same.
+Field names are those of diffusers' and transformers' configuration files where these have such a field.
 This module does not import torch.
 """
 

@@ -1,12 +1,14 @@
-"""The flow transformer of FLUX.1: double-stream blocks, then single-stream blocks, over text and image tokens.
+"""The flow transformer of FLUX.1: double-stream, then single-stream blocks over text and image tokens.
 
-Same function and parameter names as diffusers' `FluxTransformer2DModel`; the forward pass has the names of the
-published ONNX graph. A context image (Kontext) is nothing but further image tokens with other position ids.
+Same function and parameter names as diffusers' `FluxTransformer2DModel`; the forward pass has the argument
+names of the published ONNX graph. A context image (Kontext) is nothing but further image tokens with other
+position ids.
 
 Shapes: B batch, L tokens (text, then image), H heads, D head width, C hidden width.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,12 +26,12 @@ Rotary = tuple[Tensor, Tensor]
 
 
 def rotary_angles(ids: Tensor, axes_dims: tuple[int, ...], theta: float) -> Rotary:
-    """Rotation of every token's channel pairs (RoPE, arXiv 2104.09864, with the channels divided among the axes).
+    """Rotation of every token's channel pairs: RoPE (arXiv 2104.09864), a share of the channels to each axis.
 
     Args:
         ids: positions [L, axes].
         axes_dims: channels that each axis turns; they add up to D.
-        theta: base of the wavelengths: channel pair j of an axis with d channels turns by position / theta^(2j/d).
+        theta: base of the wavelengths; pair j of an axis with d channels turns by position / theta^(2j/d).
 
     Returns:
         Cosine and sine, each [L, D/2] float32.
@@ -46,8 +48,8 @@ def rotary_angles(ids: Tensor, axes_dims: tuple[int, ...], theta: float) -> Rota
 def rotate(x_BHLD: Tensor, rotary: Rotary) -> Tensor:
     """Turn the channel pairs (0, 1), (2, 3), ... of queries or keys by their token's angles.
 
-    The first members of all pairs come back before all second ones. Queries and keys are permuted alike, so that their
-    products, all that attention sees, are the same, and nothing has to be interleaved again.
+    The first members of all pairs come back before all second ones. Queries and keys are permuted alike, so
+    that their products, all that attention sees, are the same, and nothing has to be interleaved again.
     """
     cos, sin = rotary
     first, second = x_BHLD.float().unflatten(-1, (-1, 2)).unbind(-1)
@@ -55,7 +57,7 @@ def rotate(x_BHLD: Tensor, rotary: Rotary) -> Tensor:
 
 
 def sinusoidal_embedding(x: Tensor, channels: int = _TIME_CHANNELS) -> Tensor:
-    """Cosines, then sines, of 1000 x at geometric frequencies from 1 to 1/10000: [B] -> [B, channels] float32."""
+    """Cosines, then sines, of 1000 x at frequencies from 1 down to 1e-4: [B] -> [B, channels] float32."""
     half = channels // 2
     frequencies = torch.exp(
         -math.log(10000) * torch.arange(half, dtype=torch.float32, device=x.device) / half
@@ -116,22 +118,36 @@ def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=_EPS), 1 + scale)
 
 
+class GeluProjection(nn.Module):
+    """Linear layer, then GELU in its tanh approximation."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(in_channels, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in_channels] -> [..., out_channels]."""
+        return F.gelu(self.proj(x), approximate="tanh")
+
+
 class FeedForward(nn.Module):
-    """GELU perceptron. Index 1 of `net` is dropout in diffusers: it holds no parameters, but the names count it."""
+    """Two-layer perceptron on every token."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        gelu = nn.Module()
-        gelu.proj = nn.Linear(hidden_size, _MLP_RATIO * hidden_size)
-        self.net = nn.ModuleList([gelu, nn.Identity(), nn.Linear(_MLP_RATIO * hidden_size, hidden_size)])
+        inner = _MLP_RATIO * hidden_size
+        # The identity stands where diffusers has dropout: parameter names count it.
+        self.net = nn.Sequential(
+            GeluProjection(hidden_size, inner), nn.Identity(), nn.Linear(inner, hidden_size)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, L, C] -> [B, L, C]."""
-        return self.net[2](F.gelu(self.net[0].proj(x), approximate="tanh"))
+        return self.net(x)
 
 
 class Attention(nn.Module):
-    """Multi-head attention with normalised queries and keys over one sequence; the base of the joint attention."""
+    """What self-attention and joint attention share: projections of one stream and the attention itself."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -151,8 +167,12 @@ class Attention(nn.Module):
         mixed = F.scaled_dot_product_attention(rotate(query, rotary), rotate(key, rotary), value)
         return mixed.transpose(1, 2).flatten(2)
 
+
+class SelfAttention(Attention):
+    """Attention over one sequence; the block that owns it projects the result."""
+
     def forward(self, hidden_states: Tensor, rotary: Rotary) -> Tensor:
-        """[B, L, C] -> [B, L, C], without a projection of the result."""
+        """[B, L, C] -> [B, L, C]."""
         query = self.norm_q(self.heads(self.to_q(hidden_states)))
         key = self.norm_k(self.heads(self.to_k(hidden_states)))
         return self.attend(query, key, self.heads(self.to_v(hidden_states)), rotary)
@@ -224,7 +244,7 @@ class SingleStreamBlock(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.norm = Modulation(width, 3)
-        self.attn = Attention(config)
+        self.attn = SelfAttention(config)
         self.proj_mlp = nn.Linear(width, _MLP_RATIO * width)
         self.proj_out = nn.Linear((1 + _MLP_RATIO) * width, width)
 
@@ -244,7 +264,8 @@ class FluxTransformer(nn.Module):
         config: the shape of the network; kept as `.config`.
 
     Attributes:
-        gradient_checkpointing: set it to recompute each block in the backward pass: less memory, a third more work.
+        gradient_checkpointing: set it to recompute every block in the backward pass, which saves memory and
+            takes about a third more work.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -300,7 +321,7 @@ class FluxTransformer(nn.Module):
         scale, shift = self.norm_out(conditioning)
         return self.proj_out(modulated_norm(tokens[:, text.shape[1] :], shift, scale))
 
-    def _run(self, block: nn.Module, *inputs: Tensor | Rotary):
+    def _run(self, block: nn.Module, *inputs: Tensor | Rotary) -> Any:
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)
