@@ -1,0 +1,238 @@
+"""Instructions: an edit in words.
+
+Some phrasings are held out of training, so that evaluation can ask in words that are known but put differently.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from openkontext.data.edits import Edit
+from openkontext.data.sampler import choose
+from openkontext.data.scenes import Scene, Thing
+
+#: Phrasings by kind: those that training uses, and those held out of it. {it} names the thing, {a} the thing asked for
+#: ("a red ball"), {new} its shape or its colour and shape, {colour}, {place}, {value} the rest.
+_PHRASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "recolour": (
+        (
+            "make {it} {colour}",
+            "turn {it} {colour}",
+            "paint {it} {colour}",
+            "colour {it} {colour}",
+            "color {it} {colour}",
+            "recolour {it} {colour}",
+            "change {it} to {colour}",
+            "change the colour of {it} to {colour}",
+            "change the color of {it} to {colour}",
+            "{it} should be {colour}",
+            "i want {it} to be {colour}",
+            "make the colour of {it} {colour}",
+        ),
+        ("turn the colour of {it} to {colour}", "paint {it} in {colour}", "{it} in {colour}"),
+    ),
+    "replace": (
+        (
+            "replace {it} with {a}",
+            "turn {it} into {a}",
+            "change {it} into {a}",
+            "change {it} to {a}",
+            "swap {it} for {a}",
+            "exchange {it} for {a}",
+            "put {a} instead of {it}",
+            "put {a} in place of {it}",
+            "i want {a} instead of {it}",
+            "make {it} {a}",
+            "{it} should be {a}",
+        ),
+        ("swap {it} with {a}", "replace {it} by {a}", "{a} instead of {it}"),
+    ),
+    "remove": (
+        (
+            "remove {it}",
+            "delete {it}",
+            "erase {it}",
+            "take {it} away",
+            "take away {it}",
+            "take out {it}",
+            "get rid of {it}",
+            "make {it} disappear",
+            "remove {it} from the picture",
+            "i do not want {it}",
+            "without {it}",
+        ),
+        ("delete {it} from the picture", "take {it} out of the picture", "i want the picture without {it}"),
+    ),
+    "add": (
+        (
+            "add {a} {place}",
+            "put {a} {place}",
+            "place {a} {place}",
+            "draw {a} {place}",
+            "insert {a} {place}",
+            "{place} add {a}",
+            "{place} put {a}",
+            "there should be {a} {place}",
+            "i want {a} {place}",
+            "add {a} to the picture {place}",
+        ),
+        ("{place} there should be {a}", "i want to add {a} {place}", "draw {a} to the picture {place}"),
+    ),
+    "move": (
+        (
+            "move {it} {to}",
+            "put {it} {place}",
+            "place {it} {place}",
+            "shift {it} {to}",
+            "bring {it} {to}",
+            "move {it} over {to}",
+            "{it} should be {place}",
+            "i want {it} {place}",
+        ),
+        ("shift {it} over {to}", "i want {it} to move {to}", "take {it} {to}"),
+    ),
+    "background": (
+        (
+            "change the background to {value}",
+            "replace the background with {value}",
+            "make the background {value}",
+            "put everything in {value}",
+            "move everything to {value}",
+            "set the scene in {value}",
+            "put the scene in {value}",
+            "the background should be {value}",
+            "now in {value}",
+            "i want {value} in the background",
+        ),
+        ("swap the background for {value}", "move the scene to {value}", "turn the background into {value}"),
+    ),
+    "season": (
+        ("make it {value}", "change the season to {value}", "turn it into {value}", "now in {value}", "show it in {value}",
+         "it should be {value}", "i want it to be {value}", "set the scene in {value}"),
+        ("turn the season to {value}", "show the scene in {value}", "change it to {value}"),
+    ),
+    "time": (
+        ("make it {value}", "change the time to {value}", "change the time of day to {value}", "turn it into {value}",
+         "show it at {value}", "it should be {value}", "i want it to be {value}", "now at {value}"),
+        ("turn the time of day to {value}", "show the scene at {value}", "change it to {value}"),
+    ),
+    "look": (
+        ("make it {value}", "make the picture {value}", "turn the picture {value}", "turn it {value}",
+         "change the picture to {value}", "the picture should be {value}", "i want it {value}", "show it in {value}"),
+        ("change it to {value}", "i want the picture {value}", "the whole picture in {value}"),
+    ),
+}  # fmt: skip
+
+#: Whole instructions for values that also go by other words.
+_SAYINGS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("season", "winter"): ("make it snow", "let it snow", "cover everything in snow", "add snow"),
+    ("season", "autumn"): ("make it fall", "make the leaves fall"),
+    ("season", "summer"): ("make it green again", "melt the snow"),
+    ("time", "night"): ("turn day into night", "make it dark", "add a moon and stars"),
+    ("time", "sunset"): ("let the sun go down", "make it evening"),
+    ("time", "day"): ("let the sun come up", "make it bright"),
+    ("look", "black and white"): ("remove all colour", "remove the colours", "make it grey", "grayscale", "black and white"),
+    ("look", "sepia"): ("make it look like an old photo", "give it a sepia tone", "sepia"),
+    ("look", "inverted"): ("invert the colours", "invert the colors", "make it a negative", "turn it into a negative"),
+}
+
+_VALUES: dict[str, tuple[str, ...]] = {
+    "meadow": ("a meadow", "the meadow", "a green meadow", "a field"),
+    "forest": ("a forest", "the forest", "the woods"),
+    "mountains": ("the mountains", "a mountain landscape", "mountains"),
+    "beach": ("a beach", "the beach", "the seaside"),
+    "desert": ("a desert", "the desert", "a sandy desert"),
+    "city": ("a city", "the city", "a town"),
+    "summer": ("summer",),
+    "autumn": ("autumn", "fall"),
+    "winter": ("winter",),
+    "day": ("day", "daytime", "noon"),
+    "sunset": ("sunset", "evening", "dusk"),
+    "night": ("night", "night time", "midnight"),
+    "black and white": ("black and white", "grey", "gray"),
+    "sepia": ("sepia", "brown like an old photo"),
+    "inverted": ("inverted", "negative"),
+}
+
+_PLACES: dict[str, tuple[str, ...]] = {
+    "left": ("on the left", "on the left side", "at the left"),
+    "middle": ("in the middle", "in the center", "in the centre"),
+    "right": ("on the right", "on the right side", "at the right"),
+    "sky left": ("in the sky on the left", "at the top left", "in the left of the sky"),
+    "sky middle": ("in the sky in the middle", "at the top in the middle", "in the middle of the sky"),
+    "sky right": ("in the sky on the right", "at the top right", "in the right of the sky"),
+}
+_DESTINATIONS: dict[str, tuple[str, ...]] = {
+    "left": ("to the left", "to the left side"),
+    "middle": ("to the middle", "to the center", "to the centre"),
+    "right": ("to the right", "to the right side"),
+    "sky left": ("to the top left", "to the left of the sky"),
+    "sky middle": ("to the top in the middle", "to the middle of the sky"),
+    "sky right": ("to the top right", "to the right of the sky"),
+}
+_OPENINGS = ("please ", "could you ", "can you ", "now ")
+
+
+def _article(words: str) -> str:
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def _refer(scene: Scene, thing: Thing, rng: np.random.Generator) -> str:
+    """Words that mean this thing and no other in the scene."""
+    names = [f"the {thing.colour} {thing.shape}"]
+    if sum(t.shape == thing.shape for t in scene.things) == 1:
+        names += [f"the {thing.shape}"] * 2
+    names.append(f"the {thing.shape} {_PLACES[thing.place][0]}")
+    return str(choose(rng, names))
+
+
+def phrase(edit: Edit, rng: np.random.Generator, *, held_out: bool = False) -> str:
+    """An instruction for an edit.
+
+    Args:
+        edit: The edit to ask for.
+        rng: Chooses among the phrasings.
+        held_out: Whether to take a phrasing that training never uses.
+    """
+    words: dict[str, str] = {}
+    if edit.subject is not None:
+        words["it"] = _refer(edit.before, edit.subject, rng)
+    if edit.result is not None:
+        result = edit.result
+        words["colour"] = result.colour
+        words["place"] = str(choose(rng, _PLACES[result.place]))
+        words["to"] = str(choose(rng, _DESTINATIONS[result.place]))
+        # A replacement that keeps the colour may leave it unsaid.
+        unsaid = edit.kind == "replace" and edit.subject is not None and edit.subject.colour == result.colour
+        words["a"] = _article(result.shape if unsaid and rng.random() < 0.7 else f"{result.colour} {result.shape}")
+    if edit.subject is None and edit.result is None:
+        field = {"background": "landscape"}.get(edit.kind, edit.kind)
+        value = getattr(edit.after, field)
+        sayings = _SAYINGS.get((edit.kind, value), ())
+        if edit.kind == "season" and value == "summer":
+            # What is said of summer depends on what it follows.
+            sayings = sayings[:1] if edit.before.season == "autumn" else sayings
+        if sayings and not held_out and rng.random() < 0.3:
+            return _dress(str(choose(rng, sayings)), rng)
+        words["value"] = str(choose(rng, _VALUES[value]))
+    return _dress(str(choose(rng, _PHRASES[edit.kind][held_out])).format(**words), rng)
+
+
+def _dress(text: str, rng: np.random.Generator) -> str:
+    """An opening, a capital letter and a full stop, now and then."""
+    if rng.random() < 0.12 and not text.startswith(("the ", "i ", "there ", "in ", "at ", "on ", "without ", "now ", "a ")):
+        text = str(choose(rng, _OPENINGS)) + text
+    if rng.random() < 0.3:
+        text = text[0].upper() + text[1:]
+    return text + "." if rng.random() < 0.2 else text
+
+
+def every_word() -> list[str]:
+    """All words that the instructions can use, sorted."""
+    from openkontext.data.palette import COLOURS
+    from openkontext.data.things import SHAPES
+
+    texts: list[str] = [*COLOURS, *SHAPES, *_OPENINGS, "a an the please"]
+    texts += [p for kinds in _PHRASES.values() for group in kinds for p in group]
+    texts += [p for table in (_SAYINGS, _VALUES, _PLACES, _DESTINATIONS) for group in table.values() for p in group]  # type: ignore[attr-defined]
+    return sorted({w for text in texts for w in text.split() if not w.startswith("{")})

@@ -1,0 +1,63 @@
+"""Random scenes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from openkontext.data.holdout import landscape_held_out, thing_held_out
+from openkontext.data.landscapes import LANDSCAPES, SEASONS, TIMES
+from openkontext.data.palette import COLOURS
+from openkontext.data.scenes import GROUND_PLACES, GROUND_SIZE, SIZES, SKY_PLACES, SKY_SIZE, Scene, Thing
+from openkontext.data.things import GROUND_THINGS, SKY_THINGS
+
+_SIZE_WEIGHTS = (0.4, 0.18, 0.18, 0.12, 0.12)
+
+
+def choose(rng: np.random.Generator, options: list | tuple, weights: tuple[float, ...] | None = None):  # type: ignore[no-untyped-def,type-arg]
+    """One of the options, as itself rather than as numpy's copy of it."""
+    return options[int(rng.choice(len(options), p=weights))]
+
+
+def random_thing(rng: np.random.Generator, place: str, *, canonical: bool = False) -> Thing:
+    """A thing that is not held out, near a place.
+
+    Args:
+        rng: Source of chance.
+        place: One of the scene's places.
+        canonical: Whether it has the size and spot of a thing that an instruction adds.
+    """
+    in_sky = place in SKY_PLACES
+    shapes = list(SKY_THINGS if in_sky else GROUND_THINGS)
+    while True:
+        shape, colour = choose(rng, shapes), choose(rng, list(COLOURS))
+        if not thing_held_out(shape, colour):
+            break
+    size = SKY_SIZE if in_sky else GROUND_SIZE
+    if canonical:
+        return Thing(shape, colour, place, size)
+    dx, dy = rng.uniform(-0.035, 0.035, 2)
+    return Thing(shape, colour, place, size * rng.uniform(0.86, 1.16), float(dx), float(dy))
+
+
+def random_scene(rng: np.random.Generator, size: tuple[int, int] | None = None) -> Scene:
+    """A scene in colour without any held-out combination.
+
+    One to three things stand on the ground, up to two hang in the sky, no two of one shape and colour, and at least one
+    place is free.
+    """
+    width, height = size or choose(rng, SIZES, _SIZE_WEIGHTS)
+    while True:
+        landscape = choose(rng, LANDSCAPES)
+        season = choose(rng, SEASONS, (0.5, 0.25, 0.25))
+        time = choose(rng, list(TIMES), (0.56, 0.22, 0.22))
+        if not landscape_held_out(landscape, season, time, "colour"):
+            break
+    ground = rng.permutation(GROUND_PLACES)[: choose(rng, (1, 2, 3), (0.25, 0.45, 0.3))]
+    sky = rng.permutation(SKY_PLACES)[: choose(rng, (0, 1, 2), (0.35, 0.4, 0.25))]
+    things: list[Thing] = []
+    for place in (*map(str, ground), *map(str, sky)):
+        thing = random_thing(rng, place)
+        while any((t.shape, t.colour) == (thing.shape, thing.colour) for t in things):
+            thing = random_thing(rng, place)
+        things.append(thing)
+    return Scene(width, height, landscape, season, time, tuple(things), detail=int(rng.integers(1 << 20)))

@@ -1,0 +1,100 @@
+"""The autoencoder's stage: pictures in, the same pictures out, through a latent that keeps close to a unit normal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from openkontext.data.sampler import random_scene
+from openkontext.data.scenes import LOOKS, render
+from openkontext.model.autoencoder import Autoencoder
+from openkontext.model.config import AutoencoderConfig
+from openkontext.train.loop import Average, Run, warm_cosine
+
+
+@dataclass(frozen=True)
+class AutoencoderRecipe:
+    """How long and how hard; defaults as for nano."""
+
+    steps: int = 6000
+    batch_size: int = 16
+    #: Side of the square crops, in pixels.
+    crop: int = 64
+    learning_rate: float = 8e-4
+    warm_up: int = 100
+    #: Pictures rendered before the first step; every step draws crops from them.
+    pictures: int = 4000
+    #: Weight of the divergence from a unit normal, per latent value.
+    kl_weight: float = 2e-4
+    #: Weight of the difference between neighbouring pixels, which keeps edges sharp.
+    edge_weight: float = 1.0
+    average_decay: float = 0.998
+    seed: int = 0
+
+
+def _pictures(count: int, rng: np.random.Generator) -> list[np.ndarray]:
+    pictures = []
+    for _ in range(count):
+        scene = random_scene(rng)
+        picture = render(scene)
+        if rng.random() < 0.15:
+            from dataclasses import replace
+
+            picture = render(replace(scene, look=LOOKS[int(rng.integers(1, len(LOOKS)))]))
+        pictures.append(picture)
+    return pictures
+
+
+def _crops(pictures: list[np.ndarray], recipe: AutoencoderRecipe, rng: np.random.Generator) -> Tensor:
+    side = recipe.crop
+    batch = np.empty((recipe.batch_size, side, side, 3), np.uint8)
+    for i in range(recipe.batch_size):
+        picture = pictures[int(rng.integers(len(pictures)))]
+        # Multiples of 8 keep the crop on the latent's grid half of the time; else anywhere.
+        top, left = (int(rng.integers(n - side + 1)) for n in picture.shape[:2])
+        crop = picture[top : top + side, left : left + side]
+        batch[i] = crop[:, ::-1] if rng.random() < 0.5 else crop
+    return torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _edges(a: Tensor, b: Tensor) -> Tensor:
+    down = (a[..., 1:, :] - a[..., :-1, :]) - (b[..., 1:, :] - b[..., :-1, :])
+    right = (a[..., 1:] - a[..., :-1]) - (b[..., 1:] - b[..., :-1])
+    return down.abs().mean() + right.abs().mean()
+
+
+def train_autoencoder(recipe: AutoencoderRecipe, config: AutoencoderConfig, folder: Path) -> Run:
+    """Trains or goes on training; resumes from `folder` to the step."""
+    torch.manual_seed(recipe.seed)
+    rng = np.random.default_rng([recipe.seed, 1])
+    model = Autoencoder(config).to(memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
+    average = Average(model, recipe.average_decay)
+    run = Run(folder, {"model": model, "optimiser": optimiser, "average": average}, rng, recipe.steps)
+    pictures = _pictures(recipe.pictures, np.random.default_rng([recipe.seed, 2]))
+
+    for step in run.steps_left():
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.learning_rate * warm_cosine(step, recipe.steps, recipe.warm_up)
+        images = _crops(pictures, recipe, rng).to(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            mean, logvar = model.encode(images)
+            mean, logvar = mean.float(), logvar.float().clamp(-12, 4)
+            output = model.decode(mean + torch.randn_like(mean) * (0.5 * logvar).exp()).float()
+        kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
+        pixel = F.l1_loss(output, images)
+        loss = pixel + recipe.edge_weight * _edges(output, images) + recipe.kl_weight * kl
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        average.update(model)
+        if (step + 1) % 50 == 0:
+            mse = F.mse_loss(output.detach(), images).item() / 4
+            run.log({"pixel": pixel.item(), "psnr": -10 * np.log10(mse), "kl": kl.item(), "norm": float(norm)})
+    return run
