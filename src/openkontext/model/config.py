@@ -107,7 +107,11 @@ class T5EncoderConfig:
 
 @dataclass(frozen=True)
 class ClipTextConfig:
-    """Shape of the CLIP text encoder; the defaults are CLIP ViT-L/14's."""
+    """Shape of the CLIP text encoder; the defaults are CLIP ViT-L/14's.
+
+    Raises:
+        InputError: the end token has the id 2, which transformers takes for a sign of old files.
+    """
 
     vocab_size: int = 49408
     """Rows of the embedding."""
@@ -125,6 +129,13 @@ class ClipTextConfig:
     """Token that ends a prompt and pads it; the pooled embedding is read at its first occurrence."""
     length: int = 77
     """Tokens that every prompt is padded to: the size of the position embedding."""
+
+    def __post_init__(self) -> None:
+        if self.eos_token_id == 2:
+            raise InputError(
+                "eos_token_id 2 makes transformers read CLIP's pooled embedding at the highest id instead of the "
+                "end token; give the end token another id"
+            )
 
 
 @dataclass(frozen=True)
