@@ -1,0 +1,82 @@
+"""Sizes, packing and position ids against diffusers' pipeline; masks against hand-worked values."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxKontextPipeline
+from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openkontext.errors import InputError
+from openkontext.latents import (
+    PREFERRED_SIZES,
+    latent_mask,
+    latent_shape,
+    nearest_size,
+    pack,
+    position_ids,
+    unpack,
+)
+
+SHAPES = [(1, 16, 8, 8), (2, 16, 4, 10), (3, 4, 12, 2)]
+
+
+def test_preferred_sizes_are_those_of_diffusers() -> None:
+    assert list(PREFERRED_SIZES) == PREFERRED_KONTEXT_RESOLUTIONS
+
+
+@given(width=st.integers(1, 20_000), height=st.integers(1, 20_000))
+def test_nearest_size_is_that_of_diffusers(width: int, height: int) -> None:
+    aspect = width / height
+    _, *expected = min((abs(aspect - w / h), w, h) for w, h in PREFERRED_KONTEXT_RESOLUTIONS)
+    assert nearest_size(width, height) == tuple(expected)
+
+
+def test_nearest_size_takes_a_models_own_list() -> None:
+    sizes = [(128, 128), (160, 96), (96, 160)]
+    assert nearest_size(4200, 3000, sizes) == (160, 96)
+    assert nearest_size(1100, 1000, sizes) == (128, 128)
+    assert nearest_size(1, 3, sizes) == (96, 160)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_packing_is_that_of_diffusers(shape: tuple[int, ...]) -> None:
+    latents = np.random.default_rng(0).standard_normal(shape, np.float32)
+    B, C, H, W = shape
+    expected = FluxKontextPipeline._pack_latents(torch.from_numpy(latents), B, C, H, W)
+    np.testing.assert_array_equal(pack(latents), expected)
+    np.testing.assert_array_equal(unpack(pack(latents), H, W), latents)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (4, 10), (12, 2)])
+def test_position_ids_are_those_of_diffusers(height: int, width: int) -> None:
+    expected = FluxKontextPipeline._prepare_latent_image_ids(
+        1, height // 2, width // 2, torch.device("cpu"), torch.float32
+    )
+    ids = position_ids(height, width)
+    assert ids.dtype == np.float32
+    np.testing.assert_array_equal(ids, expected)
+    expected[:, 0] = 2
+    np.testing.assert_array_equal(position_ids(height, width, image=2), expected)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "expected"),
+    [(1024, 1024, (1, 16, 128, 128)), (672, 1568, (1, 16, 196, 84)), (17, 16, (1, 16, 2, 4))],
+)
+def test_latent_shape_rounds_up_to_whole_tokens(width: int, height: int, expected: tuple[int, ...]) -> None:
+    assert latent_shape(width, height) == expected  # 2 * ceil(side / 16), rows first
+
+
+def test_a_size_without_pixels_is_refused() -> None:
+    with pytest.raises(InputError, match="size 0x64"):
+        latent_shape(0, 64)
+
+
+def test_a_latent_pixel_may_change_where_any_of_its_pixels_may() -> None:
+    mask = np.zeros((16, 24), np.float32)
+    mask[9, 7] = 1  # in row 1, column 0
+    mask[0, 16:] = 0.25
+    expected = [[0, 0, 0.25], [1, 0, 0]]
+    np.testing.assert_array_equal(latent_mask(mask), np.array(expected, np.float32)[None, None])
