@@ -133,8 +133,8 @@ class ClipTextConfig:
     def __post_init__(self) -> None:
         if self.eos_token_id == 2:
             raise InputError(
-                "eos_token_id 2 makes transformers read CLIP's pooled embedding at the highest id instead of the "
-                "end token; give the end token another id"
+                "eos_token_id 2 makes transformers read CLIP's pooled embedding at the highest id instead of "
+                "the end token; give the end token another id"
             )
 
 
@@ -164,19 +164,19 @@ PRESETS: dict[str, ModelConfig] = {
             theta=100,
         ),
         autoencoder=AutoencoderConfig(
-            block_out_channels=(16, 32, 64, 64), layers_per_block=1, norm_num_groups=8
+            block_out_channels=(32, 64, 128, 128), layers_per_block=1, norm_num_groups=8
         ),
         t5=T5EncoderConfig(
-            vocab_size=1200, d_model=192, d_kv=48, d_ff=512, num_layers=3, num_heads=4, length=32
+            vocab_size=320, d_model=192, d_kv=48, d_ff=512, num_layers=3, num_heads=4, length=32
         ),
         clip=ClipTextConfig(
-            vocab_size=1200,
+            vocab_size=688,
             hidden_size=128,
             intermediate_size=512,
             num_layers=2,
             num_heads=4,
-            bos_token_id=1198,
-            eos_token_id=1199,
+            bos_token_id=686,
+            eos_token_id=687,
             length=32,
         ),
     ),
