@@ -1,5 +1,7 @@
 """The two text encoders, CLIP and T5, built by transformers from a preset's numbers."""
 
+from typing import Any
+
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
@@ -26,27 +28,25 @@ def build_clip(config: ClipTextConfig) -> CLIPTextModel:
 
 def build_t5(config: T5EncoderConfig) -> T5EncoderModel:
     """T5 v1.1 encoder with random weights and no dropout."""
+    numbers: dict[str, Any] = {
+        "vocab_size": config.vocab_size,
+        "d_model": config.d_model,
+        "d_kv": config.d_kv,
+        "d_ff": config.d_ff,
+        "num_layers": config.num_layers,
+        "num_heads": config.num_heads,
+        # Positions are relative, so that the model has no length of its own; T5's first configuration files
+        # kept the length that it was trained with under this name.
+        "n_positions": config.length,
+    }
     return T5EncoderModel(
-        T5Config(
-            vocab_size=config.vocab_size,
-            d_model=config.d_model,
-            d_kv=config.d_kv,
-            d_ff=config.d_ff,
-            num_layers=config.num_layers,
-            num_heads=config.num_heads,
-            feed_forward_proj="gated-gelu",
-            dropout_rate=0.0,
-            use_cache=False,
-            # T5 has relative positions and so no length of its own; n_positions is where its first
-            # configuration files kept the length that it was trained with.
-            n_positions=config.length,
-        )
+        T5Config(feed_forward_proj="gated-gelu", dropout_rate=0.0, use_cache=False, **numbers)
     )
 
 
 def clip_config(clip: CLIPTextModel) -> ClipTextConfig:
-    """The numbers of a CLIP text encoder, however it was made."""
-    config = clip.config
+    """The numbers of a CLIP text encoder, however made."""
+    config: Any = clip.config
     # transformers keeps the 2 of old configuration files, which means: the highest id of the vocabulary.
     eos = config.vocab_size - 1 if config.eos_token_id == 2 else config.eos_token_id
     bos = config.vocab_size - 2 if config.eos_token_id == 2 else config.bos_token_id
@@ -63,8 +63,8 @@ def clip_config(clip: CLIPTextModel) -> ClipTextConfig:
 
 
 def t5_config(t5: T5EncoderModel) -> T5EncoderConfig:
-    """The numbers of a T5 encoder, however it was made; the length is 512 where its configuration has none."""
-    config = t5.config
+    """The numbers of a T5 encoder, however made; the length is 512 where its configuration has none."""
+    config: Any = t5.config
     return T5EncoderConfig(
         vocab_size=config.vocab_size,
         d_model=config.d_model,

@@ -1,0 +1,325 @@
+"""Load and save the transformer and the autoencoder, as Black Forest Labs and as diffusers keep them.
+
+A checkpoint is a `.safetensors` file with either's names, or a diffusers folder: `config.json` beside
+`diffusion_pytorch_model.safetensors` or an index of shards. Loading maps the files into memory
+and copies nothing unless another dtype is asked for; saving makes one tensor at a time.
+
+A folder says its configuration in `config.json`, our own single files say it in their metadata. From others it
+is inferred: widths, heads and block counts from the tensors' shapes. What no shape tells is taken as in FLUX.1:
+rotary axes in the ratio 2 : 7 : 7 with theta 10000; the autoencoder's groups and scale.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from openkontext.errors import InputError
+from openkontext.model import config_json
+from openkontext.model.autoencoder import Autoencoder
+from openkontext.model.bfl import Row, autoencoder_rows, transformer_rows
+from openkontext.model.config import AutoencoderConfig, TransformerConfig
+from openkontext.model.transformer import FluxTransformer
+from openkontext.model.weights import Entry, Shape, Weights, parse_json, read_json, write_json, write_weights
+
+Format: TypeAlias = Literal["bfl", "diffusers"]
+Shapes: TypeAlias = dict[str, Shape]
+ModelT = TypeVar("ModelT", bound=nn.Module)
+ConfigT = TypeVar("ConfigT")
+
+_WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+_CONFIG_KEY = "openkontext.config"  # in the metadata of a single file
+_INDEX_NAME = f"{_WEIGHTS_NAME}.index.json"
+
+
+def load_transformer(
+    path: str | Path, *, config: TransformerConfig | None = None, dtype: torch.dtype | None = None
+) -> FluxTransformer:
+    """Load a transformer of either format.
+
+    Args:
+        path: a `.safetensors` file, or a diffusers folder with a `config.json`.
+        config: its configuration, where the checkpoint neither says it nor has FLUX.1's theta and axes.
+        dtype: converts the weights; None keeps the stored type.
+
+    Raises:
+        InputError: the checkpoint is incomplete or not this architecture's; the message names the tensor.
+    """
+    return _load(_TRANSFORMER, Path(path), config, dtype)
+
+
+def save_transformer(
+    model: FluxTransformer,
+    path: str | Path,
+    format: Format = "diffusers",
+    *,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Save a transformer, replacing what is there; no file is ever left in part.
+
+    Args:
+        model: what to save.
+        path: a `.safetensors` file for "bfl", a folder for "diffusers".
+        format: whose names and layout to use.
+        dtype: converts the weights on the way; None keeps the model's type.
+
+    Raises:
+        InputError: the path does not suit the format, or cannot be written.
+    """
+    _save(_TRANSFORMER, model, model.config, Path(path), format, dtype)
+
+
+def load_autoencoder(
+    path: str | Path, *, config: AutoencoderConfig | None = None, dtype: torch.dtype | None = None
+) -> Autoencoder:
+    """Load an autoencoder of either format.
+
+    Args:
+        path: a `.safetensors` file, or a diffusers folder with a `config.json`.
+        config: its configuration, where the checkpoint neither says it nor has FLUX.1's groups and scale.
+        dtype: converts the weights; None keeps the stored type.
+
+    Raises:
+        InputError: the checkpoint is incomplete or not this architecture's; the message names the tensor.
+    """
+    return _load(_AUTOENCODER, Path(path), config, dtype)
+
+
+def save_autoencoder(
+    model: Autoencoder, path: str | Path, format: Format = "diffusers", *, dtype: torch.dtype | None = None
+) -> None:
+    """Save an autoencoder, replacing what is there; no file is ever left in part.
+
+    Args:
+        model: what to save.
+        path: a `.safetensors` file for "bfl", a folder for "diffusers".
+        format: whose names and layout to use.
+        dtype: converts the weights on the way; None keeps the model's type.
+
+    Raises:
+        InputError: the path does not suit the format, or cannot be written.
+    """
+    _save(_AUTOENCODER, model, model.config, Path(path), format, dtype)
+
+
+@dataclass(frozen=True)
+class _Architecture(Generic[ModelT, ConfigT]):
+    """What the two networks differ in."""
+
+    name: str
+    build: Callable[[ConfigT], ModelT]
+    bfl_rows: Callable[[ConfigT], list[Row]]
+    markers: Mapping[Format, str]  # a tensor that only a file in this format has
+    infer: Callable[[Shapes, Format], ConfigT]
+    to_json: Callable[[ConfigT], dict[str, Any]]
+    from_json: Callable[[Mapping[str, Any], str], ConfigT]
+
+    def rows(self, config: ConfigT, format: Format, shapes: Shapes) -> list[Row]:
+        """How a file in this format holds the parameters whose shapes are given."""
+        if format == "diffusers":
+            return [Row(name, (name,)) for name in shapes]
+        return [row for row in self.bfl_rows(config) if row.parts[0] in shapes]
+
+
+def _load(
+    architecture: _Architecture[ModelT, ConfigT],
+    path: Path,
+    config: ConfigT | None,
+    dtype: torch.dtype | None,
+) -> ModelT:
+    weights, said = _open(path)
+    format = _format_of(architecture, weights)
+    if config is None:
+        if said is not None:
+            config = architecture.from_json(said, f"the configuration of {path}")
+        else:
+            config = _with_path(path, partial(architecture.infer, weights.shapes, format))
+    with torch.device("meta"):
+        model = architecture.build(config)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    rows = architecture.rows(config, format, shapes)
+    _compare(weights, {row.stored: _stored_shape(row, shapes) for row in rows}, f"a {architecture.name}")
+    state: dict[str, Tensor] = {}
+    for row in rows:
+        start = 0
+        for name in row.parts:
+            stop = start + shapes[name][0]
+            tensor = weights.rows(row.stored, start, stop).reshape(shapes[name])
+            if not tensor.is_floating_point():
+                raise InputError(
+                    f"{path}: {row.stored} is quantised ({tensor.dtype}); load a checkpoint in floating point"
+                )
+            state[name] = (_swap_halves(tensor) if row.swapped else tensor).to(dtype or tensor.dtype)
+            start = stop
+    model.load_state_dict(state, assign=True)
+    return model
+
+
+def _save(
+    architecture: _Architecture[ModelT, ConfigT],
+    model: ModelT,
+    config: ConfigT,
+    path: Path,
+    format: Format,
+    dtype: torch.dtype | None,
+) -> None:
+    if format == "bfl" and path.suffix != ".safetensors":
+        raise InputError(f"{path}: a single file's name ends in .safetensors")
+    if format == "diffusers" and path.suffix == ".safetensors":
+        raise InputError(f"{path}: the diffusers format is a folder, not a .safetensors file")
+    state = dict(model.named_parameters())
+    shapes = {name: tuple(parameter.shape) for name, parameter in state.items()}
+    said = architecture.to_json(config)
+    entries = []
+    for row in architecture.rows(config, format, shapes):
+        shape = _stored_shape(row, shapes)
+        make = partial(_assemble, [state[name] for name in row.parts], shape, row.swapped)
+        entries.append(Entry(row.stored, shape, dtype or state[row.parts[0]].dtype, make))
+    if format == "bfl":
+        write_weights(path, entries, {"format": "pt", _CONFIG_KEY: json.dumps(said)})
+    else:
+        write_weights(path / _WEIGHTS_NAME, entries, {"format": "pt"})
+        (path / _INDEX_NAME).unlink(missing_ok=True)  # of shards that an earlier save may have left
+        write_json(path / "config.json", said)
+
+
+def _open(path: Path) -> tuple[Weights, dict[str, Any] | None]:
+    """The weights at a path, and the configuration that is said beside or inside them."""
+    if path.is_dir():
+        said = read_json(path / "config.json")
+        index = path / _INDEX_NAME
+        return Weights(index if index.exists() else path / _WEIGHTS_NAME), said
+    if not path.exists():
+        raise InputError(
+            f"{path}: no such checkpoint; give a .safetensors file or a folder with a config.json"
+        )
+    weights = Weights(path)
+    inside = weights.metadata.get(_CONFIG_KEY)
+    return weights, None if inside is None else parse_json(inside, path)
+
+
+def _format_of(architecture: _Architecture[ModelT, ConfigT], weights: Weights) -> Format:
+    for format, marker in architecture.markers.items():
+        if marker in weights.shapes:
+            return format
+    markers = " nor ".join(architecture.markers.values())
+    raise InputError(f"{weights.path} is no FLUX.1 {architecture.name}: it has neither {markers}")
+
+
+def _compare(weights: Weights, expected: Shapes, what: str) -> None:
+    """Hold a checkpoint's names and shapes against those that the model needs."""
+    for name, shape in expected.items():
+        if name not in weights.shapes:
+            raise InputError(f"{weights.path}: the tensor {name} is missing; {what} of this size needs it")
+        if weights.shapes[name] != shape:
+            raise InputError(
+                f"{weights.path}: the tensor {name} has the shape {list(weights.shapes[name])}, "
+                f"where {what} of this size has {list(shape)}"
+            )
+    for name in weights.shapes:
+        if name not in expected:
+            raise InputError(f"{weights.path}: unknown tensor {name}; {what} of this size has no such thing")
+
+
+def _stored_shape(row: Row, shapes: Shapes) -> Shape:
+    rows = sum(shapes[name][0] for name in row.parts)
+    return (rows, *shapes[row.parts[0]][1:], *((1, 1) if row.pointwise else ()))
+
+
+def _assemble(parts: list[Tensor], shape: Shape, swapped: bool) -> Tensor:
+    tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return (_swap_halves(tensor) if swapped else tensor).reshape(shape)
+
+
+def _swap_halves(tensor: Tensor) -> Tensor:
+    first, second = tensor.chunk(2)
+    return torch.cat((second, first))
+
+
+def _with_path(path: Path, infer: Callable[[], ConfigT]) -> ConfigT:
+    try:
+        return infer()
+    except KeyError as error:
+        raise InputError(f"{path}: the tensor {error.args[0]} is missing") from None
+    except InputError as error:
+        raise InputError(
+            f"{path} does not say its configuration, and its shapes suit none: {error}"
+        ) from None
+
+
+def _infer_transformer(shapes: Shapes, format: Format) -> TransformerConfig:
+    num_layers = _count(shapes, r"(?:double_blocks|transformer_blocks)\.(\d+)\.")
+    num_single_layers = _count(shapes, r"(?:single_blocks|single_transformer_blocks)\.(\d+)\.")
+    shape = _by_parameter(shapes, format, transformer_rows(num_layers, num_single_layers))
+    hidden_size, in_channels = shape("x_embedder.weight")
+    blocks = "transformer_blocks" if num_layers else "single_transformer_blocks"
+    (head_dim,) = shape(f"{blocks}.0.attn.norm_q.weight")
+    eighth = head_dim // 8
+    guidance = "guidance_in." if format == "bfl" else "time_text_embed.guidance_embedder."
+    return TransformerConfig(
+        in_channels=in_channels,
+        num_layers=num_layers,
+        num_single_layers=num_single_layers,
+        attention_head_dim=head_dim,
+        num_attention_heads=hidden_size // head_dim,
+        joint_attention_dim=shape("context_embedder.weight")[1],
+        pooled_projection_dim=shape("time_text_embed.text_embedder.linear_1.weight")[1],
+        guidance_embeds=any(name.startswith(guidance) for name in shapes),
+        axes_dims_rope=(eighth, (head_dim - eighth) // 2, (head_dim - eighth) // 2),
+    )
+
+
+def _infer_autoencoder(shapes: Shapes, format: Format) -> AutoencoderConfig:
+    levels = _count(shapes, r"encoder\.(?:down|down_blocks)\.(\d+)\.")
+    layers = _count(shapes, r"encoder\.(?:down|down_blocks)\.0\.(?:block|resnets)\.(\d+)\.")
+    shape = _by_parameter(shapes, format, autoencoder_rows(levels, layers))
+    return AutoencoderConfig(
+        block_out_channels=tuple(
+            shape(f"encoder.down_blocks.{i}.resnets.0.conv1.weight")[0] for i in range(levels)
+        ),
+        layers_per_block=layers,
+        latent_channels=shape("decoder.conv_in.weight")[1],
+    )
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    """How many different numbers the names have at the group of a pattern that they begin with."""
+    matches = (re.match(pattern, name) for name in shapes)
+    return len({match[1] for match in matches if match})
+
+
+def _by_parameter(shapes: Shapes, format: Format, rows: list[Row]) -> Callable[[str], Shape]:
+    """Look up a stored shape by the name of the one parameter in it."""
+    if format == "diffusers":
+        return shapes.__getitem__
+    stored = {row.parts[0]: row.stored for row in rows}
+    return lambda name: shapes[stored[name]]
+
+
+_TRANSFORMER = _Architecture(
+    name="transformer",
+    build=FluxTransformer,
+    bfl_rows=lambda config: transformer_rows(config.num_layers, config.num_single_layers),
+    markers={"bfl": "img_in.weight", "diffusers": "x_embedder.weight"},
+    infer=_infer_transformer,
+    to_json=config_json.transformer_to_json,
+    from_json=config_json.transformer_from_json,
+)
+_AUTOENCODER = _Architecture(
+    name="autoencoder",
+    build=Autoencoder,
+    bfl_rows=lambda config: autoencoder_rows(len(config.block_out_channels), config.layers_per_block),
+    markers={
+        "bfl": "encoder.mid.block_1.conv1.weight",
+        "diffusers": "encoder.mid_block.resnets.0.conv1.weight",
+    },
+    infer=_infer_autoencoder,
+    to_json=config_json.autoencoder_to_json,
+    from_json=config_json.autoencoder_from_json,
+)

@@ -1,0 +1,121 @@
+"""Small models with weights in which every parameter matters, and diffusers' classes of the same shape."""
+
+import dataclasses
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, FluxTransformer2DModel
+from torch import nn
+
+from openkontext.model.config import AutoencoderConfig, TransformerConfig
+
+
+@pytest.fixture
+def small_transformer() -> TransformerConfig:
+    return TransformerConfig(
+        in_channels=8,
+        num_layers=2,
+        num_single_layers=3,
+        attention_head_dim=32,
+        num_attention_heads=2,
+        joint_attention_dim=24,
+        pooled_projection_dim=20,
+        axes_dims_rope=(4, 14, 14),
+    )
+
+
+@pytest.fixture
+def small_autoencoder() -> AutoencoderConfig:
+    return AutoencoderConfig(block_out_channels=(32, 32, 64), layers_per_block=1, latent_channels=4)
+
+
+@pytest.fixture
+def randomise():
+    """Give a module weights that keep activations near 1, and norms and biases away from 1 and 0."""
+
+    def fill(module: nn.Module, seed: int = 0) -> nn.Module:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                noise = torch.randn(parameter.shape, generator=generator)
+                if parameter.ndim > 1:
+                    parameter.copy_(noise * parameter[0].numel() ** -0.5)
+                elif name.endswith("weight"):
+                    parameter.copy_(1 + 0.3 * noise)
+                else:
+                    parameter.copy_(0.3 * noise)
+        return module
+
+    return fill
+
+
+@pytest.fixture
+def diffusers_transformer():
+    def build(config: TransformerConfig) -> FluxTransformer2DModel:
+        numbers = dataclasses.asdict(config)
+        theta = numbers.pop("theta")
+        model = FluxTransformer2DModel(**numbers)
+        model.pos_embed.theta = theta
+        return model
+
+    return build
+
+
+@pytest.fixture
+def diffusers_autoencoder():
+    def build(config: AutoencoderConfig) -> AutoencoderKL:
+        levels = len(config.block_out_channels)
+        return AutoencoderKL(
+            **dataclasses.asdict(config),
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+        )
+
+    return build
+
+
+@pytest.fixture
+def transformer_inputs():
+    """Random inputs: a target of h x w tokens and context images of the given sizes."""
+
+    def make(
+        config: TransformerConfig,
+        batch: int,
+        target: tuple[int, int],
+        contexts: tuple[tuple[int, int], ...] = (),
+        text: int = 5,
+        seed: int = 0,
+    ) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        ids = torch.cat(
+            [
+                torch.cartesian_prod(
+                    torch.tensor([float(image)]), torch.arange(h).float(), torch.arange(w).float()
+                )
+                for image, (h, w) in enumerate((target, *contexts))
+            ]
+        )
+        return {
+            "hidden_states": torch.randn(batch, len(ids), config.in_channels, generator=generator),
+            "encoder_hidden_states": torch.randn(
+                batch, text, config.joint_attention_dim, generator=generator
+            ),
+            "pooled_projections": torch.randn(batch, config.pooled_projection_dim, generator=generator),
+            "timestep": torch.rand(batch, generator=generator),
+            "img_ids": ids,
+            "txt_ids": torch.zeros(text, 3),
+            "guidance": 4 * torch.rand(batch, generator=generator),
+        }
+
+    return make
+
+
+@pytest.fixture
+def relative_error():
+    def measure(value: torch.Tensor, reference: torch.Tensor) -> float:
+        assert value.shape == reference.shape
+        return ((value - reference).norm() / reference.norm()).item()
+
+    return measure
