@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +43,6 @@ def _pictures(count: int, rng: np.random.Generator) -> list[np.ndarray]:
         scene = random_scene(rng)
         picture = render(scene)
         if rng.random() < 0.15:
-            from dataclasses import replace
-
             picture = render(replace(scene, look=LOOKS[int(rng.integers(1, len(LOOKS)))]))
         pictures.append(picture)
     return pictures
@@ -55,7 +53,6 @@ def _crops(pictures: list[np.ndarray], recipe: AutoencoderRecipe, rng: np.random
     batch = np.empty((recipe.batch_size, side, side, 3), np.uint8)
     for i in range(recipe.batch_size):
         picture = pictures[int(rng.integers(len(pictures)))]
-        # Multiples of 8 keep the crop on the latent's grid half of the time; else anywhere.
         top, left = (int(rng.integers(n - side + 1)) for n in picture.shape[:2])
         crop = picture[top : top + side, left : left + side]
         batch[i] = crop[:, ::-1] if rng.random() < 0.5 else crop
@@ -68,8 +65,12 @@ def _edges(a: Tensor, b: Tensor) -> Tensor:
     return down.abs().mean() + right.abs().mean()
 
 
-def train_autoencoder(recipe: AutoencoderRecipe, config: AutoencoderConfig, folder: Path) -> Run:
-    """Trains or goes on training; resumes from `folder` to the step."""
+def train_autoencoder(recipe: AutoencoderRecipe, config: AutoencoderConfig, folder: Path) -> Autoencoder:
+    """Trains or goes on training; resumes from `folder` to the step.
+
+    Returns:
+        The averaged weights, with the scale and shift that take its latents to mean 0 and deviation 1.
+    """
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng([recipe.seed, 1])
     model = Autoencoder(config).to(memory_format=torch.channels_last)
@@ -97,4 +98,20 @@ def train_autoencoder(recipe: AutoencoderRecipe, config: AutoencoderConfig, fold
         if (step + 1) % 50 == 0:
             mse = F.mse_loss(output.detach(), images).item() / 4
             run.log({"pixel": pixel.item(), "psnr": -10 * np.log10(mse), "kl": kl.item(), "norm": float(norm)})
-    return run
+    return averaged_autoencoder(config, average, pictures[:256])
+
+
+@torch.no_grad()
+def averaged_autoencoder(config: AutoencoderConfig, average: Average, pictures: list[np.ndarray]) -> Autoencoder:
+    """The autoencoder of the averaged weights, its scale and shift measured on pictures."""
+    model = Autoencoder(config)
+    model.load_state_dict(average.values)
+    latents = []
+    for picture in pictures:
+        images = torch.from_numpy(picture)[None].permute(0, 3, 1, 2).float() / 127.5 - 1
+        latents.append(model.encode(images)[0].flatten())
+    values = torch.cat(latents)
+    model.config = replace(
+        config, shift_factor=round(values.mean().item(), 4), scaling_factor=round(1 / values.std().item(), 4)
+    )
+    return model.eval()

@@ -1,0 +1,173 @@
+"""The transformer's stage: rectified flow from noise to the edited picture, the input picture and the instruction given.
+
+x_t = (1 - t) x_0 + t noise, and the transformer predicts the velocity noise - x_0 (arXiv 2209.03003; 2403.03206 for the
+logit-normal timesteps).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from openkontext.data.instructions import phrase
+from openkontext.model.config import ModelConfig
+from openkontext.model.transformer import FluxTransformer, Modulation
+from openkontext.train.latents import Pair, PairCache
+from openkontext.train.loop import Average, Run
+from openkontext.train.text import TextEncoders
+
+
+@dataclass(frozen=True)
+class FlowRecipe:
+    """How long and how hard; defaults as for nano."""
+
+    steps: int = 4000
+    batch_size: int = 32
+    #: Learning rate of Muon, for the matrices inside the blocks.
+    matrix_rate: float = 0.02
+    #: Learning rate of AdamW, for everything else.
+    other_rate: float = 1.2e-3
+    warm_up: int = 100
+    #: Share of the steps, at the end, over which the learning rates fall to 0.
+    decay: float = 0.25
+    #: Timesteps are sigmoid(mean + normal): above 0 shifts them to noise.
+    timestep_mean: float = 0.8
+    #: Loss weight of tokens that the edit changes, against 1 elsewhere.
+    changed_weight: float = 7.0
+    #: Mean difference of a token's latents from which it counts as changed.
+    changed_from: float = 0.25
+    #: Share of the examples that see no instruction, for classifier-free guidance.
+    text_dropout: float = 0.08
+    average_decay: float = 0.999
+    kinds: dict[str, float] = field(
+        default_factory=lambda: {
+            "recolour": 0.19,
+            "replace": 0.2,
+            "remove": 0.1,
+            "add": 0.13,
+            "move": 0.15,
+            "background": 0.07,
+            "season": 0.06,
+            "time": 0.05,
+            "look": 0.05,
+        }
+    )
+    seed: int = 0
+
+
+class Kontext(nn.Module):
+    """The transformer with its text encoders: all that this stage trains."""
+
+    def __init__(self, config: ModelConfig, text: TextEncoders) -> None:
+        super().__init__()
+        self.text = text
+        self.transformer = FluxTransformer(config.transformer)
+        for module in self.transformer.modules():
+            # Blocks begin as near-identities (adaLN-Zero, arXiv 2212.09748).
+            if isinstance(module, Modulation):
+                nn.init.zeros_(module.linear.weight)
+                nn.init.zeros_(module.linear.bias)
+        nn.init.zeros_(self.transformer.proj_out.weight)
+        nn.init.zeros_(self.transformer.proj_out.bias)
+
+
+def token_ids(image: int, rows: int, columns: int) -> Tensor:
+    """Position ids [rows * columns, 3]: which image, row, column."""
+    ids = torch.zeros(rows, columns, 3)
+    ids[..., 0] = image
+    ids[..., 1] = torch.arange(rows)[:, None]
+    ids[..., 2] = torch.arange(columns)
+    return ids.view(-1, 3)
+
+
+class Optimisers:
+    """Muon for the blocks' matrices, AdamW for the rest, as one."""
+
+    def __init__(self, model: Kontext, recipe: FlowRecipe) -> None:
+        matrices, others = [], []
+        for name, parameter in model.named_parameters():
+            inside = "transformer_blocks." in name and ".norm" not in name
+            (matrices if inside and parameter.ndim == 2 else others).append(parameter)
+        self.rates = (recipe.matrix_rate, recipe.other_rate)
+        self.both = (
+            torch.optim.Muon(matrices, lr=recipe.matrix_rate, weight_decay=0.01, momentum=0.95),
+            torch.optim.AdamW(others, lr=recipe.other_rate, betas=(0.9, 0.98), weight_decay=0.01),
+        )
+
+    def step(self, factor: float) -> None:
+        """One step at `factor` times the learning rates; clears the gradients."""
+        for optimiser, rate in zip(self.both, self.rates, strict=True):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * factor
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both optimisers' states."""
+        return {str(i): optimiser.state_dict() for i, optimiser in enumerate(self.both)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what `state_dict` gave."""
+        for i, optimiser in enumerate(self.both):
+            optimiser.load_state_dict(state[str(i)])
+
+
+def _loss(model: Kontext, pairs: list[Pair], recipe: FlowRecipe, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    texts = ["" if rng.random() < recipe.text_dropout else phrase(pair.edit, rng) for pair in pairs]
+    tokens = [pair.tokens() for pair in pairs]
+    before, after = (torch.from_numpy(np.stack([t[i] for t in tokens])).float() for i in (0, 1))
+    count, length = len(pairs), before.shape[1]
+    noise = torch.randn_like(after)
+    t = torch.sigmoid(torch.randn(count) + recipe.timestep_mean)
+    noised = torch.lerp(after, noise, t[:, None, None])
+    rows, columns = pairs[0].grid
+    with torch.autocast("cpu", torch.bfloat16):
+        pooled, text = model.text(texts)
+        velocity = model.transformer(
+            hidden_states=torch.cat((noised, before), dim=1),
+            encoder_hidden_states=text,
+            pooled_projections=pooled,
+            timestep=t,
+            img_ids=torch.cat((token_ids(0, rows, columns), token_ids(1, rows, columns))),
+            txt_ids=torch.zeros(text.shape[1], 3),
+            guidance=torch.from_numpy(rng.uniform(1, 5, count).astype(np.float32)),
+        )[:, :length]
+    error = (velocity.float() - (noise - after)).square().mean(-1)
+    changed = (after - before).abs().mean(-1) > recipe.changed_from
+    weight = torch.where(changed, recipe.changed_weight, 1.0)
+    weight = weight / weight.mean(dim=1, keepdim=True)
+    return (weight * error).mean(), error.detach()[changed].mean()
+
+
+def rate_factor(step: int, recipe: FlowRecipe) -> float:
+    """Factor on the learning rates: a linear warm-up, level, a linear fall to 0."""
+    fall = (recipe.steps - step) / max(recipe.decay * recipe.steps, 1)
+    return min((step + 1) / recipe.warm_up, 1.0, fall)
+
+
+def train_flow(recipe: FlowRecipe, config: ModelConfig, text: TextEncoders, cache: PairCache, folder: Path) -> Kontext:
+    """Trains or goes on training transformer and text encoders; resumes from `folder` to the step."""
+    torch.manual_seed(recipe.seed)
+    rng = np.random.default_rng([recipe.seed, 6])
+    model = Kontext(config, text)
+    optimisers = Optimisers(model, recipe)
+    average = Average(model, recipe.average_decay)
+    run = Run(folder, {"model": model, "optimisers": optimisers, "average": average}, rng, recipe.steps)
+    sums = np.zeros(2)
+    for step in run.steps_left():
+        loss, changed = _loss(model, cache.draw(rng, recipe.batch_size, recipe.kinds), recipe, rng)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimisers.step(rate_factor(step, recipe))
+        average.update(model)
+        sums += loss.item(), changed.item()
+        if (step + 1) % 50 == 0:
+            mean, sums = sums / 50, np.zeros(2)
+            run.log({"loss": mean[0], "changed": mean[1]})
+            cache.refresh()
+    return model

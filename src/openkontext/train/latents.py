@@ -1,0 +1,115 @@
+"""Cached pairs: families of edited scenes, encoded once.
+
+A chunk holds the latents of `FAMILIES` families. Which scenes they belong to is not stored: a family follows from its
+number, and is drawn again when the chunk is opened.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from openkontext.data.edits import Edit, family
+from openkontext.data.scenes import Scene, render
+
+FAMILIES = 50
+
+Encode = Callable[[Tensor], Tensor]
+"""Pictures [B, 3, H, W] in -1..1 -> packed, scaled latents [B, tokens, 64]."""
+
+
+def _family(seed: int, number: int) -> tuple[list[Edit], list[Scene]]:
+    edits = family(np.random.default_rng([seed, 5, number]))
+    return edits, list(dict.fromkeys(scene for edit in edits for scene in (edit.before, edit.after)))
+
+
+def pack(latents_BCHW: Tensor) -> Tensor:
+    """2x2 patches of latents -> tokens [B, H/2 * W/2, 4 C], channel-major, as the transformer takes them."""
+    b, c, h, w = latents_BCHW.shape
+    return latents_BCHW.view(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h * w // 4, c * 4)
+
+
+def write_chunk(folder: Path, chunk: int, encode: Encode, seed: int = 0) -> None:
+    """Draws and encodes the families of a chunk; does nothing where the file is there."""
+    path = folder / f"latents-{chunk:05d}.npy"
+    if path.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[np.ndarray] = []
+    for number in range(chunk * FAMILIES, (chunk + 1) * FAMILIES):
+        _, scenes = _family(seed, number)
+        images = torch.from_numpy(np.stack([render(scene) for scene in scenes])).permute(0, 3, 1, 2).float() / 127.5 - 1
+        rows.append(encode(images).to(torch.float16).numpy().reshape(-1))
+    new = path.with_suffix(".new")
+    with new.open("wb") as file:
+        np.save(file, np.concatenate(rows))
+    os.replace(new, path)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An edit and where its latents are: offsets into the chunk, in values."""
+
+    edit: Edit
+    latents: np.ndarray
+    before: int
+    after: int
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens."""
+        return self.edit.before.height // 16, self.edit.before.width // 16
+
+    def tokens(self) -> tuple[np.ndarray, np.ndarray]:
+        """Latents before and after, float16 [tokens, 64] each."""
+        rows, columns = self.grid
+        size = rows * columns * 64
+        before, after = (self.latents[i : i + size].reshape(-1, 64) for i in (self.before, self.after))
+        return before, after
+
+
+class PairCache:
+    """All pairs of the chunks in a folder, by picture size and kind of edit; new chunks are taken up as they come."""
+
+    def __init__(self, folder: Path, seed: int = 0) -> None:
+        self.folder, self.seed = folder, seed
+        self.pairs: dict[tuple[int, int], dict[str, list[Pair]]] = {}
+        self._opened: set[Path] = set()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Opens the chunks that are new."""
+        for path in sorted(self.folder.glob("latents-*.npy")):
+            if path not in self._opened:
+                self._open(path)
+                self._opened.add(path)
+
+    def _open(self, path: Path) -> None:
+        latents = np.load(path, mmap_mode="r")
+        chunk, offset = int(path.stem.split("-")[1]), 0
+        for number in range(chunk * FAMILIES, (chunk + 1) * FAMILIES):
+            edits, scenes = _family(self.seed, number)
+            size = scenes[0].height // 16 * (scenes[0].width // 16) * 64
+            place = {scene: offset + i * size for i, scene in enumerate(scenes)}
+            offset += len(scenes) * size
+            for edit in edits:
+                pair = Pair(edit, latents, place[edit.before], place[edit.after])
+                self.pairs.setdefault(pair.grid, {}).setdefault(edit.kind, []).append(pair)
+        if offset != len(latents):
+            raise ValueError(f"{path} does not belong to these scenes: delete the cache and encode it again")
+
+    def draw(self, rng: np.random.Generator, count: int, weights: dict[str, float]) -> list[Pair]:
+        """Pairs of one picture size, their kinds by weight."""
+        grids = sorted(self.pairs)
+        shares = np.array([sum(map(len, self.pairs[grid].values())) for grid in grids], float)
+        kinds = self.pairs[grids[int(rng.choice(len(grids), p=shares / shares.sum()))]]
+        names = sorted(kinds)
+        chances = np.array([weights[name] for name in names])
+        drawn = rng.choice(len(names), count, p=chances / chances.sum())
+        return [kinds[names[k]][int(rng.integers(len(kinds[names[k]])))] for k in drawn]

@@ -1,0 +1,167 @@
+"""Recipes: one TOML file a stage, all stages of a model in one work folder.
+
+    stage = "flow"
+    preset = "nano"
+
+    [flow]
+    steps = 4000
+
+A stage reads what earlier ones left in the work folder: `text` the tokenizers and encoders, `autoencoder` the
+autoencoder, `latents` the cached pairs, `flow` the transformer, `checkpoint` the whole model in diffusers' layout.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
+
+from openkontext.errors import InputError
+from openkontext.model.autoencoder import Autoencoder
+from openkontext.model.checkpoints import load_autoencoder, save_autoencoder
+from openkontext.model.config import PRESETS, ModelConfig
+from openkontext.model.pipeline import Pipeline, save_pipeline
+from openkontext.train.autoencoder import AutoencoderRecipe, train_autoencoder
+from openkontext.train.flow import FlowRecipe, Kontext, train_flow
+from openkontext.train.latents import FAMILIES, PairCache, pack, write_chunk
+from openkontext.train.loop import Average
+from openkontext.train.text import TextEncoders, TextRecipe, train_text
+from openkontext.train.vocabulary import train_tokenizers
+
+
+@dataclass(frozen=True)
+class LatentsRecipe:
+    """How many families of pairs to draw and encode, and where among all families to begin."""
+
+    families: int = 2000
+    first: int = 0
+
+
+_STAGES: dict[str, type] = {
+    "text": TextRecipe,
+    "autoencoder": AutoencoderRecipe,
+    "latents": LatentsRecipe,
+    "flow": FlowRecipe,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One stage: its name, the model's preset, and the stage's own settings."""
+
+    stage: str
+    preset: str
+    settings: Any
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Reads a recipe.
+
+    Raises:
+        InputError: the file is missing or no TOML, or a name or value in it is not known.
+    """
+    path = Path(path)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"cannot read the recipe {path}: {error}") from None
+    stage, preset = table.pop("stage", None), table.pop("preset", "nano")
+    if stage not in _STAGES:
+        raise InputError(f"{path}: stage = {stage!r} is not known; it is one of {', '.join(_STAGES)}")
+    if preset not in PRESETS:
+        raise InputError(f"{path}: preset = {preset!r} is not known; it is one of {', '.join(PRESETS)}")
+    settings = table.pop(stage, {})
+    known = {field.name for field in dataclasses.fields(_STAGES[stage])}
+    for name in (*table, *(f"{stage}.{key}" for key in settings if key not in known)):
+        raise InputError(f"{path}: {name} is not a setting of the stage {stage}; it has {', '.join(sorted(known))}")
+    try:
+        return Recipe(stage, preset, TypeAdapter(_STAGES[stage]).validate_python(settings))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in (stage, *first["loc"]))
+        raise InputError(f"{path}: {place} = {first['input']!r}: {first['msg']}") from None
+
+
+def run_recipe(recipe: Recipe, work: Path) -> None:
+    """Runs a stage, or goes on with it where it was stopped.
+
+    Args:
+        recipe: What to run.
+        work: Folder of all stages of this model.
+
+    Raises:
+        InputError: an earlier stage has not been run in this folder.
+    """
+    config = PRESETS[recipe.preset]
+    settings = recipe.settings
+    if isinstance(settings, TextRecipe):
+        if not (work / "text" / "words.json").exists():
+            train_tokenizers(work / "text", seed=settings.seed)
+        train_text(settings, config, work / "text", work / "text" / "run")
+    elif isinstance(settings, AutoencoderRecipe):
+        model = train_autoencoder(settings, config.autoencoder, work / "autoencoder" / "run")
+        save_autoencoder(model, work / "autoencoder")
+    elif isinstance(settings, LatentsRecipe):
+        autoencoder = _autoencoder(work)
+        first = settings.first // FAMILIES
+        for chunk in range(first, first + -(-settings.families // FAMILIES)):
+            write_chunk(work / "latents", chunk, lambda images: encode(autoencoder, images))
+    else:
+        text = _text(work, config)
+        train_flow(settings, config, text, PairCache(work / "latents"), work / "flow" / "run")
+        save_checkpoint(config, work)
+
+
+@torch.no_grad()
+def encode(autoencoder: Autoencoder, images: Tensor) -> Tensor:
+    """Pictures [B, 3, H, W] in -1..1 -> the transformer's tokens [B, H/16 * W/16, 64]."""
+    with torch.autocast("cpu", torch.bfloat16):
+        mean = autoencoder.encode(images.to(memory_format=torch.channels_last))[0].float()
+    config = autoencoder.config
+    return pack((mean - config.shift_factor) * config.scaling_factor)
+
+
+def save_checkpoint(config: ModelConfig, work: Path) -> Path:
+    """Writes the averaged weights of all stages as one diffusers folder, `checkpoint`, and returns its path."""
+    model = Kontext(config, TextEncoders(config, work / "text"))
+    average = Average(model, 0.0)
+    state = torch.load(_need(work / "flow" / "run" / "state.pt", "flow"), weights_only=False)
+    average.load_state_dict(state["parts"]["average"])
+    model.load_state_dict(average.values, strict=False)  # buffers are no parameters
+    autoencoder = _autoencoder(work)
+    transformer = model.transformer
+    pipeline = Pipeline(
+        transformer=transformer,
+        autoencoder=autoencoder,
+        clip=model.text.clip,
+        t5=model.text.t5,
+        tokenizer=work / "text" / "tokenizer",
+        tokenizer_2=work / "text" / "tokenizer_2",
+    )
+    save_pipeline(pipeline, work / "checkpoint")
+    return work / "checkpoint"
+
+
+def _need(path: Path, stage: str) -> Path:
+    if not path.exists():
+        raise InputError(f"{path} is missing: run the stage {stage} in this work folder first")
+    return path
+
+
+def _autoencoder(work: Path) -> Autoencoder:
+    _need(work / "autoencoder" / "config.json", "autoencoder")
+    return load_autoencoder(work / "autoencoder").eval().to(memory_format=torch.channels_last)
+
+
+def _text(work: Path, config: ModelConfig) -> TextEncoders:
+    state = torch.load(_need(work / "text" / "run" / "state.pt", "text"), weights_only=False)
+    encoders = TextEncoders(config, work / "text")
+    weights = state["parts"]["model"]
+    encoders.load_state_dict({k.removeprefix("encoders."): v for k, v in weights.items() if k.startswith("encoders.")})
+    return encoders

@@ -1,0 +1,160 @@
+"""The text encoders' stage: before any picture, they learn to read what an instruction asks.
+
+CLIP's pooled embedding and T5's tokens each have to tell the kind of edit and the things, colours, places and values it
+names. The heads that read them are thrown away; the encoders go on training together with the transformer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from openkontext.data.edits import KINDS, Edit, family
+from openkontext.data.instructions import phrase
+from openkontext.data.landscapes import LANDSCAPES, SEASONS, TIMES
+from openkontext.data.palette import COLOURS
+from openkontext.data.scenes import LOOKS, PLACES
+from openkontext.data.things import SHAPES
+from openkontext.model.config import ModelConfig
+from openkontext.model.text_encoders import build_clip, build_t5, encode_text
+from openkontext.train.loop import Run, warm_cosine
+
+_UNSAID = -100  # the index that cross entropy leaves out
+
+_VALUES = (*LANDSCAPES, *SEASONS, *TIMES, *LOOKS)
+_QUESTIONS: dict[str, tuple[str, ...]] = {
+    "kind": KINDS,
+    "subject shape": tuple(SHAPES),
+    "result shape": tuple(SHAPES),
+    "result colour": tuple(COLOURS),
+    "result place": tuple(PLACES),
+    "value": _VALUES,
+}
+
+
+@dataclass(frozen=True)
+class TextRecipe:
+    """How long and how hard; defaults as for nano."""
+
+    steps: int = 800
+    batch_size: int = 64
+    learning_rate: float = 1.5e-3
+    warm_up: int = 50
+    seed: int = 0
+
+
+class TextEncoders(nn.Module):
+    """Both encoders with their tokenizers: instructions in, what the transformer takes out.
+
+    Args:
+        config: Shapes of the encoders.
+        folder: Holds `tokenizer/tokenizer.json` and `tokenizer_2/tokenizer.json`.
+    """
+
+    def __init__(self, config: ModelConfig, folder: Path) -> None:
+        super().__init__()
+        self.clip, self.t5 = build_clip(config.clip), build_t5(config.t5)
+        self._tokenizers = []
+        for name, length, pad in (("tokenizer", config.clip.length, None), ("tokenizer_2", config.t5.length, "<pad>")):
+            tokenizer = Tokenizer.from_file(str(folder / name / "tokenizer.json"))
+            pad = pad or "<|endoftext|>"
+            tokenizer.enable_truncation(length)
+            tokenizer.enable_padding(pad_id=tokenizer.token_to_id(pad), pad_token=pad, length=length)
+            self._tokenizers.append(tokenizer)
+
+    def forward(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Pooled embeddings [B, pooled] and text tokens [B, length, width]."""
+        clip_ids, t5_ids = (torch.tensor([e.ids for e in t.encode_batch(texts)]) for t in self._tokenizers)
+        return encode_text(self.clip, self.t5, clip_ids, t5_ids)
+
+
+class _Reader(nn.Module):
+    """Answers all questions from both encoders' outputs, each on its own."""
+
+    def __init__(self, pooled: int, width: int) -> None:
+        super().__init__()
+        answers = sum(len(options) for options in _QUESTIONS.values())
+        self.from_pooled = nn.Linear(pooled, answers)
+        self.query = nn.Parameter(torch.randn(len(_QUESTIONS), width) * width**-0.5)
+        self.from_tokens = nn.ModuleList(nn.Linear(width, len(options)) for options in _QUESTIONS.values())
+
+    def forward(self, pooled: Tensor, text: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Logits per question: from the pooled embedding, and from the tokens."""
+        weights = torch.softmax(self.query @ text.transpose(1, 2), dim=-1)
+        gathered = weights @ text
+        from_tokens = [head(gathered[:, i]) for i, head in enumerate(self.from_tokens)]
+        sizes = [len(options) for options in _QUESTIONS.values()]
+        return list(self.from_pooled(pooled).split(sizes, dim=-1)), from_tokens
+
+
+def _answers(edit: Edit) -> list[int]:
+    """The right answer to each question, _UNSAID where the instruction does not hold it."""
+    subject, result, after = edit.subject, edit.result, edit.after
+    field = {"background": "landscape"}.get(edit.kind, edit.kind)
+    said = {
+        "kind": edit.kind,
+        "subject shape": subject and subject.shape,
+        "result shape": result and edit.kind in ("add", "replace") and result.shape,
+        "result colour": result and edit.kind in ("add", "recolour") and result.colour,
+        "result place": result and edit.kind in ("add", "move") and result.place,
+        "value": getattr(after, field, None),
+    }
+    return [
+        options.index(said[question]) if said[question] else _UNSAID  # type: ignore[arg-type]
+        for question, options in _QUESTIONS.items()
+    ]
+
+
+def _batches(recipe: TextRecipe, rng: np.random.Generator) -> Iterator[tuple[list[str], Tensor]]:
+    while True:
+        families = [family(rng) for _ in range(recipe.batch_size // 8)]
+        edits = [_any_kind(edits, rng) for edits in families for _ in range(8)]
+        yield [phrase(edit, rng) for edit in edits], torch.tensor([_answers(edit) for edit in edits])
+
+
+def _any_kind(edits: list[Edit], rng: np.random.Generator) -> Edit:
+    kinds = sorted({edit.kind for edit in edits})
+    kind = kinds[int(rng.integers(len(kinds)))]
+    chosen = [edit for edit in edits if edit.kind == kind]
+    return chosen[int(rng.integers(len(chosen)))]
+
+
+def train_text(recipe: TextRecipe, config: ModelConfig, tokenizers: Path, folder: Path) -> TextEncoders:
+    """Trains or goes on training both encoders; resumes from `folder` to the step."""
+    torch.manual_seed(recipe.seed)
+    rng = np.random.default_rng([recipe.seed, 4])
+    encoders = TextEncoders(config, tokenizers)
+    reader = _Reader(config.clip.hidden_size, config.t5.d_model)
+    both = nn.ModuleDict({"encoders": encoders, "reader": reader})
+    optimiser = torch.optim.AdamW(both.parameters(), lr=recipe.learning_rate, weight_decay=0.01)
+    run = Run(folder, {"model": both, "optimiser": optimiser}, rng, recipe.steps)
+    batches = _batches(recipe, rng)
+    for step in run.steps_left():
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.learning_rate * warm_cosine(step, recipe.steps, recipe.warm_up)
+        texts, answers = next(batches)
+        with torch.autocast("cpu", torch.bfloat16):
+            pooled, text = encoders(texts)
+        read = reader(pooled.float(), text.float())
+        losses, right = [], []
+        for logits in read:
+            for i, answer in enumerate(logits):
+                if (answers[:, i] != _UNSAID).any():
+                    losses.append(F.cross_entropy(answer, answers[:, i], ignore_index=_UNSAID))
+                    said = answers[:, i] != _UNSAID
+                    right.append((answer.argmax(-1) == answers[:, i])[said].float().mean())
+        loss = torch.stack(losses).mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
+        optimiser.step()
+        if (step + 1) % 50 == 0:
+            run.log({"loss": loss.item(), "right": torch.stack(right).mean().item()})
+    return encoders

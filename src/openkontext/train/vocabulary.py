@@ -1,0 +1,117 @@
+"""The two tokenizers of a small model, trained on its instructions: CLIP's byte pairs and T5's unigrams."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import string
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from openkontext.data.edits import KINDS, random_edit
+from openkontext.data.instructions import every_word, phrase
+
+CLIP_START, CLIP_END = "<|startoftext|>", "<|endoftext|>"
+T5_PAD, T5_END, T5_UNKNOWN = "<pad>", "</s>", "<unk>"
+
+
+def instructions(seed: int, count: int) -> Iterator[str]:
+    """Instructions of every kind in turn."""
+    rng = np.random.default_rng([seed, 3])
+    for kind in itertools.islice(itertools.cycle(KINDS), count):
+        yield phrase(random_edit(rng, kind, unseen=False), rng)
+
+
+def _corpus(seed: int, count: int) -> Iterator[str]:
+    yield from instructions(seed, count)
+    # Every word often enough to become a token of its own, and every letter and digit at least once.
+    for word in every_word():
+        yield from [word] * 50
+    yield " ".join(string.ascii_lowercase + string.digits + string.punctuation)
+
+
+def train_clip_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
+    """Byte pairs with CLIP's splitting, marks and end-of-word suffix.
+
+    Args:
+        texts: What to learn from.
+        vocab_size: Tokens at most, the two marks included; they come last, as in CLIP.
+    """
+    tokenizer = Tokenizer(models.BPE(unk_token=CLIP_END, end_of_word_suffix="</w>"))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    pieces = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(pieces, "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size - 2,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            end_of_word_suffix="</w>",
+            show_progress=False,
+        ),
+    )
+    tokenizer.add_special_tokens([CLIP_START, CLIP_END])
+    marks = [(mark, tokenizer.token_to_id(mark)) for mark in (CLIP_START, CLIP_END)]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{CLIP_START} $A {CLIP_END}", special_tokens=marks
+    )
+    return tokenizer
+
+
+def train_t5_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
+    """Unigrams with T5's marks, blind to case: whole words by how often they occur, and letters to spell the rest.
+
+    So small a corpus has no use for parts of words, which is all that the usual training would look for.
+    """
+    splitter = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()]
+    )
+    counts = Counter(piece for text in texts for piece, _ in splitter.pre_tokenize_str(text.lower()))
+    letters = sorted({letter for piece in counts for letter in piece} | set(string.printable.strip().lower()))
+    words = [(w, n) for w, n in counts.most_common() if len(w) > 1][: vocab_size - 3 - len(letters)]
+    total = sum(counts.values())
+    rare = math.log(0.1 / total)  # a letter is worth less than any word seen once
+    tokenizer = Tokenizer(
+        models.Unigram(
+            [
+                *((mark, 0.0) for mark in (T5_PAD, T5_END, T5_UNKNOWN)),
+                *((word, math.log(n / total)) for word, n in words),
+                *((letter, rare) for letter in letters),
+            ],
+            unk_id=2,
+        )
+    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.add_special_tokens([T5_PAD, T5_END, T5_UNKNOWN])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {T5_END}", special_tokens=[(T5_END, tokenizer.token_to_id(T5_END))]
+    )
+    return tokenizer
+
+
+def train_tokenizers(folder: Path, *, vocab_size: int = 688, count: int = 10_000, seed: int = 0) -> None:
+    """Writes `tokenizer/tokenizer.json` (CLIP), `tokenizer_2/tokenizer.json` (T5) and `words.json`, the taught words."""
+    corpus = list(_corpus(seed, count))
+    trained = {
+        "tokenizer": train_clip_tokenizer(iter(corpus), vocab_size),
+        "tokenizer_2": train_t5_tokenizer(iter(corpus), vocab_size),
+    }
+    for name, tokenizer in trained.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        new = folder / name / "tokenizer.json.new"
+        tokenizer.save(str(new))
+        os.replace(new, folder / name / "tokenizer.json")
+    (folder / "words.json").write_text(json.dumps(every_word(), indent=0) + "\n", encoding="utf-8")
