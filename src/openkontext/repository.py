@@ -1,0 +1,367 @@
+"""A model repository on disk: find it, fetch it, say what it lacks, tell it from others.
+
+The layout is that of `black-forest-labs/FLUX.1-Kontext-dev-onnx`: one folder per graph, and the transformer's
+once per precision. Two things may stand beside the graphs: the tokenizers of the main repository, and
+`openkontext.json` with the model's numbers where they differ from FLUX.1's.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from openkontext.errors import ConsentError, InputError
+from openkontext.latents import PREFERRED_SIZES
+
+SETTINGS = "openkontext.json"
+"""Name of the file with a repository's `RepositoryConfig`."""
+
+FLUX_REPOSITORY = "black-forest-labs/FLUX.1-Kontext-dev-onnx"
+"""The published exports of the 12B model."""
+
+PRECISIONS = ("bf16", "fp32", "fp16", "fp8", "fp4")
+"""Precisions a repository may hold, the one to prefer first."""
+
+ROLES = ("clip", "t5", "transformer", "vae", "vae_encoder")
+"""The graphs of a repository."""
+
+TOKENIZERS = ("tokenizer", "tokenizer_2")
+"""Folders of the CLIP and T5 tokenizers."""
+
+_ALIASES = {"fp4_svd32": "fp4"}  # both names are in use for NVFP4 with SVDQuant of rank 32
+
+
+@checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class RepositoryConfig:
+    """The numbers of a model. FLUX.1 Kontext [dev] is the default; a repository carries those that differ."""
+
+    name: str = FLUX_REPOSITORY
+    """What the model is called; OWNER/NAME where it can be fetched from the Hugging Face Hub."""
+    licence: str = "FLUX.1 [dev] Non-Commercial License"
+    """Licence of the weights."""
+    scaling_factor: PositiveFloat = 0.3611
+    """The transformer works on (latent - shift_factor) * scaling_factor."""
+    shift_factor: float = 0.1159
+    """See scaling_factor."""
+    text_length: PositiveInt = 512
+    """T5 tokens that every prompt is padded to."""
+    clip_length: PositiveInt = 77
+    """CLIP tokens that every prompt is padded to."""
+    latent_channels: PositiveInt = 16
+    """Channels of the latent."""
+    sizes: Annotated[tuple[tuple[PositiveInt, PositiveInt], ...], Field(min_length=1)] = PREFERRED_SIZES
+    """Sizes (width, height) in pixels that the model was trained on."""
+    num_inference_steps: PositiveInt = 28
+    """Denoising steps when the caller names none."""
+    guidance_scale: Annotated[float, Field(ge=0)] = 2.5
+    """Guidance when the caller names none."""
+    base_shift: float = 0.5
+    """Shift of the schedule (mu) at 256 target tokens."""
+    max_shift: float = 1.15
+    """Shift of the schedule (mu) at 4096 target tokens."""
+    words: tuple[str, ...] | None = None
+    """Words that the model was taught; None for a model trained on open text."""
+
+    @classmethod
+    def load(cls, folder: Path) -> "RepositoryConfig":
+        """Read the settings of a repository; FLUX.1's where it has none.
+
+        Raises:
+            InputError: the file is not JSON, or a setting is unknown or out of its range.
+        """
+        path = folder / SETTINGS
+        try:
+            return TypeAdapter(cls).validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return cls()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise InputError(f"{path}: {where + ': ' if where else ''}{first['msg']}") from None
+
+    def save(self, folder: Path) -> None:
+        """Write the settings into a repository's folder, whole or not at all."""
+        _write(folder / SETTINGS, TypeAdapter(RepositoryConfig).dump_json(self, indent=2) + b"\n")
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A model repository on disk; `Repository.open` finds one."""
+
+    path: Path
+    """Its folder."""
+    config: RepositoryConfig
+    """The model's numbers."""
+
+    @classmethod
+    def open(cls, name_or_path: str | Path) -> "Repository":
+        """Find a repository.
+
+        Args:
+            name_or_path: "nano" for the shipped model, OWNER/NAME for one fetched by `pull`, or a folder.
+
+        Raises:
+            InputError: there is none, it holds no transformer, or its settings cannot be read.
+        """
+        name = str(name_or_path)
+        if name == "nano":
+            path = Path(__file__).parent / "nano"
+        elif os.path.isdir(path := Path(name_or_path)):  # noqa: PTH112 - pathlib's raises for odd names
+            pass
+        elif _is_hub_name(name):
+            path = pulled_folder(name)
+            if not path.is_dir():
+                raise InputError(
+                    f"{name}: no such folder, and not fetched yet: get it with `openkontext pull {name}`"
+                )
+        else:
+            raise InputError(f"{name}: no such model repository: give 'nano', OWNER/NAME or a folder")
+        repository = cls(path, RepositoryConfig.load(path))
+        if not repository.precisions:
+            raise InputError(
+                f"{path}: holds no transformer.opt/PRECISION/model.onnx, so it is no model repository"
+                f"{repository._remedy(PRECISIONS[0])}"
+            )
+        return repository
+
+    @cached_property
+    def precisions(self) -> tuple[str, ...]:
+        """Precisions of the transformer that are here, the preferred first."""
+        return tuple(p for p in PRECISIONS if any(g.is_file() for g in self._transformers(p)))
+
+    def precision(self, asked: str | None = None) -> str:
+        """The precision to use: the asked one, or the repository's first.
+
+        Raises:
+            InputError: there is no such precision, or it is not here.
+        """
+        if asked is None:
+            return self.precisions[0]
+        precision = _ALIASES.get(asked, asked)
+        if precision not in PRECISIONS:
+            raise InputError(f"unknown precision '{asked}': {self.path} has {', '.join(self.precisions)}")
+        if precision not in self.precisions:
+            raise InputError(
+                f"{self.path}: has no {precision} transformer, only {', '.join(self.precisions)}"
+                f"{self._remedy(precision)}"
+            )
+        return precision
+
+    def graph(self, role: str, precision: str) -> Path:
+        """Where a graph is, or should be.
+
+        Args:
+            role: one of `ROLES`.
+            precision: of the transformer. The others come in one precision; T5 may come in FP8 too, which is
+                taken where there is no other.
+        """
+        if role == "transformer":
+            choices = self._transformers(_ALIASES.get(precision, precision))
+        elif role == "t5":
+            choices = [self.path / folder / "model.onnx" for folder in ("t5.opt", "t5-fp8.opt")]
+        else:
+            choices = [self.path / f"{role}.opt" / "model.onnx"]
+        return next((path for path in choices if path.is_file()), choices[0])
+
+    def verify(self, precision: str) -> None:
+        """Check that all of the model is here and of one piece; cheap, since no weight is read.
+
+        Raises:
+            InputError: a graph, a data file or a tokenizer is missing (the message says how to get it), a
+                data file is cut short, or a graph is not one of its role or of another model than the rest.
+        """
+        self.files(precision)
+
+    def files(self, precision: str) -> list[Path]:
+        """The files that make the model in one precision: settings, tokenizers, graphs and their data.
+
+        Raises:
+            InputError: as `verify`.
+        """
+        if missing := self._missing(precision):
+            names = ", ".join(str(path.relative_to(self.path)) for path in missing)
+            raise InputError(f"{self.path}: lacks {names}{self._remedy(precision)}")
+        # Late: a command that only looks for repositories need not import ONNX.
+        from openkontext.runtime.contract import Sizes, check_contract
+        from openkontext.runtime.model_file import data_files, read_model
+
+        sizes, settings = Sizes(), f"{self.path / SETTINGS} (or FLUX.1's default)"
+        sizes.agree("clip_length", self.config.clip_length, settings)
+        sizes.agree("text_length", self.config.text_length, settings)
+        sizes.agree("latent_channels", self.config.latent_channels, settings)
+        sizes.agree("token_width", 4 * self.config.latent_channels, settings)
+        files = [path for path in (self.path / SETTINGS,) if path.is_file()]
+        for folder in TOKENIZERS:
+            files += sorted(path for path in (self.path / folder).iterdir() if path.is_file())
+        for role in ROLES:
+            graph = self.graph(role, precision)
+            model = read_model(graph)
+            check_contract(model, graph, role, sizes)
+            files += [graph, *data_files(model, graph)]
+        return files
+
+    def digest(self, precision: str) -> str:
+        """What tells this model from any other: SHA-256 over the list that `sha256sum` prints of its files.
+
+        The list is sorted by path and its paths are relative to the repository. Hashes of large files are
+        remembered until the file's size or time of change differs.
+
+        Raises:
+            InputError: as `verify`.
+        """
+        files = {path.relative_to(self.path).as_posix(): path for path in self.files(precision)}
+        lines = "".join(f"{_sha256(files[name])}  {name}\n" for name in sorted(files))
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+    def _transformers(self, precision: str) -> list[Path]:
+        names = [precision, *(alias for alias, name in _ALIASES.items() if name == precision)]
+        return [self.path / "transformer.opt" / name / "model.onnx" for name in names]
+
+    def _missing(self, precision: str) -> list[Path]:
+        graphs = [self.graph(role, precision) for role in ROLES]
+        tokenizers = [self.path / folder for folder in TOKENIZERS]
+        return [path for path in graphs if not path.is_file()] + [
+            path for path in tokenizers if not path.is_dir() or not any(path.iterdir())
+        ]
+
+    def _remedy(self, precision: str) -> str:
+        """How to get what is missing, to end a message with."""
+        if not _is_hub_name(self.config.name):
+            return ": install or export it again"
+        return f": get it with `openkontext pull {self.config.name} --precision {precision}`"
+
+
+def pull(name: str, precision: str = PRECISIONS[0], destination: Path | None = None) -> Repository:
+    """Fetch a repository from the Hugging Face Hub, going on where an earlier try ended.
+
+    Args:
+        name: OWNER/NAME. Where it brings no tokenizers, those of the same name without "-onnx" are fetched.
+        precision: of the transformer.
+        destination: folder to put it in; None for the one where `Repository.open` finds it by name.
+
+    Raises:
+        ConsentError: the repository asks for its terms to be accepted first.
+        InputError: there is no such repository or precision, or it cannot be fetched.
+    """
+    if not _is_hub_name(name):
+        raise InputError(f"'{name}' cannot be fetched: give OWNER/NAME of a Hugging Face repository")
+    folder = pulled_folder(name) if destination is None else destination
+    precision = _ALIASES.get(precision, precision)
+    files = _files_on_hub(name)
+    here = {p for p in (*PRECISIONS, *_ALIASES) if f"transformer.opt/{p}/model.onnx" in files}
+    if not (chosen := sorted(p for p in here if _ALIASES.get(p, p) == precision)):
+        raise InputError(f"{name}: has no {precision} transformer, only {', '.join(sorted(here)) or 'none'}")
+    t5 = "t5.opt" if "t5.opt/model.onnx" in files else "t5-fp8.opt"
+    folders = ["clip.opt", t5, f"transformer.opt/{chosen[0]}", "vae.opt", "vae_encoder.opt"]
+    _download(name, [SETTINGS, *(f"{f}/*" for f in (*folders, *TOKENIZERS))], folder)
+    if not any(file.startswith(TOKENIZERS) for file in files):
+        _download(name.removesuffix("-onnx"), [f"{f}/*" for f in TOKENIZERS], folder)
+    repository = Repository.open(folder)
+    repository.verify(precision)
+    return repository
+
+
+def home() -> Path:
+    """Folder for what we fetch and remember: $OPENKONTEXT_HOME, or openkontext in the user's cache folder."""
+    if chosen := os.environ.get("OPENKONTEXT_HOME"):
+        return Path(chosen)
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "openkontext"
+
+
+def pulled_folder(name: str) -> Path:
+    """Where `pull` puts the repository OWNER/NAME."""
+    return home() / "repositories" / name
+
+
+def _is_hub_name(name: str) -> bool:
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None
+
+
+def _files_on_hub(name: str) -> frozenset[str]:
+    with _hub_errors(name):
+        from huggingface_hub import HfApi
+
+        return frozenset(file.rfilename for file in HfApi().model_info(name).siblings or ())
+
+
+def _download(name: str, patterns: list[str], folder: Path) -> None:
+    with _hub_errors(name):
+        from huggingface_hub import snapshot_download
+
+        snapshot_download(name, allow_patterns=patterns, local_dir=folder)
+
+
+@contextmanager
+def _hub_errors(name: str) -> Iterator[None]:
+    """Turn the Hub client's errors into ours."""
+    try:
+        yield
+    except ImportError:
+        raise InputError("fetching needs huggingface_hub: `pip install huggingface_hub`") from None
+    except Exception as error:
+        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+        if isinstance(error, GatedRepoError):
+            raise ConsentError(
+                f"{name}: accept its terms at https://huggingface.co/{name}, then log in with `hf auth login`"
+            ) from None
+        if isinstance(error, RepositoryNotFoundError):
+            raise InputError(
+                f"{name}: not on the Hugging Face Hub: check the name, or log in with `hf auth login`"
+            ) from None
+        raise InputError(
+            f"{name}: cannot be fetched ({' '.join(str(error).split())[:200]}): "
+            "try again, what has arrived is kept"
+        ) from error
+
+
+_REMEMBERED_BYTES = 64 << 20
+"""Hashes of files from this size on are remembered; smaller ones take no time."""
+
+
+def _sha256(path: Path) -> str:
+    """SHA-256 of a file; a large file's is remembered until its size or time of change differs."""
+    status = path.stat()
+    if status.st_size < _REMEMBERED_BYTES:
+        return _hash(path)
+    memory = home() / "digests.json"
+    try:
+        known = dict(json.loads(memory.read_bytes()))
+    except (OSError, ValueError, TypeError):  # none yet, or damaged
+        known = {}
+    state, sha = known.get(str(path.absolute())) or ("", "")
+    if state != (now := f"{status.st_size} {status.st_mtime_ns}"):
+        sha = _hash(path)
+        known = {file: entry for file, entry in known.items() if Path(file).exists()}
+        known[str(path.absolute())] = (now, sha)
+        with suppress(OSError):  # a home that cannot be written to costs only time
+            _write(memory, json.dumps(known).encode())
+    return sha
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(content)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

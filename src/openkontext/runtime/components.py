@@ -1,0 +1,85 @@
+"""The five graphs of a repository as functions on numpy arrays."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openkontext.runtime.graph import Graph, load_graph
+
+if TYPE_CHECKING:
+    from openkontext.repository import Repository
+
+Float = NDArray[np.float32]
+
+
+class Components:
+    """The graphs of a repository in one precision, each opened when first called.
+
+    Not for use from several threads at once.
+
+    Args:
+        repository: where the graphs are.
+        precision: of the transformer: one of `repository.precisions`.
+        provider: one of `available_providers()`.
+        low_memory: keep at most one graph open; calling another closes it and opens that one.
+        threads: CPU threads of one operator; 0 leaves it to ONNX Runtime.
+    """
+
+    def __init__(
+        self,
+        repository: "Repository",
+        precision: str,
+        provider: str = "cpu",
+        *,
+        low_memory: bool = False,
+        threads: int = 0,
+    ) -> None:
+        self.repository = repository
+        self.precision = precision
+        self.provider = provider
+        self.low_memory = low_memory
+        self.threads = threads
+        self._open: dict[str, Graph] = {}
+
+    def clip(self, input_ids: NDArray[np.int64]) -> Float:
+        """CLIP token ids [B, clip_length] -> pooled embedding [B, width]."""
+        return self._call("clip", "pooled_embeddings", input_ids=input_ids)
+
+    def t5(self, input_ids: NDArray[np.int64]) -> Float:
+        """T5 token ids [B, text_length] -> text tokens [B, text_length, width]."""
+        return self._call("t5", "text_embeddings", input_ids=input_ids)
+
+    def transformer(self, **arrays: NDArray[Any]) -> Float:
+        """One evaluation of the flow transformer.
+
+        Args:
+            arrays: hidden_states [B, tokens, 4 * latent_channels], encoder_hidden_states
+                [B, text_length, width], pooled_projections [B, width], timestep [B] in 0..1,
+                img_ids [tokens, 3], txt_ids [text_length, 3], guidance [B].
+
+        Returns:
+            The predicted velocity of all tokens, the context's included: [B, tokens, 4 * latent_channels].
+        """
+        return self._call("transformer", "latent", **arrays)
+
+    def encode(self, images: Float) -> Float:
+        """Images [B, 3, H, W] in -1..1 -> latent mean [B, latent_channels, H/8, W/8], unscaled."""
+        return self._call("vae_encoder", "latent", images=images)
+
+    def decode(self, latent: Float) -> Float:
+        """Latent [B, latent_channels, H/8, W/8], unscaled -> images [B, 3, H, W] around -1..1."""
+        return self._call("vae", "images", latent=latent)
+
+    def close(self) -> None:
+        """Close all graphs and give their memory back; a later call opens them again."""
+        self._open.clear()
+
+    def _call(self, role: str, output: str, **arrays: NDArray[Any]) -> Float:
+        if role not in self._open:
+            if self.low_memory:
+                self.close()
+            self._open[role] = load_graph(
+                self.repository.graph(role, self.precision), self.provider, role=role, threads=self.threads
+            )
+        return self._open[role].run(**arrays)[output].astype(np.float32, copy=False)

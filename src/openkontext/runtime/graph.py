@@ -1,0 +1,202 @@
+"""One ONNX graph, opened for a provider and called with numpy arrays."""
+
+import ctypes
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto
+
+from openkontext.errors import InputError
+from openkontext.runtime.contract import check_contract
+from openkontext.runtime.lowering import half_weight_bytes, lower
+from openkontext.runtime.model_file import Shape, data_files, nodes, read_model
+from openkontext.runtime.providers import PROVIDERS, check_provider
+
+FOLDED_BYTES = 1 << 30
+"""Float32 bytes up to which a graph's 16-bit weights are widened once, when it opens.
+
+Above, they stay mapped from their file as they are and each is widened when it is used: the memory of one
+weight instead of all, at the price of that work in every call.
+"""
+
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+_DTYPES = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(bfloat16)": _BFLOAT16,
+    "tensor(double)": np.dtype(np.float64),
+    "tensor(int64)": np.dtype(np.int64),
+    "tensor(int32)": np.dtype(np.int32),
+    "tensor(bool)": np.dtype(np.bool_),
+}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Element type and shape of a graph's input or output."""
+
+    dtype: np.dtype[Any]
+    """Type of the elements, as the session has them."""
+    shape: Shape
+    """Size of each axis: a number, a symbol where it may vary, or None. Empty where the graph is silent."""
+
+
+class Graph:
+    """An opened graph; `load_graph` makes them."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, path: Path) -> None:
+        self.path = path
+        self._session = session
+        self.inputs = _specs(session.get_inputs(), path)
+        """What `run` takes: name -> type and shape."""
+        self.outputs = _specs(session.get_outputs(), path)
+        """What `run` gives: name -> type and shape."""
+
+    def run(self, **arrays: Any) -> dict[str, NDArray[Any]]:
+        """Call the graph.
+
+        Args:
+            arrays: one array for every input, by name. Numbers of any type are cast to the input's own;
+                only floating-point values for an integer input are refused.
+
+        Returns:
+            Name -> array of every output; 16-bit floats are widened to float32.
+
+        Raises:
+            InputError: an input is missing, unknown or of another type or shape, or the graph fails.
+        """
+        if unknown := sorted(arrays.keys() ^ self.inputs.keys()):
+            state = "is not given" if unknown[0] in self.inputs else "is unknown"
+            raise InputError(f"{self.path}: input '{unknown[0]}' {state}; it takes {', '.join(self.inputs)}")
+        feed = {name: self._value(name, np.asarray(array)) for name, array in arrays.items()}
+        try:
+            values = self._session.run_with_ort_values(list(self.outputs), feed)
+        except Exception as error:  # ONNX Runtime's errors share no base
+            raise InputError(f"{self.path}: the graph failed: {_one_line(error)}") from error
+        return {name: _array(value) for name, value in zip(self.outputs, values, strict=True)}
+
+    def _value(self, name: str, array: NDArray[Any]) -> onnxruntime.OrtValue:
+        spec = self.inputs[name]
+        if spec.dtype.kind in "iub" and array.dtype.kind not in "iub":
+            raise InputError(f"{self.path}: input '{name}' takes {spec.dtype}, not {array.dtype}")
+        if spec.shape and not (
+            len(spec.shape) == array.ndim
+            and all(
+                size == want
+                for size, want in zip(array.shape, spec.shape, strict=True)
+                if isinstance(want, int)
+            )
+        ):
+            raise InputError(
+                f"{self.path}: input '{name}' takes {_shape(spec.shape)}, not {list(array.shape)}"
+            )
+        array = np.ascontiguousarray(array, dtype=spec.dtype)
+        if spec.dtype == _BFLOAT16:  # ONNX Runtime's binding knows only numpy's own types
+            return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(
+                array.view(np.uint16), TensorProto.BFLOAT16
+            )
+        return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+
+
+def load_graph(
+    path: str | Path, provider: str = "cpu", *, role: str | None = None, threads: int = 0
+) -> Graph:
+    """Open an ONNX graph, rewriting it in memory where the provider cannot execute it as it is.
+
+    Weights in external data files are mapped, not read. 16-bit graphs on a provider without 16-bit kernels
+    are computed in float32 (`passes.ComputeInFloat32`).
+
+    Args:
+        path: of `model.onnx`; its data files lie beside it.
+        provider: one of `available_providers()`.
+        role: what the graph is in a repository (a key of `contract.CONTRACT`); its inputs and outputs are
+            checked against it. None checks nothing.
+        threads: CPU threads of one operator; 0 leaves it to ONNX Runtime, which takes one per core.
+
+    Raises:
+        InputError: no such provider or graph, a data file is missing or cut short, the graph is not one of
+            its role, or it has an operator that the provider lacks.
+    """
+    check_provider(provider)
+    path = Path(path)
+    model = read_model(path)
+    data_files(model, path)
+    if role is not None:
+        check_contract(model, path, role)
+    options = _session_options(path, threads)
+    lowered = lower(model, path, provider)
+    mapped = lowered is not None and half_weight_bytes(lowered) > FOLDED_BYTES
+    source = str(path) if lowered is None else lowered.SerializeToString()
+    del lowered
+    providers = [PROVIDERS[name] for name in dict.fromkeys((provider, "cpu"))]
+    try:
+        session = onnxruntime.InferenceSession(
+            source, options, providers=providers, disabled_optimizers=["ConstantFolding"] if mapped else None
+        )
+    except Exception as error:  # ONNX Runtime's errors share no base
+        raise InputError(_why_not(error, model, path, provider)) from error
+    if providers[0] not in session.get_providers():
+        raise InputError(f"provider '{provider}' does not start on this machine: see `openkontext doctor`")
+    return Graph(session, path)
+
+
+def _session_options(path: Path, threads: int) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised, and said once
+    options.intra_op_num_threads = threads
+    # Sizes vary from call to call: the arena keeps the peak of the largest call, and the planned pattern
+    # reserves more than plain allocation peaks at; neither saved measurable time.
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(path.parent.absolute())
+    )
+    return options
+
+
+def _why_not(error: Exception, model: ModelProto, path: Path, provider: str) -> str:
+    """What a user can be told of a graph that does not open: by node where ONNX Runtime names an operator."""
+    text = _one_line(error)
+    if found := re.search(r"(?:implementation for |: )(?:([\w.]+):)?(\w+)\(-?\d+\)", text):
+        domain, op_type = found[1] or "", found[2]
+        named = [n.name for n in nodes(model) if (n.domain, n.op_type) == (domain, op_type)]
+        if named:
+            operator = f"{domain}:{op_type}" if domain else op_type
+            return f"{path}: provider '{provider}' has no operator {operator}, which node '{named[0]}' needs"
+    return f"{path}: provider '{provider}' cannot open it: {text}"
+
+
+def _specs(arguments: list[Any], path: Path) -> Mapping[str, TensorSpec]:
+    if odd := [argument for argument in arguments if argument.type not in _DTYPES]:
+        raise InputError(f"{path}: '{odd[0].name}' is of type {odd[0].type}, which cannot be fed or read")
+    return {
+        argument.name: TensorSpec(_DTYPES[argument.type], tuple(argument.shape)) for argument in arguments
+    }
+
+
+def _array(value: onnxruntime.OrtValue) -> NDArray[Any]:
+    if value.element_type() == TensorProto.BFLOAT16:
+        count = math.prod(value.shape())
+        raw = (ctypes.c_uint16 * count).from_address(value.data_ptr())
+        return np.frombuffer(raw, _BFLOAT16).reshape(value.shape()).astype(np.float32)
+    array: NDArray[Any] = value.numpy()
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def _shape(shape: Shape) -> str:
+    return "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"
+
+
+def _one_line(error: Exception) -> str:
+    """ONNX Runtime's message without its codes, paths into its source and line ends."""
+    text = " ".join(str(error).split())
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)[:400]

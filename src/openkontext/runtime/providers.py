@@ -1,0 +1,125 @@
+"""Execution providers of ONNX Runtime: their short names, and what each can compute, found by trying."""
+
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+import onnx
+import onnxruntime
+from onnx import ModelProto, NodeProto, TensorProto
+
+from openkontext.errors import InputError
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "nvtensorrtrtx": "NvTensorRTRTXExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+}
+"""Name on our command line -> name in ONNX Runtime."""
+
+_HOW_TO_GET = {
+    "cuda": "on a machine with an NVIDIA GPU, install onnxruntime-gpu in place of onnxruntime",
+    "tensorrt": "with an NVIDIA GPU, install TensorRT, and onnxruntime-gpu in place of onnxruntime",
+    "nvtensorrtrtx": "on Windows or Linux with an RTX GPU, use an ONNX Runtime built with TensorRT-RTX",
+    "openvino": "install onnxruntime-openvino in place of onnxruntime",
+    "directml": "on Windows, install onnxruntime-directml in place of onnxruntime",
+    "coreml": "on macOS, install onnxruntime",
+}
+
+COMPILERS = frozenset({"tensorrt", "nvtensorrtrtx"})
+"""Providers that compile a whole graph and take the published files as they are."""
+
+HALF_TYPES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+"""ONNX's 16-bit floating-point types."""
+
+
+def available_providers() -> list[str]:
+    """Names of the providers that the installed ONNX Runtime has, the CPU first."""
+    present = set(onnxruntime.get_available_providers())
+    return [name for name, provider in PROVIDERS.items() if provider in present]
+
+
+def check_provider(name: str) -> None:
+    """Check that a provider can be asked for.
+
+    Raises:
+        InputError: there is no provider of this name, or the installed ONNX Runtime lacks it.
+    """
+    available = available_providers()
+    if name not in PROVIDERS:
+        raise InputError(
+            f"unknown provider '{name}': choose one of {', '.join(PROVIDERS)} (here: {', '.join(available)})"
+        )
+    if name not in available:
+        raise InputError(
+            f"provider '{name}' is not in the installed ONNX Runtime (it has {', '.join(available)}): "
+            f"{_HOW_TO_GET[name]}"
+        )
+
+
+def refused_half_types(model: ModelProto, provider: str) -> frozenset[int]:
+    """The 16-bit types among whose operators in a graph there is one that a provider does not compute in.
+
+    Each distinct operator and choice of element types is offered to the provider once, in a graph of its own.
+
+    Args:
+        model: a graph whose values all have their element types (`onnx.shape_inference`).
+        provider: short name of an available provider.
+    """
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    for values in (model.graph.input, model.graph.output, model.graph.value_info):
+        types.update((value.name, value.type.tensor_type.elem_type) for value in values)
+    refused: set[int] = set()
+    tried: set[tuple[str, str, tuple[int, ...], tuple[int, ...]]] = set()
+    for node in model.graph.node:
+        inputs = tuple(types.get(name, 0) if name else -1 for name in node.input)
+        outputs = tuple(types.get(name, 0) if name else -1 for name in node.output)
+        halves = HALF_TYPES.intersection(inputs + outputs)
+        case = (node.domain, node.op_type, inputs, outputs)
+        if halves <= refused or case in tried or 0 in inputs + outputs or node.op_type == "Constant":
+            continue
+        tried.add(case)
+        if not _computes(_alone(model, node, inputs, outputs).SerializeToString(), provider):
+            refused |= halves
+    return frozenset(refused)
+
+
+def _alone(
+    model: ModelProto, node: NodeProto, inputs: tuple[int, ...], outputs: tuple[int, ...]
+) -> ModelProto:
+    """A graph of one node, its shapes left open, its names such that equal nodes give equal graphs."""
+    single = NodeProto()
+    single.CopyFrom(node)
+    single.name = ""
+    del single.input[:], single.output[:]
+    ends: dict[str, list[onnx.ValueInfoProto]] = {"x": [], "y": []}
+    for letter, types, names in (("x", inputs, single.input), ("y", outputs, single.output)):
+        for index, dtype in enumerate(types):
+            names.append(f"{letter}{index}" if dtype > 0 else "")
+            if dtype > 0:
+                ends[letter].append(onnx.helper.make_tensor_value_info(names[-1], dtype, None))
+    graph = onnx.helper.make_graph([single], "one", ends["x"], ends["y"])
+    return onnx.helper.make_model(graph, ir_version=model.ir_version, opset_imports=model.opset_import)
+
+
+@lru_cache(maxsize=1024)
+def _computes(model: bytes, provider: str) -> bool:
+    """Whether a provider opens a graph and runs it as it is, not in another type between Casts."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if provider != "cpu":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    with tempfile.TemporaryDirectory() as folder:
+        executed = Path(folder) / "executed.onnx"
+        options.optimized_model_filepath = str(executed)
+        try:
+            onnxruntime.InferenceSession(model, options, providers=[PROVIDERS[provider]])
+        except Exception:  # ONNX Runtime's errors share no base; whatever it says, it will not run this
+            return False
+        asked = {node.op_type for node in ModelProto.FromString(model).graph.node}
+        return "Cast" in asked or not any(node.op_type == "Cast" for node in onnx.load(executed).graph.node)
