@@ -16,12 +16,14 @@ from openkontext.errors import ConsentError, InputError, OpenKontextError, Refus
 from openkontext.version import __version__
 
 if TYPE_CHECKING:
-    from openkontext.editor import Editor, EditRequest, EditResult, load
+    from openkontext.editor import Editor, load
+    from openkontext.request import EditRequest, EditResult, EditStep
 
 __all__ = [
     "ConsentError",
     "EditRequest",
     "EditResult",
+    "EditStep",
     "Editor",
     "InputError",
     "OpenKontextError",
@@ -30,10 +32,16 @@ __all__ = [
     "load",
 ]
 
-_LAZY = frozenset({"EditRequest", "EditResult", "Editor", "load"})
+_MODULES = {
+    "Editor": "openkontext.editor",
+    "load": "openkontext.editor",
+    "EditRequest": "openkontext.request",
+    "EditResult": "openkontext.request",
+    "EditStep": "openkontext.request",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module("openkontext.editor"), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

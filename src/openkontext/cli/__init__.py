@@ -1,0 +1,61 @@
+"""The command line: thin commands over `openkontext.Editor` and its neighbours.
+
+Each group of commands is a module here and is registered below; it imports what it runs inside the
+command, so that starting `openkontext` stays quick and needs none of the optional packages.
+"""
+
+import sys
+
+import typer
+
+from openkontext.cli import chat, edit, repositories, train
+from openkontext.cli.options import in_options
+from openkontext.errors import OpenKontextError
+
+app = typer.Typer(
+    help="Edit images from text instructions with FLUX.1 Kontext.",
+    epilog="Every command takes --debug, which shows the traceback of an error.",
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(edit.edit)
+app.command()(edit.generate)
+app.command()(chat.chat)
+app.command()(repositories.pull)
+app.command()(repositories.doctor)
+app.command()(train.train)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run a command line and return its exit code.
+
+    0 done; 1 a defect of ours; 2 bad use or bad input; 3 refused by a filter; 4 consent missing;
+    130 stopped with Ctrl-C. An error is one line on stderr.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    words = args[: args.index("--")] if "--" in args else args
+    debug = "--debug" in words
+    if debug:
+        args.remove("--debug")
+    try:
+        return app(args or ["--help"], prog_name="openkontext", standalone_mode=False) or 0
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if debug:
+            raise
+        return _report(error)
+
+
+def _report(error: Exception) -> int:
+    """Tell the user about an error in one line; returns the exit code."""
+    if isinstance(error, typer.TyperException):
+        command = getattr(getattr(error, "ctx", None), "command_path", "openkontext")
+        message, code = f"{error.format_message()} See: {command} --help", error.exit_code
+    elif isinstance(error, OpenKontextError) and type(error) is not OpenKontextError:
+        message, code = in_options(str(error)), error.exit_code
+    else:
+        detail = f"{type(error).__name__}: {error}"
+        message, code = f"this is a defect of openkontext ({detail}); --debug shows where", 1
+    print("error:", " ".join(message.split()), file=sys.stderr)
+    return code

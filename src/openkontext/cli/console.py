@@ -1,0 +1,47 @@
+"""What a command shows: results on stdout, progress and warnings on stderr."""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from openkontext.cli.options import in_options
+
+if TYPE_CHECKING:
+    from openkontext.request import EditStep
+
+
+@contextmanager
+def progress(description: str) -> Iterator[Callable[["EditStep"], None]]:
+    """A progress bar on stderr with the step and the time left; yields the callback that moves it."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("step {task.completed}/{task.total}"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=sys.stderr.isatty()) as bar:
+        task = bar.add_task(description, total=None)
+
+        def on_step(step: "EditStep") -> None:
+            bar.update(task, completed=step.index, total=step.count)
+
+        yield on_step
+
+
+def show_notes(notes: Iterable[str], warnings: Iterable[str]) -> None:
+    """Print notes and warnings on stderr, one a line."""
+    for note in notes:
+        print("note:", note, file=sys.stderr)
+    for warning in warnings:
+        print("warning:", in_options(warning), file=sys.stderr)
+
+
+def print_json(record: dict[str, Any]) -> None:
+    """Print one JSON object on stdout."""
+    print(json.dumps(record, ensure_ascii=False, indent=2))

@@ -1,0 +1,173 @@
+"""`openkontext edit` and `openkontext generate`: one picture each."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from openkontext.cli import console, options
+from openkontext.errors import InputError
+
+if TYPE_CHECKING:
+    from openkontext.request import EditRequest, EditResult, EditStep
+
+Preview = Annotated[
+    str | None,
+    typer.Option(metavar="DIR", help="Write the picture as foreseen after each step into this folder."),
+]
+
+
+def edit(
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="JPEG, PNG, WebP, GIF, BMP or TIFF.")],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help='What to change: "make it night".')],
+    output: options.Output = None,
+    model: options.Model = "nano",
+    precision: options.Precision = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
+    seed: options.Seed = None,
+    size: options.Size = "auto",
+    fit: options.FitMode = "stretch",
+    mask: Annotated[
+        str | None, typer.Option(metavar="FILE", help="White where the picture may change, black where not.")
+    ] = None,
+    reference: options.References = None,
+    negative: options.Negative = None,
+    true_cfg: options.TrueCfg = 1.0,
+    provider: options.Provider = "cpu",
+    low_memory: options.LowMemory = False,
+    preview: Preview = None,
+    no_metadata: options.NoMetadata = False,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+) -> None:
+    """Edit a picture as an instruction says."""
+    from openkontext.request import EditRequest
+
+    request = EditRequest(
+        prompt=prompt,
+        image=image,
+        mask_image=mask,
+        reference_images=reference or (),
+        negative_prompt=negative,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        true_cfg_scale=true_cfg,
+        seed=seed,
+        fit=fit,
+        **options.parse_size(size),
+    )
+    target = Path(output) if output else _free_name(f"{Path(image).stem}-edited")
+    setup = {"model": model, "precision": precision, "provider": provider, "low_memory": low_memory}
+    _make(request, target, setup, preview, not no_metadata, overwrite, json)
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the picture shows.")],
+    output: options.Output = None,
+    model: options.Model = "nano",
+    precision: options.Precision = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
+    seed: options.Seed = None,
+    size: options.Size = "auto",
+    reference: options.References = None,
+    negative: options.Negative = None,
+    true_cfg: options.TrueCfg = 1.0,
+    provider: options.Provider = "cpu",
+    low_memory: options.LowMemory = False,
+    preview: Preview = None,
+    no_metadata: options.NoMetadata = False,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+) -> None:
+    """Make a picture from a text alone."""
+    from openkontext.request import EditRequest
+
+    request = EditRequest(
+        prompt=prompt,
+        reference_images=reference or (),
+        negative_prompt=negative,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        true_cfg_scale=true_cfg,
+        seed=seed,
+        **options.parse_size(size),
+    )
+    words = "-".join(re.findall(r"\w+", prompt.lower()))[:40].strip("-_")
+    target = Path(output) if output else _free_name(words or "generated")
+    setup = {"model": model, "precision": precision, "provider": provider, "low_memory": low_memory}
+    _make(request, target, setup, preview, not no_metadata, overwrite, json)
+
+
+def _make(
+    request: "EditRequest",
+    target: Path,
+    setup: dict[str, Any],
+    preview: str | None,
+    metadata: bool,
+    overwrite: bool,
+    json: bool,
+) -> None:
+    """Run a request, write its picture, and show what was done."""
+    from openkontext import images
+    from openkontext.editor import load
+
+    images.check_output(target, overwrite)
+    folder = _preview_folder(preview, overwrite)
+    editor = load(**setup)
+
+    with console.progress("editing" if request.image else "making") as show:
+
+        def on_step(step: "EditStep") -> None:
+            show(step)
+            if folder is not None:
+                _save_preview(folder, step)
+
+        result = editor.run(request, on_step)
+    notes = result.save(target, metadata=metadata, overwrite=overwrite)
+    console.show_notes((*result.notes, *notes), result.warnings)
+    if json:
+        console.print_json({"output": str(target), **_record(result)})
+    else:
+        width, height = result.image.size
+        steps, seed, seconds = result.num_inference_steps, result.seed, result.seconds
+        print(f"{target}: {width}x{height}, {steps} steps, seed {seed}, {seconds:.1f} s")
+
+
+def _free_name(stem: str) -> Path:
+    """`stem`.png in the current folder, numbered where that is taken."""
+    names = (f"{stem}.png" if number == 1 else f"{stem}-{number}.png" for number in range(1, 10**6))
+    return next(path for path in map(Path, names) if not path.exists())
+
+
+def _preview_folder(name: str | None, overwrite: bool) -> Path | None:
+    if name is None:
+        return None
+    folder = Path(name)
+    try:
+        if folder.exists() and any(folder.iterdir()) and not overwrite:
+            raise InputError(f"{name}: is not empty; name a new folder for the previews, or --overwrite")
+    except OSError as error:
+        raise InputError(f"{name}: cannot hold the previews ({error.strerror}); name a folder") from error
+    return folder
+
+
+def _save_preview(folder: Path, step: "EditStep") -> None:
+    import numpy as np
+
+    from openkontext import images
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); name another folder") from error
+    name = f"step-{step.index:0{len(str(step.count))}}.png"
+    images.save(folder / name, np.asarray(step.preview()), overwrite=True)
+
+
+def _record(result: "EditResult") -> dict[str, Any]:
+    """A result as JSON."""
+    fields = {name: value for name, value in vars(result).items() if name != "image"}
+    return {"width": result.image.width, "height": result.image.height, **fields}

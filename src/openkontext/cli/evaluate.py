@@ -1,0 +1,100 @@
+"""`openkontext evaluate`: how well a model does what it is asked."""
+
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from openkontext.cli import console, options
+
+if TYPE_CHECKING:
+    from openkontext.evaluation.scores import Report, Score
+
+app = typer.Typer(help="How well a model does what it is asked.", no_args_is_help=True)
+
+
+@app.callback()
+def evaluate() -> None:
+    """How well a model does what it is asked."""
+
+
+@app.command()
+def edits(
+    model: options.Model = "nano",
+    precision: options.Precision = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
+    seed: Annotated[int, typer.Option(metavar="S", min=0, help="Same seed, same cases and same noise.")] = 0,
+    count: Annotated[int, typer.Option(metavar="N", min=1, help="How many cases.")] = 300,
+    ceiling: Annotated[
+        bool, typer.Option("--ceiling", help="Read the true pictures after the autoencoder alone.")
+    ] = False,
+    sheet: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write a picture with the first cases of each kind.")
+    ] = None,
+    provider: options.Provider = "cpu",
+    low_memory: options.LowMemory = False,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+) -> None:
+    """Edit held-out scenes and count the edits that did what was asked and nothing else."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from openkontext import images
+    from openkontext.editor import load
+    from openkontext.evaluation.cases import draw_cases
+    from openkontext.evaluation.edits import edited_by, evaluate, round_trip
+    from openkontext.evaluation.scores import Report
+    from openkontext.evaluation.sheet import contact_sheet
+
+    if sheet is not None:
+        images.check_output(sheet, overwrite)
+    editor = load(model, precision=precision, provider=provider, low_memory=low_memory)
+    if ceiling:
+        edit = round_trip(editor.components)
+    else:
+        edit = edited_by(editor, num_inference_steps=steps, guidance_scale=guidance)
+    progress = track(
+        evaluate(draw_cases(seed, count), edit),
+        "reading" if ceiling else "editing",
+        total=count,
+        console=Console(stderr=True),
+        transient=sys.stderr.isatty(),
+    )
+    outcomes = list(progress)
+    report = Report.of(outcomes)
+    name = editor.repository.config.name + (" (autoencoder only)" if ceiling else "")
+    if sheet is not None:
+        headline = f"{name}: {report.overall.success:.0%} of {count} held-out edits"
+        images.save(sheet, contact_sheet(outcomes, headline), overwrite=overwrite)
+    if json:
+        console.print_json({"model": name, "seed": seed, **report.record()})
+    else:
+        _print_table(report, f"{name}, seed {seed}")
+
+
+def _print_table(report: "Report", title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("")
+    for heading in ("success", "95% interval", "cases"):
+        table.add_column(heading, justify="right")
+    table.add_column("failed checks")
+
+    def add(scores: Iterable[tuple[str, "Score"]], section: str = "") -> None:
+        for name, score in scores:
+            faults = ", ".join(f"{check} {n}" for check, n in report.faults.get(name, {}).items())
+            interval = f"{score.low:.1%} .. {score.high:.1%}"
+            table.add_row(section + name, f"{score.success:.1%}", interval, str(score.count), faults)
+        table.add_section()
+
+    add(report.kinds.items())
+    add(report.combinations.items(), "combinations: ")
+    add(report.phrasings.items(), "phrasings: ")
+    add([("overall", report.overall)])
+    Console().print(table)
+    print(f"{report.seconds:.1f} s of editing")

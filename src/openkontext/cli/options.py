@@ -1,0 +1,103 @@
+"""Options that several commands share, and how their texts are read."""
+
+import re
+from typing import Annotated, Any
+
+import typer
+
+from openkontext.errors import InputError
+
+Model = Annotated[
+    str,
+    typer.Option(metavar="REPO", help="Model repository: a folder, or the name of a shipped or pulled one."),
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(metavar="P", help="Precision of the graphs; the repository's first when left out."),
+]
+Provider = Annotated[str, typer.Option(metavar="NAME", help="What runs the graphs: cpu, cuda or tensorrt.")]
+LowMemory = Annotated[bool, typer.Option("--low-memory", help="Keep one graph in memory at a time.")]
+Output = Annotated[
+    str | None,
+    typer.Option("--output", "-o", metavar="FILE", help="Where to write; the ending names the format."),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option("--steps", metavar="N", help="Denoising steps; the model's own number when left out."),
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance", metavar="G", help="How strictly to follow the instruction; the model's own default."
+    ),
+]
+TrueCfg = Annotated[
+    float,
+    typer.Option("--true-cfg", metavar="G", help="Strength of --negative; above 1 each step costs twice."),
+]
+Negative = Annotated[
+    str | None, typer.Option("--negative", metavar="TEXT", help="What the picture should not show.")
+]
+Seed = Annotated[
+    int | None, typer.Option(metavar="S", help="Same seed, same picture; a random one when left out.")
+]
+Size = Annotated[
+    str,
+    typer.Option(metavar="auto|WxH|W:H", help="Size in pixels, or an aspect ratio; auto keeps the input's."),
+]
+NoMetadata = Annotated[
+    bool, typer.Option("--no-metadata", help="Write the picture alone, without how it was made.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output file where it exists.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+FitMode = Annotated[
+    str,
+    typer.Option("--fit", metavar="stretch|crop|pad", help="How the input comes to another aspect."),
+]
+References = Annotated[
+    list[str] | None,
+    typer.Option("--reference", metavar="FILE", help="A further picture to speak of; may be given again."),
+]
+
+_OPTIONS = {
+    "num_inference_steps": "--steps",
+    "guidance_scale": "--guidance",
+    "true_cfg_scale": "--true-cfg",
+    "a side of aspect_ratio": "--size",
+    "seed": "--seed",
+    "width": "--size",
+    "height": "--size",
+    "fit": "--fit",
+}
+"""Field of `EditRequest` -> the option that sets it."""
+
+_FIELD = re.compile(
+    r"\b(num_inference_steps|guidance_scale|true_cfg_scale)\b"
+    r"|^(a side of aspect_ratio|seed|width|height|fit)(?= )"
+)
+_SIZE = re.compile(r"(\d{1,6})\s*([x×:])\s*(\d{1,6})", re.IGNORECASE)
+
+
+def parse_size(text: str) -> dict[str, Any]:
+    """Read `--size`: nothing for `auto`, else the width and height or the aspect ratio for `Editor.edit`.
+
+    Raises:
+        InputError: the text is none of the three forms.
+    """
+    if text.strip().lower() == "auto":
+        return {}
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise InputError(
+            f"--size {text!r} is no size; write auto, pixels such as 1024x768, or a ratio such as 4:3"
+        )
+    first, separator, second = int(match[1]), match[2], int(match[3])
+    if separator == ":":
+        return {"aspect_ratio": (first, second)}
+    return {"width": first, "height": second}
+
+
+def in_options(message: str) -> str:
+    """A message about fields of `EditRequest` with the names of the options in their place."""
+    return _FIELD.sub(lambda field: _OPTIONS[field[0]], message)

@@ -1,0 +1,108 @@
+"""`openkontext pull` and `openkontext doctor`: models on this machine, and what it can run."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import typer
+
+from openkontext.cli import console, options
+from openkontext.errors import InputError
+from openkontext.version import __version__
+
+
+def pull(
+    repository: Annotated[str, typer.Argument(metavar="REPO", help="OWNER/NAME on the Hugging Face Hub.")],
+    precision: Annotated[str, typer.Option(metavar="P", help="Precision of the transformer.")] = "bf16",
+    json: options.Json = False,
+) -> None:
+    """Fetch a model repository; what an earlier try fetched is kept."""
+    from openkontext.repository import pull
+
+    found = pull(repository, precision)
+    if json:
+        console.print_json({"path": str(found.path), "precisions": list(found.precisions)})
+    else:
+        print(f"{repository} is in {found.path} ({', '.join(found.precisions)})")
+
+
+def doctor(
+    model: options.Model = "nano",
+    json: options.Json = False,
+) -> None:
+    """Say what works on this machine, and what to do about what does not."""
+    checks = [*_machine(), *_providers(), _training(), *_model(model)]
+    if json:
+        console.print_json(
+            {"ok": all(check.state != "bad" for check in checks), "checks": [vars(c) for c in checks]}
+        )
+    else:
+        width = max(len(check.what) for check in checks)
+        for check in checks:
+            print(f"{check.state:<7} {check.what:<{width}}  {check.found}")
+    if bad := [check for check in checks if check.state == "bad"]:
+        raise InputError(f"{bad[0].what}: {bad[0].found}")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    what: str
+    """The thing."""
+    state: Literal["ok", "absent", "bad"]
+    """Whether it works, is left out (which is fine unless one wants it), or is broken."""
+    found: str
+    """What was seen, or what to do."""
+
+
+def _machine() -> Iterator[Check]:
+    yield Check(
+        "openkontext", "ok", f"{__version__}, Python {platform.python_version()}, {platform.platform()}"
+    )
+    memory = ""
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        memory = f", {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB of memory"
+    yield Check("machine", "ok", f"{os.cpu_count()} CPUs{memory}")
+
+
+def _providers() -> Iterator[Check]:
+    import onnxruntime
+
+    from openkontext.runtime.providers import PROVIDERS, check_provider
+
+    yield Check("ONNX Runtime", "ok", onnxruntime.__version__)
+    for name in PROVIDERS:
+        try:
+            check_provider(name)
+        except InputError as error:
+            yield Check(f"provider {name}", "absent", str(error))
+        else:
+            yield Check(f"provider {name}", "ok", "usable with --provider " + name)
+
+
+def _training() -> Check:
+    if importlib.util.find_spec("torch") is None:
+        return Check("training and export", "absent", "needs torch: pip install 'openkontext[train]'")
+    return Check("training and export", "ok", f"torch {importlib.metadata.version('torch')}")
+
+
+def _model(name: str) -> Iterator[Check]:
+    """Whether a repository is whole, and for the small shipped one whether an edit works."""
+    from openkontext.editor import load
+
+    try:
+        editor = load(name)
+        yield Check(
+            f"model {name}", "ok", f"{editor.repository.path}, {', '.join(editor.repository.precisions)}"
+        )
+        yield Check("its digest", "ok", editor.digest)
+        if name == "nano":
+            seconds = editor.generate("make it night", num_inference_steps=1, seed=0).seconds
+            yield Check("an edit", "ok", f"one step works, in {seconds:.1f} s with opening the graphs")
+    except InputError as error:
+        yield Check(f"model {name}", "bad", str(error))

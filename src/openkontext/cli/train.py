@@ -1,0 +1,29 @@
+"""`openkontext train`: one stage of a model, from a recipe."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from openkontext.errors import InputError
+
+
+def train(
+    recipe: Annotated[
+        Path, typer.Argument(help="TOML file of one stage; recipes/nano holds the shipped model's.")
+    ],
+    work: Annotated[Path, typer.Option(help="Folder of all stages of this model.")] = Path("out/nano"),
+    threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 takes all.")] = 0,
+) -> None:
+    """Train one stage, or go on with it where it was stopped."""
+    try:
+        import torch
+
+        from openkontext.train.recipe import read_recipe, run_recipe
+    except ImportError as error:
+        raise InputError(
+            f"training needs the extra packages ({error.name}): pip install 'openkontext[train]'"
+        ) from None
+    if threads:
+        torch.set_num_threads(threads)
+    run_recipe(read_recipe(recipe), work)

@@ -1,0 +1,195 @@
+"""What is asked of one edit, what it tells on the way, and what comes out.
+
+Making an `EditRequest` checks it: this is the one place that says which values are good.
+"""
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from openkontext import images
+from openkontext.errors import InputError
+from openkontext.version import __version__
+
+MAX_PROMPT = 4000
+"""Characters of the longest instruction taken; T5's 512 tokens hold fewer."""
+MAX_STEPS = 1000
+"""Denoising steps above which more time buys nothing."""
+MAX_SIDE = 4096
+"""Pixels of the longest side that may be asked for."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EditRequest:
+    """What is asked of one edit. Making one checks it.
+
+    Raises:
+        InputError: a value is out of its range, or two contradict each other.
+    """
+
+    prompt: str
+    """The instruction, such as "make it night"."""
+    image: images.ImageInput | None = None
+    """The picture to edit: a path, bytes, a PIL image or an array; None makes one from the prompt alone."""
+    reference_images: Sequence[images.ImageInput] = ()
+    """Further pictures that the instruction may speak of."""
+    mask_image: images.ImageInput | None = None
+    """Where the picture may change: white may, black stays as it is."""
+    negative_prompt: str | None = None
+    """What the picture should not show; it counts where `true_cfg_scale` is above 1."""
+    num_inference_steps: int | None = None
+    """Denoising steps, 1 to 1000; None for the model's own number."""
+    guidance_scale: float | None = None
+    """How strictly to follow the instruction, 0 to 100; None for the model's own value."""
+    true_cfg_scale: float = 1.0
+    """How far to go away from the negative prompt, 1 to 100; above 1 each step runs the transformer twice."""
+    seed: int | None = None
+    """Same seed, same picture: 0 to 2**64 - 1, of which the low 32 bits count. None draws one."""
+    width: int | None = None
+    """Pixels of the result, with `height`; None keeps the aspect of the input."""
+    height: int | None = None
+    """See width."""
+    aspect_ratio: tuple[int, int] | None = None
+    """Width and height of the result in any unit, in place of pixels."""
+    fit: str = "stretch"
+    """How a picture comes to another aspect: "stretch", "crop" or "pad"; see `images.Fit`."""
+
+    def __post_init__(self) -> None:
+        _check_prompt("the instruction", self.prompt)
+        if not self.prompt.strip():
+            raise InputError('the instruction is empty; say what to change, such as "make it night"')
+        if self.negative_prompt is not None:
+            _check_prompt("the negative prompt", self.negative_prompt)
+        _check_number("num_inference_steps", self.num_inference_steps, 1, MAX_STEPS, whole=True)
+        _check_number("guidance_scale", self.guidance_scale, 0, 100)
+        _check_number("true_cfg_scale", self.true_cfg_scale, 1, 100)
+        _check_number("seed", self.seed, 0, 2**64 - 1, whole=True)
+        _check_number("width", self.width, images.MIN_SIDE, MAX_SIDE, whole=True)
+        _check_number("height", self.height, images.MIN_SIDE, MAX_SIDE, whole=True)
+        if (self.width is None) != (self.height is None):
+            raise InputError("the size needs both width and height; give both or neither")
+        if self.aspect_ratio is not None:
+            if self.width is not None:
+                raise InputError("give either width and height or aspect_ratio, not both")
+            if len(self.aspect_ratio) != 2:
+                raise InputError(f"aspect_ratio {self.aspect_ratio} must be two numbers, such as (4, 3)")
+            for side in self.aspect_ratio:
+                _check_number("a side of aspect_ratio", side, 1, 10**6, whole=True)
+        shape = self.asked_shape
+        if shape and max(shape) > images.MAX_ASPECT * min(shape):
+            raise InputError(f"{shape[0]}:{shape[1]} is too narrow; at most {images.MAX_ASPECT}:1")
+        if self.fit not in images.FITS:
+            raise InputError(
+                f"fit {self.fit!r} is unknown; choose {', '.join(images.FITS[:-1])} or {images.FITS[-1]}"
+            )
+        if self.mask_image is not None and self.image is None:
+            raise InputError("a mask needs a picture to keep; give an image, or leave the mask out")
+
+    @property
+    def asked_shape(self) -> tuple[int, int] | None:
+        """The aspect (width, height) that was asked for, if any."""
+        return (self.width, self.height) if self.width and self.height else self.aspect_ratio
+
+
+@dataclass(frozen=True, eq=False)
+class EditStep:
+    """The state after one denoising step."""
+
+    index: int
+    """Steps done: 1 ... count."""
+    count: int
+    """Steps in all."""
+    sigma: float
+    """Noise level that is left: 0 after the last step."""
+    preview: Callable[[], Image.Image]
+    """Decodes what the result would be as predicted from this step; costs one decoding."""
+
+
+@dataclass(frozen=True, eq=False)
+class EditResult:
+    """A finished picture, and everything needed to make it again."""
+
+    image: Image.Image
+    """The picture, RGB."""
+    prompt: str
+    """The instruction as it was given."""
+    negative_prompt: str | None
+    """The negative prompt as it was given."""
+    seed: int
+    """The seed, also where it was drawn."""
+    num_inference_steps: int
+    """Denoising steps taken."""
+    guidance_scale: float
+    """Guidance used."""
+    true_cfg_scale: float
+    """Scale of true classifier-free guidance used; 1 is off."""
+    model: str
+    """The model's name."""
+    precision: str
+    """Precision of its graphs."""
+    digest: str
+    """Digest of its files."""
+    seconds: float
+    """Wall time, without opening the repository."""
+    notes: tuple[str, ...] = ()
+    """What was done to the input on the way in, such as turning it upright."""
+    warnings: tuple[str, ...] = ()
+    """What may keep the result from being what was meant, such as a word the model was never taught."""
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """How the picture was made, as it goes into a file."""
+        values = {
+            "prompt": self.prompt,
+            "negative_prompt": self.negative_prompt,
+            "seed": self.seed,
+            "num_inference_steps": self.num_inference_steps,
+            "guidance_scale": self.guidance_scale,
+            "true_cfg_scale": self.true_cfg_scale,
+            "model": self.model,
+            "precision": self.precision,
+            "digest": self.digest,
+            "software": f"openkontext {__version__}",
+        }
+        return {key: str(value) for key, value in values.items() if value is not None}
+
+    def save(self, path: str | Path, *, metadata: bool = True, overwrite: bool = False) -> tuple[str, ...]:
+        """Write the picture with how it was made to a file, which appears whole or not at all.
+
+        Returns:
+            Notes for the user: what the file type could not hold.
+
+        Raises:
+            InputError: the file exists, its type is unknown, or it cannot be written.
+        """
+        pixels = np.asarray(self.image)
+        return images.save(path, pixels, self.metadata if metadata else None, overwrite=overwrite)
+
+
+def _check_prompt(what: str, text: Any) -> None:
+    if not isinstance(text, str):
+        raise InputError(f"{what} must be text, not {type(text).__name__}")
+    if len(text) > MAX_PROMPT:
+        raise InputError(f"{what} has {len(text)} characters; shorten it to {MAX_PROMPT} at most")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{what} has bytes that are no UTF-8 text at character {error.start + 1}") from error
+
+
+def _check_number(name: str, value: Any, low: float, high: float, *, whole: bool = False) -> None:
+    if value is None:
+        return
+    kind = "a whole number" if whole else "a number"
+    try:
+        number = operator.index(value) if whole else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not low <= number <= high or isinstance(value, bool):
+        raise InputError(f"{name} is {value!r}; it must be {kind} from {low:g} to {high:g}")
