@@ -1,0 +1,236 @@
+"""A checkpoint -> a model repository of ONNX graphs in the published layout, and back."""
+
+import dataclasses
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import onnx
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from openkontext.errors import InputError
+from openkontext.export.autoencoder import decoder_graph, encoder_graph
+from openkontext.export.graph import CONFIG_KEY
+from openkontext.export.text_encoders import clip_graph, t5_graph
+from openkontext.export.transformer import transformer_graph
+from openkontext.export.weights import lazy_tensors, read_weights
+from openkontext.model.autoencoder import Autoencoder
+from openkontext.model.config import (
+    AutoencoderConfig,
+    ClipTextConfig,
+    ModelConfig,
+    T5EncoderConfig,
+    TransformerConfig,
+)
+from openkontext.model.pipeline import Pipeline, load_pipeline
+from openkontext.model.text_encoders import build_clip, build_t5
+from openkontext.model.transformer import FluxTransformer
+from openkontext.repository import SETTINGS, Repository, RepositoryConfig
+
+ConfigT = TypeVar("ConfigT")
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+"""Precision of a graph -> the type of its weights and activations."""
+
+_GRAPH_FILE = "model.onnx"
+_DATA_FILE = "backbone.onnx_data"
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One graph to write."""
+
+    folder: str
+    build: Callable[..., ir.Model]  # from (config, weights, type)
+    config: Any
+    module: nn.Module
+    external: bool = False  # weights in a file beside the graph
+
+
+def export_repository(
+    source: Pipeline | str | Path,
+    out: str | Path,
+    precisions: Sequence[str] = ("bf16",),
+    config: RepositoryConfig | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a model repository: five graphs in the published layout, the tokenizers and `openkontext.json`.
+
+    The repository is made in a folder beside `out` and takes its name at the very end: `out` holds a whole
+    one, or what it held before. Weights are converted one at a time, so that a model mapped from its files
+    need not fit in memory.
+
+    Args:
+        source: the model, or the folder of its diffusers checkpoint.
+        out: folder of the repository.
+        precisions: of the transformer, "bf16" or "fp32"; the other graphs come in the first of them.
+        config: name, licence, sizes, steps and the like; what the checkpoint knows is taken from it.
+        overwrite: replace the repository that `out` holds.
+
+    Returns:
+        The path of the repository.
+
+    Raises:
+        InputError: a precision is unknown; the checkpoint cannot be read, or a weight is not finite; `out`
+            exists or cannot be written.
+    """
+    out = Path(out)
+    _check_precisions(precisions)
+    _check_out(out, overwrite)
+    pipeline = source if isinstance(source, Pipeline) else load_pipeline(source)
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.") as beside:
+            made = Path(beside, "new")
+            for part, precision in _parts(pipeline, precisions):
+                _write_graph(part, precision, made / part.folder)
+            for tokenizer, name in ((pipeline.tokenizer, "tokenizer"), (pipeline.tokenizer_2, "tokenizer_2")):
+                shutil.copytree(tokenizer, made / name)
+            config = config or RepositoryConfig(name=out.name, licence="not stated")
+            _completed(config, pipeline).save(made)
+            for precision in precisions:
+                Repository.open(made).verify(precision)
+            if out.exists():
+                out.rename(Path(beside, "old"))  # goes with the temporary folder
+            made.rename(out)
+    except (OSError, shutil.Error) as error:
+        raise InputError(f"cannot write the repository {out}: {error}") from None
+    return out
+
+
+def import_repository(path: str | Path, precision: str = "bf16") -> Pipeline:
+    """Read a repository back into torch, weight for weight in the stored type: the start of a finetuning.
+
+    Args:
+        path: folder of a repository that `export_repository` made.
+        precision: which transformer, "bf16" or "fp32".
+
+    Raises:
+        InputError: the repository lacks a graph, or has another tool's, which does not say its numbers.
+    """
+    repository = Repository.open(str(path))
+    read = partial(_read_graph, repository)
+    transformer_config, transformer = read("transformer", precision, TransformerConfig)
+    autoencoder_config, decoder = read("vae", precision, AutoencoderConfig)
+    _, encoder = read("vae_encoder", precision, AutoencoderConfig)
+    clip_config, clip = read("clip", precision, ClipTextConfig)
+    t5_config, t5 = read("t5", precision, T5EncoderConfig)
+    t5["encoder.embed_tokens.weight"] = t5["shared.weight"]
+    t5_encoder = _with_weights(_on_meta(build_t5, t5_config), t5)
+    t5_encoder.tie_weights()
+    return Pipeline(
+        transformer=_with_weights(_on_meta(FluxTransformer, transformer_config), transformer),
+        autoencoder=_with_weights(_on_meta(Autoencoder, autoencoder_config), decoder | encoder),
+        clip=_with_weights(build_clip(clip_config), clip),  # not on meta: it has a buffer that no file holds
+        t5=t5_encoder,
+        tokenizer=repository.path / "tokenizer",
+        tokenizer_2=repository.path / "tokenizer_2",
+        base_shift=repository.config.base_shift,
+        max_shift=repository.config.max_shift,
+    )
+
+
+def _check_precisions(precisions: Sequence[str]) -> None:
+    if not precisions:
+        raise InputError(f"no precision to export; choose from {', '.join(PRECISIONS)}")
+    for precision in precisions:
+        if precision not in PRECISIONS:
+            raise InputError(f"cannot export in {precision!r}; choose from {', '.join(PRECISIONS)}")
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir() or (any(out.iterdir()) and not (out / SETTINGS).exists()):
+        raise InputError(f"{out} exists and is no model repository; give another folder")
+    if not overwrite and any(out.iterdir()):
+        raise InputError(f"{out} exists; add --overwrite to replace it")
+
+
+def _parts(pipeline: Pipeline, precisions: Sequence[str]) -> list[tuple[_Part, str]]:
+    """What to write, and in which precision."""
+    numbers = pipeline.config
+    build_transformer = partial(transformer_graph, text_length=numbers.t5.length)
+    common = [
+        _Part("clip.opt", clip_graph, numbers.clip, pipeline.clip),
+        _Part("t5.opt", t5_graph, numbers.t5, pipeline.t5, external=True),
+        _Part("vae.opt", decoder_graph, numbers.autoencoder, pipeline.autoencoder),
+        _Part("vae_encoder.opt", encoder_graph, numbers.autoencoder, pipeline.autoencoder),
+    ]
+    transformers = [
+        (
+            _Part(
+                f"transformer.opt/{precision}",
+                build_transformer,
+                numbers.transformer,
+                pipeline.transformer,
+                external=True,
+            ),
+            precision,
+        )
+        for precision in dict.fromkeys(precisions)
+    ]
+    return [(part, precisions[0]) for part in common] + transformers
+
+
+def _write_graph(part: _Part, precision: str, folder: Path) -> None:
+    dtype = PRECISIONS[precision]
+    weights = lazy_tensors(part.module.state_dict(), dtype)
+    model = part.build(part.config, weights, ir.tensor_adapters.from_torch_dtype(dtype))
+    folder.mkdir(parents=True)
+    file = folder / _GRAPH_FILE
+    if part.external:
+        ir.save(model, file, external_data=_DATA_FILE, size_threshold_bytes=0)
+    else:
+        ir.save(model, file)
+    onnx.checker.check_model(file, full_check=True)
+
+
+def _completed(config: RepositoryConfig, pipeline: Pipeline) -> RepositoryConfig:
+    """The settings with those numbers that the checkpoint knows."""
+    numbers: ModelConfig = pipeline.config
+    return dataclasses.replace(
+        config,
+        scaling_factor=numbers.autoencoder.scaling_factor,
+        shift_factor=numbers.autoencoder.shift_factor,
+        latent_channels=numbers.autoencoder.latent_channels,
+        text_length=numbers.t5.length,
+        clip_length=numbers.clip.length,
+        base_shift=pipeline.base_shift,
+        max_shift=pipeline.max_shift,
+    )
+
+
+def _read_graph(
+    repository: Repository, role: str, precision: str, config_type: Callable[..., ConfigT]
+) -> tuple[ConfigT, dict[str, Tensor]]:
+    path = repository.graph(role, precision)
+    model = ir.load(path)
+    said = model.metadata_props.get(CONFIG_KEY)
+    if said is None:
+        raise InputError(
+            f"{path} does not say the numbers of its network; start from the model's checkpoint instead"
+        )
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(said).items()}
+    return config_type(**values), read_weights(model, path)
+
+
+def _on_meta(build: Callable[[Any], ModuleT], config: Any) -> ModuleT:
+    with torch.device("meta"):
+        return build(config)
+
+
+def _with_weights(module: ModuleT, state: dict[str, Tensor]) -> ModuleT:
+    try:
+        module.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise InputError(f"the repository's weights do not suit its numbers: {error}") from None
+    return module.eval()

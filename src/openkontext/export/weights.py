@@ -1,0 +1,62 @@
+"""Weights on their way from torch into graphs, one at a time, and from graphs back into torch."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from openkontext.errors import InputError
+
+_FLOATS = (ir.DataType.BFLOAT16, ir.DataType.FLOAT16, ir.DataType.FLOAT)
+
+
+def lazy_tensors(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, ir.TensorProtocol]:
+    """Weights for a graph, each converted only when it is written.
+
+    Args:
+        state: weights under their names; they may be mapped from a file.
+        dtype: type to convert to.
+    """
+    ir_dtype = ir.tensor_adapters.from_torch_dtype(dtype)
+    return {
+        name: ir.LazyTensor(
+            partial(_convert, name, tensor, dtype), ir_dtype, ir.Shape(tuple(tensor.shape)), name=name
+        )
+        for name, tensor in state.items()
+    }
+
+
+def read_weights(model: ir.Model, path: Path) -> dict[str, Tensor]:
+    """The weights of an opened graph in their stored type; copied, so that they can be trained.
+
+    Args:
+        model: a graph in a floating-point precision.
+        path: its file, for messages.
+
+    Raises:
+        InputError: a weight is stored in quantised form, or the file is damaged.
+    """
+    state = {}
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or tensor.dtype not in _FLOATS:
+            raise InputError(f"{path}: {name} is no floating-point weight; read the bf16 graph instead")
+        try:
+            array = tensor.numpy().copy()
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: the weight {name} cannot be read ({error}); fetch it again") from None
+        if tensor.dtype == ir.DataType.BFLOAT16:
+            state[name] = torch.from_numpy(array.view("int16")).view(torch.bfloat16)
+        else:
+            state[name] = torch.from_numpy(array)
+    return state
+
+
+def _convert(name: str, tensor: Tensor, dtype: torch.dtype) -> ir.TensorProtocol:
+    converted = tensor.detach().to("cpu", dtype).contiguous()
+    if not bool(torch.isfinite(converted).all()):
+        raise InputError(f"the weight {name} holds values that {dtype} cannot: infinite, or not a number")
+    return ir.tensor_adapters.TorchTensor(converted, name=name)
