@@ -339,6 +339,9 @@ def test_a_file_without_configuration_that_suits_none_is_refused(autoencoder, ra
     save_file(state, file)
     with pytest.raises(InputError, match=r"decoder\.conv_in\.weight is missing"):
         load_autoencoder(file)
+    save_file(state | {"decoder.conv_in.weight": torch.ones(3)}, file)
+    with pytest.raises(InputError, match=r"ae\.safetensors.*suit none"):
+        load_autoencoder(file)
 
 
 def test_an_autoencoder_is_no_transformer(autoencoder, tmp_path):

@@ -88,6 +88,8 @@ def test_a_silent_configuration_means_what_diffusers_takes():
         ({"patch_size": 2}, "patch_size"),
         ({"out_channels": 32}, "out_channels"),
         ({"num_layers": "19"}, "num_layers"),
+        ({"num_layers": -1}, "num_layers"),
+        ({"guidance_embeds": 1}, "guidance_embeds"),
         ({"axes_dims_rope": None}, "axes_dims_rope"),
         ({"axes_dims_rope": [16, 56, 57]}, "axes_dims_rope"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
@@ -108,6 +110,8 @@ def test_a_transformer_we_do_not_have_is_refused(change, named):
         ({"down_block_types": ["AttnDownEncoderBlock2D"] * 4}, "down_block_types"),
         ({"down_block_types": ["DownEncoderBlock2D"] * 3}, "down_block_types"),
         ({"norm_num_groups": 48}, "norm_num_groups"),
+        ({"norm_num_groups": 0}, "norm_num_groups"),
+        ({"scaling_factor": "1"}, "scaling_factor"),
     ],
 )
 def test_an_autoencoder_we_do_not_have_is_refused(change, named):

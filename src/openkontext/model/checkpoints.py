@@ -1,12 +1,12 @@
 """Load and save the transformer and the autoencoder, as Black Forest Labs and as diffusers keep them.
 
 A checkpoint is a `.safetensors` file with either's names, or a diffusers folder: `config.json` beside
-`diffusion_pytorch_model.safetensors` or an index of shards. Loading maps the files into memory
-and copies nothing unless another dtype is asked for; saving makes one tensor at a time.
+`diffusion_pytorch_model.safetensors` or an index of shards. Loading maps the files into memory and copies
+nothing unless another dtype is asked for; saving makes one tensor at a time.
 
-A folder says its configuration in `config.json`, our own single files say it in their metadata. From others it
-is inferred: widths, heads and block counts from the tensors' shapes. What no shape tells is taken as in FLUX.1:
-rotary axes in the ratio 2 : 7 : 7 with theta 10000; the autoencoder's groups and scale.
+A folder says its configuration in `config.json`, our own single files say it in their metadata. From others
+it is inferred: widths, heads and block counts from the tensors' shapes. What no shape tells is taken as in
+FLUX.1: rotary axes in the ratio 2 : 7 : 7 with theta 10000; the autoencoder's groups and scale.
 """
 
 import json
@@ -248,9 +248,9 @@ def _with_path(path: Path, infer: Callable[[], ConfigT]) -> ConfigT:
     except KeyError as error:
         raise InputError(f"{path}: the tensor {error.args[0]} is missing") from None
     except InputError as error:
-        raise InputError(
-            f"{path} does not say its configuration, and its shapes suit none: {error}"
-        ) from None
+        raise InputError(f"{path} says no configuration, and its shapes suit none: {error}") from None
+    except (ValueError, IndexError, ZeroDivisionError):
+        raise InputError(f"{path} says no configuration, and its shapes suit none") from None
 
 
 def _infer_transformer(shapes: Shapes, format: Format) -> TransformerConfig:

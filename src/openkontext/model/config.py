@@ -73,7 +73,7 @@ class AutoencoderConfig:
     """See scaling_factor."""
 
     def __post_init__(self) -> None:
-        if any(channels % self.norm_num_groups for channels in self.block_out_channels):
+        if not self.norm_num_groups or any(size % self.norm_num_groups for size in self.block_out_channels):
             raise InputError(
                 f"block_out_channels {tuple(self.block_out_channels)} must be multiples of "
                 f"norm_num_groups {self.norm_num_groups}"

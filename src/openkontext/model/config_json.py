@@ -114,14 +114,20 @@ def _take(rest: dict[str, Any], defaults: Mapping[str, Any], where: str) -> dict
     read = {name: rest.pop(name, default) for name, default in defaults.items()}
     for name, default in defaults.items():
         if isinstance(default, list):
-            good = isinstance(read[name], list) and all(type(each) is int for each in read[name])
-        elif isinstance(default, float) or default is None:
-            good = isinstance(read[name], int | float) or read[name] is default
+            good = isinstance(read[name], list) and all(_is_count(each) for each in read[name])
+        elif isinstance(default, bool):
+            good = isinstance(read[name], bool)
+        elif isinstance(default, int):
+            good = _is_count(read[name])
         else:
-            good = type(read[name]) is type(default)
+            good = isinstance(read[name], int | float) or read[name] is default
         if not good:
             raise InputError(f"{where}: {name} cannot be {json.dumps(read[name])}")
     return read
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
 
 
 def _check_fixed(rest: dict[str, Any], fixed: Mapping[str, tuple[Any, Any]], where: str) -> None:
