@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from openkontext.data.instructions import phrase
+from openkontext.latents import PATCH, position_ids
 from openkontext.model.config import ModelConfig
 from openkontext.model.transformer import FluxTransformer, Modulation
 from openkontext.train.latents import Pair, PairCache
@@ -76,15 +77,6 @@ class Kontext(nn.Module):
         nn.init.zeros_(self.transformer.proj_out.bias)
 
 
-def token_ids(image: int, rows: int, columns: int) -> Tensor:
-    """Position ids [rows * columns, 3]: which image, row, column."""
-    ids = torch.zeros(rows, columns, 3)
-    ids[..., 0] = image
-    ids[..., 1] = torch.arange(rows)[:, None]
-    ids[..., 2] = torch.arange(columns)
-    return ids.view(-1, 3)
-
-
 class Optimisers:
     """Muon for the blocks' matrices, AdamW for the rest, as one."""
 
@@ -133,7 +125,9 @@ def _loss(model: Kontext, pairs: list[Pair], recipe: FlowRecipe, rng: np.random.
             encoder_hidden_states=text,
             pooled_projections=pooled,
             timestep=t,
-            img_ids=torch.cat((token_ids(0, rows, columns), token_ids(1, rows, columns))),
+            img_ids=torch.from_numpy(
+                np.concatenate([position_ids(PATCH * rows, PATCH * columns, image) for image in (0, 1)])
+            ),
             txt_ids=torch.zeros(text.shape[1], 3),
             guidance=torch.from_numpy(rng.uniform(1, 5, count).astype(np.float32)),
         )[:, :length]
@@ -150,8 +144,27 @@ def rate_factor(step: int, recipe: FlowRecipe) -> float:
     return min((step + 1) / recipe.warm_up, 1.0, fall)
 
 
-def train_flow(recipe: FlowRecipe, config: ModelConfig, text: TextEncoders, cache: PairCache, folder: Path) -> Kontext:
-    """Trains or goes on training transformer and text encoders; resumes from `folder` to the step."""
+def train_flow(
+    recipe: FlowRecipe,
+    config: ModelConfig,
+    text: TextEncoders,
+    cache: PairCache,
+    folder: Path,
+    stop: int | None = None,
+) -> Kontext:
+    """Trains or goes on training transformer and text encoders; resumes from `folder` to the step.
+
+    Args:
+        recipe: How long and how hard.
+        config: Shapes of the networks.
+        text: The text encoders to begin with.
+        cache: The pairs.
+        folder: Where the run keeps its state.
+        stop: Step to pause at before the recipe's end, as a kill would.
+
+    Returns:
+        The present weights; the averaged ones are in the run's state.
+    """
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng([recipe.seed, 6])
     model = Kontext(config, text)
@@ -159,7 +172,7 @@ def train_flow(recipe: FlowRecipe, config: ModelConfig, text: TextEncoders, cach
     average = Average(model, recipe.average_decay)
     run = Run(folder, {"model": model, "optimisers": optimisers, "average": average}, rng, recipe.steps)
     sums = np.zeros(2)
-    for step in run.steps_left():
+    for step in run.steps_left(stop):
         loss, changed = _loss(model, cache.draw(rng, recipe.batch_size, recipe.kinds), recipe, rng)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

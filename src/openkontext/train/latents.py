@@ -20,19 +20,13 @@ from openkontext.data.scenes import Scene, render
 
 FAMILIES = 50
 
-Encode = Callable[[Tensor], Tensor]
-"""Pictures [B, 3, H, W] in -1..1 -> packed, scaled latents [B, tokens, 64]."""
+Encode = Callable[[Tensor], np.ndarray]
+"""Pictures [B, 3, H, W] in -1..1 -> packed, scaled latents [B, tokens, 64] float32."""
 
 
 def _family(seed: int, number: int) -> tuple[list[Edit], list[Scene]]:
     edits = family(np.random.default_rng([seed, 5, number]))
     return edits, list(dict.fromkeys(scene for edit in edits for scene in (edit.before, edit.after)))
-
-
-def pack(latents_BCHW: Tensor) -> Tensor:
-    """2x2 patches of latents -> tokens [B, H/2 * W/2, 4 C], channel-major, as the transformer takes them."""
-    b, c, h, w = latents_BCHW.shape
-    return latents_BCHW.view(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h * w // 4, c * 4)
 
 
 def write_chunk(folder: Path, chunk: int, encode: Encode, seed: int = 0) -> None:
@@ -45,7 +39,7 @@ def write_chunk(folder: Path, chunk: int, encode: Encode, seed: int = 0) -> None
     for number in range(chunk * FAMILIES, (chunk + 1) * FAMILIES):
         _, scenes = _family(seed, number)
         images = torch.from_numpy(np.stack([render(scene) for scene in scenes])).permute(0, 3, 1, 2).float() / 127.5 - 1
-        rows.append(encode(images).to(torch.float16).numpy().reshape(-1))
+        rows.append(encode(images).astype(np.float16).reshape(-1))
     new = path.with_suffix(".new")
     with new.open("wb") as file:
         np.save(file, np.concatenate(rows))

@@ -97,10 +97,10 @@ class Run:
         text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         print(f"step {self.step}/{self.steps}  {text}  {left / 60:.0f} min left", file=sys.stderr, flush=True)
 
-    def steps_left(self) -> Iterator[int]:
-        """Yields the number of each step still to do; saves in between and at the end."""
+    def steps_left(self, stop: int | None = None) -> Iterator[int]:
+        """Yields the number of each step still to do, or to do before `stop`; saves in between and at the end."""
         last_save = mark = time.monotonic()
-        while self.step < self.steps:
+        while self.step < (self.steps if stop is None else min(stop, self.steps)):
             yield self.step
             self.step += 1
             now = time.monotonic()

@@ -18,10 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from openkontext import latents
 from openkontext.errors import InputError
 from openkontext.model.autoencoder import Autoencoder
 from openkontext.model.checkpoints import load_autoencoder, save_autoencoder
@@ -29,7 +31,7 @@ from openkontext.model.config import PRESETS, ModelConfig
 from openkontext.model.pipeline import Pipeline, save_pipeline
 from openkontext.train.autoencoder import AutoencoderRecipe, train_autoencoder
 from openkontext.train.flow import FlowRecipe, Kontext, train_flow
-from openkontext.train.latents import FAMILIES, PairCache, pack, write_chunk
+from openkontext.train.latents import FAMILIES, PairCache, write_chunk
 from openkontext.train.loop import Average
 from openkontext.train.text import TextEncoders, TextRecipe, train_text
 from openkontext.train.vocabulary import train_tokenizers
@@ -119,12 +121,12 @@ def run_recipe(recipe: Recipe, work: Path) -> None:
 
 
 @torch.no_grad()
-def encode(autoencoder: Autoencoder, images: Tensor) -> Tensor:
-    """Pictures [B, 3, H, W] in -1..1 -> the transformer's tokens [B, H/16 * W/16, 64]."""
+def encode(autoencoder: Autoencoder, images: Tensor) -> np.ndarray:
+    """Pictures [B, 3, H, W] in -1..1 -> the transformer's tokens [B, H/16 * W/16, 64] float32."""
     with torch.autocast("cpu", torch.bfloat16):
         mean = autoencoder.encode(images.to(memory_format=torch.channels_last))[0].float()
     config = autoencoder.config
-    return pack((mean - config.shift_factor) * config.scaling_factor)
+    return latents.pack(((mean - config.shift_factor) * config.scaling_factor).numpy())
 
 
 def save_checkpoint(config: ModelConfig, work: Path) -> Path:

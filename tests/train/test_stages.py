@@ -1,0 +1,98 @@
+"""Training stages at toy size: they learn, resume to the step, and their caches hold what they say."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from openkontext.data.instructions import every_word
+from openkontext.data.scenes import render
+from openkontext.model.autoencoder import Autoencoder
+from openkontext.model.config import PRESETS, AutoencoderConfig
+from openkontext.train.autoencoder import AutoencoderRecipe, train_autoencoder
+from openkontext.train.flow import FlowRecipe, train_flow
+from openkontext.train.latents import PairCache, write_chunk
+from openkontext.train.recipe import encode
+from openkontext.train.text import TextEncoders, TextRecipe, train_text
+from openkontext.train.vocabulary import train_tokenizers
+
+TINY_AUTOENCODER = AutoencoderConfig(block_out_channels=(8, 8, 16, 16), layers_per_block=1, norm_num_groups=4)
+NANO = PRESETS["nano"]
+TINY = dataclasses.replace(
+    NANO,
+    transformer=dataclasses.replace(NANO.transformer, num_layers=1, num_single_layers=1, num_attention_heads=2),
+    autoencoder=TINY_AUTOENCODER,
+)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work folder with tokenizers and one chunk of latents of an untrained autoencoder."""
+    folder = tmp_path_factory.mktemp("work")
+    train_tokenizers(folder / "text", count=300)
+    torch.manual_seed(0)
+    model = Autoencoder(TINY_AUTOENCODER).eval()
+    torch.save(model.state_dict(), folder / "autoencoder.pt")
+    write_chunk(folder / "latents", 0, lambda images: encode(model, images))
+    return folder
+
+
+def test_tokenizers_know_every_taught_word_whole(work: Path) -> None:
+    encoders = TextEncoders(TINY, work / "text")
+    clip, t5 = encoders._tokenizers
+    for word in every_word():
+        assert len(t5.encode(word).tokens[: t5.encode(word).tokens.index("</s>")]) == 1, word
+    assert clip.token_to_id("<|endoftext|>") == clip.get_vocab_size() - 1
+
+
+def test_cached_latents_are_those_of_the_pictures(work: Path) -> None:
+    model = Autoencoder(TINY_AUTOENCODER).eval()
+    model.load_state_dict(torch.load(work / "autoencoder.pt"))
+    cache = PairCache(work / "latents")
+    pairs = cache.draw(np.random.default_rng(0), 4, dict.fromkeys(FlowRecipe().kinds, 1.0))
+    for pair in pairs:
+        for scene, tokens in zip((pair.edit.before, pair.edit.after), pair.tokens(), strict=True):
+            picture = torch.from_numpy(render(scene))[None].permute(0, 3, 1, 2).float() / 127.5 - 1
+            expected = encode(model, picture)[0]
+            # float16 storage, and bfloat16 arithmetic that depends on the batch.
+            np.testing.assert_allclose(tokens, expected, atol=0.03 * np.abs(expected).max())
+
+
+def test_the_autoencoder_learns(tmp_path: Path) -> None:
+    recipe = AutoencoderRecipe(steps=30, batch_size=4, crop=32, pictures=12, warm_up=5, learning_rate=2e-3)
+    model = train_autoencoder(recipe, TINY_AUTOENCODER, tmp_path)
+    state = torch.load(tmp_path / "state.pt", weights_only=False)
+    assert state["step"] == 30
+    latents = model.encode(torch.zeros(1, 3, 32, 32))[0]
+    assert latents.shape == (1, 16, 4, 4)
+    assert model.config.scaling_factor != TINY_AUTOENCODER.scaling_factor
+
+
+def test_flow_resumes_to_the_step(work: Path, tmp_path: Path) -> None:
+    cache = PairCache(work / "latents")
+    recipe = FlowRecipe(steps=4, batch_size=4, warm_up=2)
+
+    def run(steps: int, folder: Path) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        text = TextEncoders(TINY, work / "text")
+        # The rates follow the whole stage's length: only the number of steps done may differ.
+        model = train_flow(recipe, TINY, text, cache, folder, stop=steps)
+        return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+    whole = run(4, tmp_path / "whole")
+    run(2, tmp_path / "halves")
+    resumed = run(4, tmp_path / "halves")
+    start = run(0, tmp_path / "start")
+    assert any(not torch.equal(whole[name], start[name]) for name in whole)
+    for name in whole:
+        torch.testing.assert_close(resumed[name], whole[name], rtol=0, atol=0)
+
+
+def test_text_encoders_learn_to_read(work: Path, tmp_path: Path) -> None:
+    train_text(TextRecipe(steps=50, batch_size=32, warm_up=5), TINY, work / "text", tmp_path)
+    rows = (tmp_path / "metrics.csv").read_text().splitlines()
+    right = float(rows[-1].split(",")[-1])
+    # Chance is below 0.2 for every question.
+    assert right > 0.5
