@@ -1,0 +1,35 @@
+"""Pictures: what a user hands in -> an RGB array, its fit to a model's size and back, and the way to a file.
+
+Pixels are uint8 [H, W, 3] in sRGB, masks float32 [H, W] in 0..1; sizes are (width, height) in pixels.
+"""
+
+from openkontext.images.fitting import FITS, Fit, blend, from_model, to_model
+from openkontext.images.reading import (
+    MAX_ASPECT,
+    MAX_PIXELS,
+    MIN_SIDE,
+    ImageInput,
+    Picture,
+    load,
+    load_mask,
+    read_metadata,
+)
+from openkontext.images.writing import check_output, save
+
+__all__ = [
+    "FITS",
+    "MAX_ASPECT",
+    "MAX_PIXELS",
+    "MIN_SIDE",
+    "Fit",
+    "ImageInput",
+    "Picture",
+    "blend",
+    "check_output",
+    "from_model",
+    "load",
+    "load_mask",
+    "read_metadata",
+    "save",
+    "to_model",
+]

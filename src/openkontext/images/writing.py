@@ -1,0 +1,123 @@
+"""A picture to a file, which appears whole or not at all, with metadata inside."""
+
+import io
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from PIL import ExifTags, Image, PngImagePlugin
+
+from openkontext.errors import InputError
+from openkontext.images.fitting import Pixels
+from openkontext.images.reading import METADATA_KEY, UTF16_COMMENT, reason
+
+FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+}
+"""Formats by suffix. GIF is not among them: its 256 colours would spoil a picture."""
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "PNG": {},
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"quality": 95},
+    "TIFF": {},  # compressed, it could not carry an EXIF block
+    "BMP": {},
+}
+
+
+def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> None:
+    """Say before the work begins what `save` would say after it.
+
+    Raises:
+        InputError: the suffix names no format, the file exists, or its directory is missing or not writable.
+    """
+    target = Path(path)
+    if target.suffix.lower() not in FORMATS:
+        fault = f"cannot write {target.suffix} files" if target.suffix else "has no suffix"
+        raise InputError(f"{target}: {fault}; use .png, .jpg, .webp, .tiff or .bmp")
+    try:
+        folder = target.resolve().parent
+        if target.is_dir():
+            raise InputError(f"{target}: is a directory; name a file in it")
+        if target.exists() and not overwrite:
+            raise InputError(f"{target}: exists already; name another file, or overwrite it")
+        if not folder.is_dir():
+            raise InputError(f"{target}: there is no directory {target.parent}; make it first")
+    except (OSError, ValueError, RuntimeError) as error:  # also for a NUL in the name, and links in a ring
+        raise InputError(f"{target}: cannot be written ({reason(error)})") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{target}: the directory {target.parent} is not writable; name another")
+
+
+def save(
+    path: str | os.PathLike[str],
+    pixels: Pixels,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    overwrite: bool = False,
+) -> tuple[str, ...]:
+    """Write a picture to a file.
+
+    Args:
+        path: its suffix names the format. PNG, TIFF and BMP keep every pixel, JPEG and WebP almost.
+        pixels: uint8 [H, W, 3].
+        metadata: goes into the file for `read_metadata`, as PNG text or EXIF user comment; BMP holds none.
+        overwrite: replace a file that exists.
+
+    Returns:
+        Notes for the user: what the format could not hold.
+
+    Raises:
+        InputError: as for `check_output`; or the disk is full, or the format cannot hold so large a picture
+            or so much metadata.
+    """
+    check_output(path, overwrite)
+    kind = FORMATS[Path(path).suffix.lower()]
+    try:
+        data = _encode(pixels, kind, metadata or {})
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: does not fit into {kind} ({reason(error)}); write a .png") from error
+    target = Path(path).resolve()  # what a link points to is replaced, not the link
+    part = target.with_name(f".openkontext-{secrets.token_hex(8)}.part")
+    try:
+        with part.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        check_output(path, overwrite)  # the file may have come into being meanwhile
+        part.replace(target)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({reason(error)})") from error
+    finally:
+        with suppress(OSError):  # after a success there is none
+            part.unlink()
+    return ("BMP holds no metadata; a .png would",) if metadata and kind == "BMP" else ()
+
+
+def _encode(pixels: Pixels, kind: str, metadata: Mapping[str, str]) -> bytes:
+    # Words from a command line may hold bytes that are no text; they become question marks.
+    metadata = {key: value.encode("utf-8", "replace").decode() for key, value in metadata.items()}
+    options = dict(_OPTIONS[kind])
+    if metadata and kind == "PNG":
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_itxt(METADATA_KEY, json.dumps(metadata, ensure_ascii=False))
+    elif metadata and kind != "BMP":
+        comment = json.dumps({METADATA_KEY: metadata}, ensure_ascii=False).encode("utf-16-le")
+        exif = Image.Exif()
+        exif.endian = "<"
+        exif[ExifTags.Base.Software] = METADATA_KEY
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = UTF16_COMMENT + comment
+        options["exif"] = exif.tobytes()  # as an object, TIFF would lose the comment
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **options)
+    return buffer.getvalue()

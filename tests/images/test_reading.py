@@ -1,0 +1,459 @@
+"""Pictures of every kind that people hand in, made here with known colours, and all that can be wrong."""
+
+import io
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from openkontext import images
+from openkontext.errors import InputError
+
+FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
+
+
+def picture(width: int = 60, height: int = 40) -> np.ndarray:
+    """Smooth colours that differ along both axes, so that a turn or a mix-up of channels shows."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    red, green = columns * 255 // (width - 1), rows * 255 // (height - 1)
+    return np.stack([red, green, 255 - red], axis=-1).astype(np.uint8)
+
+
+def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def difference(ours: np.ndarray, expected: np.ndarray) -> int:
+    assert ours.shape == expected.shape
+    return int(np.abs(ours.astype(int) - expected).max())
+
+
+def flat(mode: str, colour: Any, size: tuple[int, int] = (20, 20)) -> Image.Image:
+    return Image.new(mode, size, colour)
+
+
+def only_colour(pixels: np.ndarray) -> tuple[int, ...]:
+    (colour,) = np.unique(pixels.reshape(-1, 3), axis=0)
+    return tuple(int(channel) for channel in colour)
+
+
+# ---- what can be handed in ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "tolerance"), [("PNG", 0), ("BMP", 0), ("TIFF", 0), ("JPEG", 8), ("WEBP", 8)]
+)
+def test_every_format_from_a_path_and_from_bytes(tmp_path: Path, kind: str, tolerance: int) -> None:
+    data = encoded(picture(), kind, **({"quality": 98} if tolerance else {}))
+    file = tmp_path / "a picture.bin"  # the suffix does not matter
+    file.write_bytes(data)
+    for source in (file, str(file), data):
+        loaded = images.load(source)
+        assert loaded.pixels.dtype == np.uint8
+        assert loaded.size == (60, 40)
+        assert difference(loaded.pixels, picture()) <= tolerance
+        assert loaded.notes == ()
+
+
+def test_pil_images_and_arrays() -> None:
+    expected = picture()
+    for source in (
+        Image.fromarray(expected),
+        expected,
+        expected[:, ::-1][:, ::-1],  # not contiguous
+        expected / 255,
+        (expected / 255).astype(np.float32),
+        expected.astype(np.uint16) * 257,
+    ):
+        np.testing.assert_array_equal(images.load(source).pixels, expected)
+    grey = expected[..., 0]
+    for source in (grey, grey[..., None], Image.fromarray(grey)):
+        np.testing.assert_array_equal(images.load(source).pixels, np.repeat(grey[..., None], 3, axis=2))
+    assert only_colour(images.load(np.ones((20, 20), bool)).pixels) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF", "PNG"])
+def test_of_several_frames_the_first_is_taken(kind: str) -> None:
+    frames = [flat("RGB", colour) for colour in ("red", "green", "blue")]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    loaded = images.load(encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options))
+    assert only_colour(loaded.pixels) == (255, 0, 0)
+    assert loaded.notes == ("only its first frame or page is used",)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(kind: str, orientation: int) -> None:
+    upright = picture()
+    # How the upright picture lies in the file, from the EXIF standard: which sides row 0 and column 0 are.
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],  # top, right
+        3: upright[::-1, ::-1],  # bottom, right
+        4: upright[::-1],  # bottom, left
+        5: upright.transpose(1, 0, 2),  # left, top
+        6: upright.transpose(1, 0, 2)[::-1],  # right, top
+        7: upright.transpose(1, 0, 2)[::-1, ::-1],  # right, bottom
+        8: upright.transpose(1, 0, 2)[:, ::-1],  # left, bottom
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    loaded = images.load(encoded(np.ascontiguousarray(stored), kind, exif=exif.tobytes()))
+    assert difference(loaded.pixels, upright) <= (0 if kind in ("PNG", "TIFF") else 30)
+    assert len(loaded.notes) == (orientation != 1)
+
+
+def test_a_damaged_exif_block_is_no_reason_to_refuse() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(picture(), "JPEG", exif=exif.tobytes()[:-7])
+    assert images.load(data).size == (60, 40)
+
+
+def icc_profile(space: bytes, red: tuple[float, ...] = (), green: tuple[float, ...] = ()) -> bytes:
+    """A minimal ICC v2 profile with linear light: grey, or RGB with these primaries (XYZ, D50)."""
+
+    def xyz(values: tuple[float, ...]) -> bytes:
+        return b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(v * 65536)) for v in values)
+
+    curve = b"curv\0\0\0\0" + struct.pack(">I", 0)  # no entries: the identity
+    text = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"test\0" + bytes(78)
+    tags = {b"desc": text, b"wtpt": xyz((0.9642, 1.0, 0.8249))}
+    if space == b"GRAY":
+        tags[b"kTRC"] = curve
+    else:
+        tags |= {b"rXYZ": xyz(red), b"gXYZ": xyz(green), b"bXYZ": xyz(SRGB_PRIMARIES["blue"])}
+        tags |= {b"rTRC": curve, b"gTRC": curve, b"bTRC": curve}
+    table, body = b"", b""
+    for name, data in tags.items():
+        data += bytes(-len(data) % 4)
+        table += struct.pack(">4sII", name, 128 + 4 + 12 * len(tags) + len(body), len(data))
+        body += data
+    rest = struct.pack(">I", len(tags)) + table + body
+    header = struct.pack(">I4sI4s4s4s", 128 + len(rest), bytes(4), 0x02100000, b"mntr", space, b"XYZ ")
+    header += bytes(12) + b"acsp" + bytes(28) + struct.pack(">iii", 63190, 65536, 54061)
+    return header.ljust(128, b"\0") + rest
+
+
+SRGB_PRIMARIES = {
+    "red": (0.4361, 0.2225, 0.0139),
+    "green": (0.3851, 0.7169, 0.0971),
+    "blue": (0.1431, 0.0606, 0.7141),
+}
+
+
+def test_an_icc_profile_is_converted_to_srgb() -> None:
+    swapped = icc_profile(b"RGB ", red=SRGB_PRIMARIES["green"], green=SRGB_PRIMARIES["red"])
+    # Linear light 128/255 is 188 in sRGB's curve, and what the file calls red is sRGB's green.
+    for kind in ("PNG", "TIFF"):
+        loaded = images.load(encoded(flat("RGB", (128, 0, 255)), kind, icc_profile=swapped))
+        assert difference(loaded.pixels[:1, :1], np.array([[[0, 188, 255]]])) <= 2
+        assert loaded.notes == ("colours converted from test to sRGB",)
+    with_alpha = images.load(encoded(flat("RGBA", (128, 0, 255, 255)), icc_profile=swapped))
+    np.testing.assert_array_equal(with_alpha.pixels, loaded.pixels)
+
+
+def test_a_grey_icc_profile_is_converted_to_srgb() -> None:
+    linear = icc_profile(b"GRAY")
+    for source in (flat("L", 128), flat("LA", (128, 255)), flat("I;16", 128 * 257)):
+        loaded = images.load(encoded(source, icc_profile=linear))
+        assert difference(loaded.pixels[:1, :1], np.array([[[188, 188, 188]]])) <= 1
+
+
+@pytest.mark.parametrize("profile", [b"junk", icc_profile(b"GRAY"), icc_profile(b"GRAY")[:150]])
+def test_an_unusable_icc_profile_is_said_and_left_out(profile: bytes) -> None:
+    loaded = images.load(encoded(flat("RGB", (10, 20, 30)), icc_profile=profile))
+    assert only_colour(loaded.pixels) == (10, 20, 30)
+    assert loaded.notes == ("its colour profile cannot be used, so its colours are taken as sRGB",)
+
+
+def test_an_srgb_profile_changes_nothing() -> None:
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    loaded = images.load(encoded(picture(), icc_profile=profile))
+    np.testing.assert_array_equal(loaded.pixels, picture())
+    assert loaded.notes == ()
+
+
+def palette_with_a_hole() -> Image.Image:
+    image = Image.new("P", (20, 20), 1)
+    image.putpalette([0, 0, 255, 255, 0, 0])
+    image.paste(0, (0, 0, 10, 20))
+    image.info["transparency"] = 0
+    return image
+
+
+def test_transparency_is_laid_on_white() -> None:
+    half = images.load(encoded(flat("RGBA", (255, 0, 0, 51))))
+    assert only_colour(half.pixels) == (255, 204, 204)  # a fifth of red
+    assert half.notes == ("transparency laid on white",)
+    assert only_colour(images.load(encoded(flat("LA", (0, 51)))).pixels) == (204, 204, 204)
+    for kind in ("PNG", "GIF"):
+        image = palette_with_a_hole()
+        pixels = images.load(encoded(image, kind, transparency=0)).pixels
+        assert only_colour(pixels[:, :10]) == (255, 255, 255)
+        assert only_colour(pixels[:, 10:]) == (255, 0, 0)
+    opaque = images.load(encoded(flat("RGBA", (255, 0, 0, 255))))
+    assert (only_colour(opaque.pixels), opaque.notes) == ((255, 0, 0), ())
+    keyed = encoded(flat("RGB", (1, 2, 3)), transparency=(1, 2, 3))
+    assert only_colour(images.load(keyed).pixels) == (255, 255, 255)
+
+
+def test_black_and_white_and_palette() -> None:
+    assert only_colour(images.load(encoded(flat("1", 1))).pixels) == (255, 255, 255)
+    colours = picture().reshape(-1, 3)[::97]
+    indexed = Image.fromarray(np.arange(len(colours), dtype=np.uint8).repeat(16).reshape(-1, 16), "P")
+    indexed.putpalette(colours.flatten().tolist())
+    for kind in ("PNG", "GIF", "BMP", "TIFF"):
+        pixels = images.load(encoded(indexed, kind)).pixels
+        np.testing.assert_array_equal(pixels.reshape(-1, 3)[::16], colours)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_cmyk(kind: str) -> None:
+    options = {"quality": 100} if kind == "JPEG" else {}
+    loaded = images.load(encoded(flat("CMYK", (0, 255, 255, 0)), kind, **options))
+    assert difference(loaded.pixels[:1, :1], np.array([[[255, 0, 0]]])) <= 3
+    assert loaded.notes == ("CMYK without a colour profile converted to RGB by rule of thumb",)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled(kind: str) -> None:
+    values = np.linspace(0, 65535, 400).astype(np.uint16).reshape(20, 20)
+    loaded = images.load(encoded(values, kind))
+    assert difference(loaded.pixels[..., 1], np.rint(values / 257)) == 0
+    assert loaded.notes == ("reduced to 8 bits per channel",)
+
+
+def png(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
+    """A PNG written by hand, for kinds that Pillow cannot write."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def test_16_bit_colour_is_scaled() -> None:
+    values = np.linspace(0, 65535, 20 * 20 * 3).astype(">u2").reshape(20, 20, 3)
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    assert difference(images.load(png(20, 20, 16, 2, rows)).pixels, values / 257) <= 1
+
+
+def test_32_bit_and_float_grey_are_scaled() -> None:
+    ramp = np.linspace(0, 1, 400, dtype=np.float32).reshape(20, 20)
+    expected = np.rint(ramp * 255)
+    assert difference(images.load(encoded(ramp, "TIFF")).pixels[..., 0], expected) == 0
+    wide = (ramp * 2e9 - 1e9).astype(np.int32)
+    loaded = images.load(encoded(wide, "TIFF"))
+    assert difference(loaded.pixels[..., 0], expected) <= 1
+    assert loaded.notes == ("its values -1e+09 to 1e+09 scaled to black to white",)
+    holes = ramp * 10
+    holes[3, 3] = np.nan
+    assert difference(images.load(encoded(holes, "TIFF")).pixels[4:, :, 0], expected[4:]) <= 1
+
+
+# ---- what can be wrong -------------------------------------------------------------------------------------
+
+
+def refusal(source: Any) -> str:
+    """The message of the InputError; it must be one line that begins with what was handed in."""
+    with pytest.raises(InputError) as caught:
+        images.load(source)
+    message = str(caught.value)
+    assert message
+    assert "\n" not in message
+    return message
+
+
+def test_files_that_are_not_there_or_not_files(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "none.png") == f"{tmp_path}/none.png: no such file"
+    assert refusal(tmp_path) == f"{tmp_path}: is a directory; name a picture"
+    (tmp_path / "empty.png").touch()
+    assert refusal(str(tmp_path / "empty.png")) == f"{tmp_path}/empty.png: is empty"
+    os.mkfifo(tmp_path / "pipe")
+    assert "is not a regular file" in refusal(tmp_path / "pipe")
+    assert "cannot be opened" in refusal(tmp_path / ("long" * 100))
+    assert "cannot be opened" in refusal("nul\0byte.png")
+    (tmp_path / "loop").symlink_to("loop")
+    assert "cannot be opened" in refusal(tmp_path / "loop")
+    assert "cannot be opened" in refusal(tmp_path / "empty.png" / "inside.png")
+
+
+def test_a_file_that_may_not_be_read(
+    tmp_path: Path, unprivileged: Callable[[], AbstractContextManager[None]]
+) -> None:
+    file = tmp_path / "secret.png"
+    file.write_bytes(encoded(picture()))
+    file.chmod(0)
+    with unprivileged():
+        assert refusal(file) == f"{file}: cannot be opened (Permission denied)"
+
+
+def test_files_that_are_no_pictures(tmp_path: Path) -> None:
+    file = tmp_path / "page.jpg"
+    file.write_text("<!doctype html><title>404</title>")
+    assert refusal(file) == (
+        f"{file}: is not a picture that can be read; hand in JPEG, PNG, WebP, GIF, BMP or TIFF"
+    )
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+    assert refusal(heic) == "the image: is HEIC; hand in JPEG, PNG, WebP, GIF, BMP or TIFF"
+    assert "is not a picture that can be read" in refusal(encoded(picture(), "PPM"))  # Pillow could read it
+    assert "is AVIF" in refusal(encoded(picture(), "AVIF"))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_cut_short_in_the_middle(kind: str) -> None:
+    data = encoded(picture(), kind)
+    assert "the picture is damaged or cut short" in refusal(data[: len(data) * 2 // 3])
+
+
+def test_a_damaged_picture() -> None:
+    data = bytearray(encoded(picture()))
+    data[data.index(b"IDAT") + 4] ^= 0xFF  # the head of the compressed stream
+    assert "the picture is damaged or cut short" in refusal(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("size", "fault"),
+    [
+        ((1, 1), "is too small; each side must be at least 16"),
+        ((20_000, 15), "is too small"),
+        ((20_000, 20), "is too narrow; one side can be at most 20 times the other"),
+        ((20, 401), "is too narrow"),
+        ((11_000, 11_000), "is too large; at most 120 million pixels can be read"),
+    ],
+)
+def test_sizes_beyond_the_limits_are_refused_before_decoding(size: tuple[int, int], fault: str) -> None:
+    message = refusal(png(*size, 8, 2, b""))  # no pixels at all: decoding would call it damaged
+    assert f"{size[0]}x{size[1]} pixels {fault}" in message
+
+
+def test_a_decompression_bomb_is_refused_before_decoding() -> None:
+    bomb = png(60_000, 60_000, 1, 0, bytes(10_000_000))  # 3.6 gigapixels in 10 kB
+    assert refusal(bomb) == "the image: is too large; at most 120 million pixels can be read"
+    assert "is too large" in refusal(Image.new("1", (11_000, 11_000)))
+
+
+def test_sizes_at_the_limits_are_read() -> None:
+    assert images.load(np.zeros((16, 320, 3), np.uint8)).size == (320, 16)
+    assert images.load(encoded(flat("L", 0, (16, 16)))).size == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("source", "fault"),
+    [
+        (None, "not NoneType"),
+        (3, "not int"),
+        ([[1]], "not list"),
+        (np.zeros((3, 40, 40), np.uint8), r"not [3, 40, 40]"),
+        (np.zeros((1, 40, 40, 3), np.uint8), r"not [1, 40, 40, 3]"),
+        (np.zeros((0, 40, 3), np.uint8), r"not [0, 40, 3]"),
+        (np.zeros(40, np.uint8), r"not [40]"),
+        (np.full((40, 40, 3), 1.5), "must lie in 0..1"),
+        (np.full((40, 40, 3), -0.1), "must lie in 0..1"),
+        (np.full((40, 40, 3), np.nan), "must lie in 0..1"),
+        (np.zeros((40, 40, 3), np.int64), "not int64"),
+        (np.zeros((40, 40, 3), "O"), "not object"),
+    ],
+)
+def test_things_that_are_no_images(source: Any, fault: str) -> None:
+    assert fault in refusal(source)
+
+
+def load_or_refuse(data: bytes) -> None:
+    message = ""
+    try:
+        loaded = images.load(data)
+    except InputError as error:
+        message = str(error)
+    else:
+        assert loaded.pixels.shape == (*loaded.size[::-1], 3)
+        assert loaded.pixels.dtype == np.uint8
+    assert "\n" not in message
+
+
+MAGIC = [
+    b"\xff\xd8\xff\xe0",
+    b"\x89PNG\r\n\x1a\n",
+    b"RIFF\0\1\0\0WEBPVP8 ",
+    b"GIF89a",
+    b"BM",
+    b"II*\0",
+    b"MM\0*",
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(magic=st.sampled_from([b"", *MAGIC]), body=st.binary(max_size=200))
+def test_random_bytes_are_read_or_refused(magic: bytes, body: bytes) -> None:
+    load_or_refuse(magic + body)
+
+
+SAMPLES = [encoded(picture(), kind) for kind in FORMATS]
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=st.data())
+def test_cut_and_altered_pictures_are_read_or_refused(data: st.DataObject) -> None:
+    sample = bytearray(data.draw(st.sampled_from(SAMPLES)))
+    for _ in range(data.draw(st.integers(0, 3))):
+        place = data.draw(st.integers(0, min(len(sample) - 1, 200)))  # mostly the headers
+        sample[place] = data.draw(st.integers(0, 255))
+    load_or_refuse(bytes(sample[: data.draw(st.integers(0, len(sample)))]))
+
+
+# ---- masks -------------------------------------------------------------------------------------------------
+
+
+def test_a_mask_is_white_where_the_picture_may_change() -> None:
+    mask = np.zeros((40, 60), np.uint8)
+    mask[10:20, 30:50] = 255
+    loaded = images.load_mask(encoded(mask), (60, 40))
+    assert loaded.dtype == np.float32
+    np.testing.assert_array_equal(loaded, mask / 255)
+    np.testing.assert_array_equal(images.load_mask(mask == 255, (60, 40)), mask / 255)
+    hole = np.full((40, 60, 4), (0, 0, 0, 255), np.uint8)
+    hole[10:20, 30:50, 3] = 0  # transparent may change too
+    np.testing.assert_array_equal(images.load_mask(hole, (60, 40)), mask / 255)
+
+
+def test_a_mask_of_another_resolution_is_resized() -> None:
+    mask = np.zeros((40, 60), np.uint8)
+    mask[:20] = 255
+    loaded = images.load_mask(mask, (301, 200))
+    assert loaded.shape == (200, 301)
+    assert loaded[:90].min() == 1
+    assert loaded[110:].max() == 0
+
+
+def test_masks_that_cannot_be_meant() -> None:
+    with pytest.raises(InputError, match="the mask is 40x60 and the picture 60x40"):
+        images.load_mask(np.full((60, 40), 255, np.uint8), (60, 40))
+    with pytest.raises(InputError, match="the mask is black everywhere"):
+        images.load_mask(np.zeros((40, 60), np.uint8), (60, 40))
+
+
+@settings(max_examples=25, deadline=None)
+@given(width=st.integers(100, 2000), height=st.integers(100, 2000), factor=st.floats(0.3, 1))
+def test_a_scaled_and_rounded_mask_has_the_shape_of_its_picture(
+    width: int, height: int, factor: float
+) -> None:
+    if max(width, height) < 5 * min(width, height):
+        mask = np.full((round(height * factor), round(width * factor)), True)
+        assert images.load_mask(mask, (width, height)).shape == (height, width)
