@@ -1,6 +1,17 @@
 """Settings that every test shares; they must be made before torch is imported."""
 
 import os
+from pathlib import Path
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest-xdist already fills the cores
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches for the network
+
+
+@pytest.fixture(scope="session")
+def copier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the repository that `tests/copier.py` describes; not to be changed."""
+    from copier import make_repository
+
+    return make_repository(tmp_path_factory.mktemp("models") / "copier")

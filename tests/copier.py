@@ -1,8 +1,8 @@
-"""A model repository whose edits can be worked out by hand: it copies the picture, and "brighter" brightens it.
+"""A model repository whose edits can be worked out by hand: it copies, and "brighter" brightens.
 
-Its autoencoder averages blocks of 8x8 pixels and paints them back; its transformer gives the velocity that leads from
-any noise straight to the context image plus, for every "brighter" in the instruction, `BRIGHTER` times the
-guidance on every channel. So for any seed and any number of steps the result is known.
+Its autoencoder averages blocks of 8x8 pixels and paints them back; its transformer gives the velocity that
+leads from any noise straight to the context image plus, for every "brighter" in the instruction, `BRIGHTER`
+times the guidance on every channel. So for any seed and any number of steps the result is known.
 """
 
 from pathlib import Path

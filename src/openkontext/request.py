@@ -88,6 +88,8 @@ class EditRequest:
             raise InputError(
                 f"fit {self.fit!r} is unknown; choose {', '.join(images.FITS[:-1])} or {images.FITS[-1]}"
             )
+        if not isinstance(self.reference_images, (list, tuple)):
+            raise InputError("reference_images must be a list, also for a single picture")
         if self.mask_image is not None and self.image is None:
             raise InputError("a mask needs a picture to keep; give an image, or leave the mask out")
 
@@ -183,7 +185,7 @@ def _check_prompt(what: str, text: Any) -> None:
         raise InputError(f"{what} has bytes that are no UTF-8 text at character {error.start + 1}") from error
 
 
-def _check_number(name: str, value: Any, low: float, high: float, *, whole: bool = False) -> None:
+def _check_number(name: str, value: Any, low: int, high: int, *, whole: bool = False) -> None:
     if value is None:
         return
     kind = "a whole number" if whole else "a number"
@@ -192,4 +194,4 @@ def _check_number(name: str, value: Any, low: float, high: float, *, whole: bool
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not low <= number <= high or isinstance(value, bool):
-        raise InputError(f"{name} is {value!r}; it must be {kind} from {low:g} to {high:g}")
+        raise InputError(f"{name} is {value!r}; it must be {kind} from {low} to {high}")

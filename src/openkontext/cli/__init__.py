@@ -51,7 +51,7 @@ def _report(error: Exception) -> int:
     """Tell the user about an error in one line; returns the exit code."""
     if isinstance(error, typer.TyperException):
         command = getattr(getattr(error, "ctx", None), "command_path", "openkontext")
-        message, code = f"{error.format_message()} See: {command} --help", error.exit_code
+        message, code = f"{error.format_message().rstrip('.')}; see {command} --help", error.exit_code
     elif isinstance(error, OpenKontextError) and type(error) is not OpenKontextError:
         message, code = in_options(str(error)), error.exit_code
     else:

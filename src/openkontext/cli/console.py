@@ -17,21 +17,31 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress(description: str) -> Iterator[Callable[["EditStep"], None]]:
-    """A progress bar on stderr with the step and the time left; yields the callback that moves it."""
+    """A progress bar on stderr with the step and the time left; yields the callback that moves it.
+
+    On a terminal it moves and is gone afterwards; elsewhere its last state is one line.
+    """
+    console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("step {task.completed}/{task.total}"),
+        TextColumn("{task.fields[step]}"),
         TimeRemainingColumn(compact=True),
-        TextColumn("left"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=sys.stderr.isatty()) as bar:
-        task = bar.add_task(description, total=None)
+    bar = Progress(*columns, console=console, transient=console.is_terminal)
+    task = bar.add_task(description, total=None, step="opening the model")
 
-        def on_step(step: "EditStep") -> None:
-            bar.update(task, completed=step.index, total=step.count)
+    def on_step(step: "EditStep") -> None:
+        bar.update(task, completed=step.index, total=step.count, step=f"step {step.index}/{step.count}")
+        bar.start()  # elsewhere than on a terminal only now: an edit that fails before has nothing to show
 
+    if console.is_terminal:
+        bar.start()
+    try:
         yield on_step
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def show_notes(notes: Iterable[str], warnings: Iterable[str]) -> None:

@@ -1,0 +1,341 @@
+"""One edit end to end, on a model whose edits can be worked out by hand (tests/copier.py)."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from copier import BRIGHTER, CONFIG
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import openkontext
+from openkontext import EditRequest, InputError, images
+from openkontext.latents import pack
+from openkontext.sampling import randn
+
+STEP = BRIGHTER * 127.5  # what one "brighter" adds to a byte
+
+
+@pytest.fixture(scope="module")
+def editor(copier: Path) -> openkontext.Editor:
+    return openkontext.load(copier)
+
+
+def blocks(width: int = 128, height: int = 128, low: int = 0, high: int = 255) -> np.ndarray:
+    """A picture that the copier's autoencoder keeps: every 8x8 block of one colour."""
+    colours = np.random.default_rng(5).integers(low, high, (height // 8, width // 8, 3), endpoint=True)
+    return np.kron(colours, np.ones((8, 8, 1))).astype(np.uint8)
+
+
+def difference(result: openkontext.EditResult, picture: np.ndarray) -> np.ndarray:
+    return np.asarray(result.image).astype(int) - picture
+
+
+@pytest.mark.parametrize("width_height", CONFIG.sizes)
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_a_picture_comes_through_unchanged(
+    editor: openkontext.Editor, width_height: tuple[int, int], steps: int
+) -> None:
+    picture = blocks(*width_height)
+    result = editor.edit(picture, "the picture", num_inference_steps=steps, seed=steps)
+    assert np.abs(difference(result, picture)).max() <= 1
+    assert result.num_inference_steps == steps
+    assert result.warnings == result.notes == ()
+
+
+@pytest.mark.parametrize(("guidance", "expected"), [(None, STEP), (0.0, 0.0), (3.5, 3.5 * STEP)])
+def test_instruction_and_guidance_reach_the_picture(
+    editor: openkontext.Editor, guidance: float | None, expected: float
+) -> None:
+    picture = blocks(high=200)
+    result = editor.edit(picture, "make it brighter", guidance_scale=guidance, seed=0)
+    assert np.abs(difference(result, picture) - expected).max() <= 1
+    assert result.guidance_scale == (CONFIG.guidance_scale if guidance is None else guidance)
+
+
+def test_true_cfg_goes_away_from_the_negative_prompt(editor: openkontext.Editor) -> None:
+    picture = blocks(low=60, high=200)
+    # negative + scale * (positive - negative) in units of a "brighter": 0 + 3 * (1 - 0), then 2 + 3 * (1 - 2)
+    for negative, expected in [("the picture", 3 * STEP), ("brighter brighter", -STEP)]:
+        result = editor.edit(picture, "brighter", negative_prompt=negative, true_cfg_scale=3, seed=0)
+        assert np.abs(difference(result, picture) - expected).max() <= 1
+        assert result.warnings == ()
+
+
+def test_generate_begins_from_no_picture(editor: openkontext.Editor) -> None:
+    # The copier then leads to latents of 0, which the repository's shift makes 0.25 in -1..1.
+    result = editor.generate("the picture", seed=0)
+    assert result.image.size == (128, 128)
+    assert np.unique(np.asarray(result.image)).tolist() == [round(1.25 * 127.5)]
+    assert editor.generate("the picture", aspect_ratio=(5, 3)).image.size == (160, 96)
+
+
+def test_a_mask_keeps_every_pixel_outside_of_it(editor: openkontext.Editor) -> None:
+    picture = np.random.default_rng(0).integers(
+        0, 180, (128, 128, 3), dtype=np.uint8
+    )  # no blocks: not kept by itself
+    mask = np.zeros((128, 128), np.uint8)
+    mask[20:60, 30:99] = 255
+    result = editor.edit(picture, "make it brighter", mask_image=mask, seed=0)
+    changed = difference(result, picture)
+    assert not changed[mask == 0].any()
+    averaged = picture[:128, :128].reshape(16, 8, 16, 8, 3).mean((1, 3)).repeat(8, 0).repeat(8, 1)
+    assert np.abs(np.asarray(result.image) - averaged - STEP)[mask == 255].max() <= 1.5
+
+
+def test_the_result_has_the_aspect_of_the_input(editor: openkontext.Editor) -> None:
+    assert editor.edit(blocks(304, 200), "the picture").image.size == (round(96 * 304 / 200), 96)
+    assert editor.edit(blocks(800, 400), "the picture").image.size == (160, 80)
+
+
+@pytest.mark.parametrize("fit", images.FITS)
+@settings(max_examples=8, deadline=None)
+@given(width=st.integers(16, 300), height=st.integers(16, 300), side=st.integers(16, 200))
+def test_the_result_has_exactly_the_asked_size(
+    editor: openkontext.Editor, fit: str, width: int, height: int, side: int
+) -> None:
+    picture = np.full((side, 2 * side, 3), 77, np.uint8)
+    result = editor.edit(
+        picture, "the picture", width=width, height=height, fit=fit, num_inference_steps=1, seed=0
+    )
+    assert result.image.size == (width, height)
+    assert np.abs(difference(result, np.full_like(result.image, 77))).max() <= 1
+
+
+def test_the_asked_aspect_is_stretched_cropped_or_padded_to(editor: openkontext.Editor) -> None:
+    picture = np.zeros((128, 256, 3), np.uint8)
+    picture[:, 128:] = 240  # black left half, light right half
+    results = {
+        fit: editor.edit(picture, "the picture", aspect_ratio=(1, 1), fit=fit, seed=0) for fit in images.FITS
+    }
+    shown = {fit: np.asarray(result.image)[..., 0] > 120 for fit, result in results.items()}
+    for fit in images.FITS:
+        assert shown[fit].shape == (128, 128)
+        assert not shown[fit][:, :62].any()
+        assert shown[fit][:, 66:].all()
+    assert results["stretch"].warnings == results["pad"].warnings == ()
+    (warning,) = results["crop"].warnings
+    assert warning == "cropped from 256x128 to the 128x128 in its middle"
+
+
+def test_a_size_that_the_model_does_not_know_is_made_smaller_and_scaled(editor: openkontext.Editor) -> None:
+    result = editor.edit(blocks(), "the picture", width=512, height=512, seed=0)
+    assert result.notes == ("made at 128x128 and scaled to 512x512",)
+    assert editor.edit(blocks(), "the picture", width=144, height=144).notes == ()
+
+
+class Spy:
+    """Records the transformer's inputs."""
+
+    def __init__(self, editor: openkontext.Editor, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[dict[str, Any]] = []
+        self._run = editor.components.transformer
+        monkeypatch.setattr(editor.components, "transformer", self)
+
+    def __call__(self, **arrays: Any) -> Any:
+        self.calls.append(arrays)
+        return self._run(**arrays)
+
+
+def test_the_noise_is_the_seeds(editor: openkontext.Editor, monkeypatch: pytest.MonkeyPatch) -> None:
+    spy = Spy(editor, monkeypatch)
+    result = editor.edit(blocks(), "the picture", num_inference_steps=1)
+    noise = pack(randn((1, 16, 16, 16), result.seed))
+    np.testing.assert_array_equal(spy.calls[0]["hidden_states"][:, :64], noise)
+
+
+def test_references_follow_the_picture_in_sizes_of_their_own(
+    editor: openkontext.Editor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spy = Spy(editor, monkeypatch)
+    references = [blocks(320, 192), Image.fromarray(blocks(96, 160))]
+    editor.edit(blocks(), "the picture", reference_images=references, num_inference_steps=1)
+    ids = spy.calls[0]["img_ids"]
+    which, counts = np.unique(ids[:, 0], return_counts=True)
+    assert which.tolist() == [0, 1, 2, 3]
+    assert counts.tolist() == [64, 64, 60, 60]
+    assert ids[ids[:, 0] == 2].max(0).tolist() == [2, 5, 9]
+    assert ids[ids[:, 0] == 3].max(0).tolist() == [3, 9, 5]
+
+
+def test_steps_can_be_watched_previewed_and_left(editor: openkontext.Editor) -> None:
+    picture = blocks()
+    request = EditRequest(image=picture, prompt="the picture", num_inference_steps=5, seed=0)
+    seen = []
+    for step in editor.steps(request):
+        seen.append((step.index, step.count))
+        # The copier points straight at the picture, so that it is foreseen from the first step on.
+        assert np.abs(np.asarray(step.preview()).astype(int) - picture).max() <= 1
+        if step.index == 3:
+            break
+    assert seen == [(1, 5), (2, 5), (3, 5)]
+
+
+def test_an_exception_of_the_watcher_stops_the_edit(editor: openkontext.Editor) -> None:
+    class Stop(Exception):
+        pass
+
+    seen = []
+
+    def watch(step: openkontext.EditStep) -> None:
+        seen.append(step.sigma)
+        if len(seen) == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        editor.edit(blocks(), "the picture", num_inference_steps=5, on_step=watch)
+    assert len(seen) == 2
+
+
+def test_low_memory_gives_the_same_picture(copier: Path, editor: openkontext.Editor) -> None:
+    options: dict[str, Any] = {"negative_prompt": "brighter", "true_cfg_scale": 2, "seed": 1}
+    sparing = openkontext.load(copier, low_memory=True)
+    assert (
+        sparing.edit(blocks(), "make it", **options).image
+        == editor.edit(blocks(), "make it", **options).image
+    )
+
+
+def test_words_without_effect_are_told(editor: openkontext.Editor) -> None:
+    def warnings(prompt: str, **options: Any) -> tuple[str, ...]:
+        return editor.edit(blocks(), prompt, num_inference_steps=1, **options).warnings
+
+    (unknown,) = warnings("make the zebra brighter than the Zebra")
+    assert "'zebra', 'than'" in unknown
+    (cut,) = warnings("make it brighter " * 4)
+    assert "'make it brighter it brighter'" not in cut
+    assert cut.endswith("'it brighter make it brighter'")  # 8 tokens: seven words and the end mark
+    assert "no effect while true_cfg_scale is 1" in warnings("make it", negative_prompt="brighter")[0]
+    assert "no effect without a negative prompt" in warnings("make it", true_cfg_scale=2)[0]
+
+
+def test_metadata_goes_into_the_file_and_comes_back(editor: openkontext.Editor, tmp_path: Path) -> None:
+    result = editor.edit(blocks(), " make it brighter", seed=7, num_inference_steps=2)
+    result.save(tmp_path / "a.png")
+    found = images.read_metadata(tmp_path / "a.png")
+    assert found == result.metadata
+    assert found["prompt"] == " make it brighter"
+    assert (found["seed"], found["num_inference_steps"], found["guidance_scale"]) == ("7", "2", "1.0")
+    assert (found["model"], found["precision"], found["digest"]) == ("copier", "fp32", editor.digest)
+    assert found["software"] == f"openkontext {openkontext.__version__}"
+    again = editor.edit(
+        blocks(),
+        found["prompt"],
+        seed=int(found["seed"]),
+        num_inference_steps=int(found["num_inference_steps"]),
+    )
+    assert again.image == result.image
+    result.save(tmp_path / "b.png", metadata=False)
+    assert images.read_metadata(tmp_path / "b.png") == {}
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"prompt": ""}, "instruction is empty"),
+    ({"prompt": " \n\t"}, "instruction is empty"),
+    ({"prompt": "x" * 10_000}, "10000 characters; shorten it to 4000"),
+    ({"prompt": None}, "must be text, not NoneType"),
+    ({"prompt": "a\udcff"}, "no UTF-8 text at character 2"),
+    ({"negative_prompt": "x" * 10_000}, "negative prompt has 10000 characters"),
+    ({"num_inference_steps": 0}, "num_inference_steps is 0"),
+    ({"num_inference_steps": -3}, "num_inference_steps is -3"),
+    ({"num_inference_steps": 2.5}, "num_inference_steps is 2.5; it must be a whole number from 1 to 1000"),
+    ({"num_inference_steps": 10**6}, "num_inference_steps is 1000000"),
+    ({"num_inference_steps": True}, "num_inference_steps is True"),
+    ({"guidance_scale": -1}, "guidance_scale is -1"),
+    ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
+    ({"guidance_scale": "much"}, "guidance_scale is 'much'; it must be a number from 0 to 100"),
+    ({"true_cfg_scale": 0.5}, "true_cfg_scale is 0.5"),
+    ({"seed": -1}, "seed is -1"),
+    ({"seed": 2**64}, "seed is 18446744073709551616"),
+    ({"width": 64}, "both width and height"),
+    ({"width": 0, "height": 64}, "width is 0; it must be a whole number from 16 to 4096"),
+    ({"width": 64, "height": 10**9}, "height is 1000000000"),
+    ({"width": 1000, "height": 20}, "1000:20 is too narrow; at most 20:1"),
+    ({"width": 64, "height": 64, "aspect_ratio": (1, 1)}, "not both"),
+    ({"aspect_ratio": (0, 1)}, "a side of aspect_ratio is 0"),
+    ({"aspect_ratio": (1, 2, 3)}, "must be two numbers"),
+    ({"fit": "squash"}, "fit 'squash' is unknown; choose stretch, crop or pad"),
+    ({"image": None, "mask_image": blocks()}, "a mask needs a picture"),
+    ({"reference_images": "a.png"}, "must be a list"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), BAD)
+def test_a_bad_request_says_why_in_one_line(fields: dict[str, Any], message: str) -> None:
+    good = {"prompt": "make it night", "image": blocks()}
+    EditRequest(**good)
+    with pytest.raises(InputError) as caught:
+        EditRequest(**(good | fields))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@settings(max_examples=200)
+@given(
+    field=st.sampled_from(
+        ["num_inference_steps", "guidance_scale", "true_cfg_scale", "seed", "width", "height", "fit"]
+    ),
+    value=st.one_of(st.integers(), st.floats(), st.text(), st.booleans(), st.none(), st.lists(st.integers())),
+)
+def test_a_request_is_good_or_an_input_error(field: str, value: Any) -> None:
+    message = ""
+    try:
+        EditRequest(**({"prompt": "make it night"} | {field: value}))
+    except InputError as error:
+        message = str(error)
+    assert "\n" not in message
+
+
+def test_edit_without_a_picture_points_to_generate(editor: openkontext.Editor) -> None:
+    with pytest.raises(InputError, match=r"Editor\.generate"):
+        editor.edit(None, "make it night")  # type: ignore[arg-type]
+
+
+def test_a_broken_model_gives_no_picture(editor: openkontext.Editor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        editor.components, "encode", lambda images: np.full((1, 16, 16, 16), np.nan, np.float32)
+    )
+    with pytest.raises(InputError, match="copier computed not-a-number values"):
+        editor.edit(blocks(), "the picture")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "nowhere"}, "no such model repository"),
+        ({"precision": "fp7"}, "unknown precision 'fp7'"),
+        ({"precision": "bf16"}, "has no bf16 transformer, only fp32"),
+        ({"provider": "gpu"}, "unknown provider 'gpu': choose one of cpu"),
+    ],
+)
+def test_a_model_that_cannot_be_opened_says_why(copier: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        openkontext.load(**({"model": copier} | options))
+    assert message in str(caught.value)
+
+
+def modules_after(code: str) -> set[str]:
+    """Names of the top-level modules that a fresh Python has loaded after running some code."""
+    report = "import sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_importing_the_package_is_cheap() -> None:
+    assert not modules_after("import openkontext") & {"numpy", "PIL", "onnxruntime", "pydantic", "torch"}
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        openkontext.nothing  # noqa: B018
+
+
+def test_editing_loads_no_torch(copier: Path) -> None:
+    code = f"import openkontext, numpy; editor = openkontext.load({str(copier)!r})\n"
+    code += "editor.edit(numpy.zeros((64, 64, 3), 'uint8'), 'make it brighter', num_inference_steps=1)"
+    loaded = modules_after(code)
+    assert "onnxruntime" in loaded
+    assert not loaded & {"torch", "transformers", "diffusers", "safetensors", "accelerate"}
