@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from openkontext.cli import chat, edit, repositories, train
+from openkontext.cli import chat, edit, export, repositories, train
 from openkontext.cli.options import in_options
 from openkontext.errors import OpenKontextError
 
@@ -24,6 +24,7 @@ app.command()(chat.chat)
 app.command()(repositories.pull)
 app.command()(repositories.doctor)
 app.command()(train.train)
+app.command()(export.export)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -61,7 +61,7 @@ def export_repository(
     precisions: Sequence[str] = ("bf16",),
     config: RepositoryConfig | None = None,
     overwrite: bool = False,
-) -> Path:
+) -> Repository:
     """Write a model repository: five graphs in the published layout, the tokenizers and `openkontext.json`.
 
     The repository is made in a folder beside `out` and takes its name at the very end: `out` holds a whole
@@ -69,14 +69,12 @@ def export_repository(
     need not fit in memory.
 
     Args:
-        source: the model, or the folder of its diffusers checkpoint.
+        source: the model, or its checkpoint as in `load_checkpoint`.
         out: folder of the repository.
         precisions: of the transformer, "bf16" or "fp32"; the other graphs come in the first of them.
-        config: name, licence, sizes, steps and the like; what the checkpoint knows is taken from it.
+        config: name, licence, sizes, steps and the like; what the checkpoint knows is taken from it. None
+            takes the checkpoint's own `openkontext.json`, if there is one beside its tokenizers.
         overwrite: replace the repository that `out` holds.
-
-    Returns:
-        The path of the repository.
 
     Raises:
         InputError: a precision is unknown; the checkpoint cannot be read, or a weight is not finite; `out`
@@ -85,7 +83,7 @@ def export_repository(
     out = Path(out)
     _check_precisions(precisions)
     _check_out(out, overwrite)
-    pipeline = source if isinstance(source, Pipeline) else load_pipeline(source)
+    pipeline = source if isinstance(source, Pipeline) else load_checkpoint(source)
     try:
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.") as beside:
@@ -94,16 +92,35 @@ def export_repository(
                 _write_graph(part, precision, made / part.folder)
             for tokenizer, name in ((pipeline.tokenizer, "tokenizer"), (pipeline.tokenizer_2, "tokenizer_2")):
                 shutil.copytree(tokenizer, made / name)
-            config = config or RepositoryConfig(name=out.name, licence="not stated")
-            _completed(config, pipeline).save(made)
+            _completed(config or _said_config(pipeline, out.name), pipeline).save(made)
             for precision in precisions:
                 Repository.open(made).verify(precision)
-            if out.exists():
-                out.rename(Path(beside, "old"))  # goes with the temporary folder
-            made.rename(out)
+            _put_in_place(made, out, Path(beside, "old"))
     except (OSError, shutil.Error) as error:
         raise InputError(f"cannot write the repository {out}: {error}") from None
-    return out
+    return Repository.open(out)
+
+
+def load_checkpoint(path: str | Path, parts: str | Path | None = None) -> Pipeline:
+    """Load what there is to export, mapped from its files.
+
+    Args:
+        path: a diffusers pipeline folder; or a transformer in one `.safetensors` file of either format, with
+            an `ae.safetensors` beside it that is taken too.
+        parts: the pipeline folder with whatever a single file does not hold; None for the folder it is in.
+
+    Raises:
+        InputError: a part is missing, damaged or not of this architecture.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        return load_pipeline(path)
+    autoencoder = path.with_name("ae.safetensors")
+    return load_pipeline(
+        path.parent if parts is None else parts,
+        transformer=path,
+        autoencoder=autoencoder if autoencoder.exists() else None,
+    )
 
 
 def import_repository(path: str | Path, precision: str = "bf16") -> Pipeline:
@@ -116,7 +133,7 @@ def import_repository(path: str | Path, precision: str = "bf16") -> Pipeline:
     Raises:
         InputError: the repository lacks a graph, or has another tool's, which does not say its numbers.
     """
-    repository = Repository.open(str(path))
+    repository = Repository.open(path)
     read = partial(_read_graph, repository)
     transformer_config, transformer = read("transformer", precision, TransformerConfig)
     autoencoder_config, decoder = read("vae", precision, AutoencoderConfig)
@@ -194,6 +211,14 @@ def _write_graph(part: _Part, precision: str, folder: Path) -> None:
     onnx.checker.check_model(file, full_check=True)
 
 
+def _said_config(pipeline: Pipeline, name: str) -> RepositoryConfig:
+    """The settings beside a checkpoint on disk, or new ones."""
+    folder = pipeline.tokenizer.parent
+    if (folder / SETTINGS).exists():
+        return RepositoryConfig.load(folder)
+    return RepositoryConfig(name=name, licence="not stated")
+
+
 def _completed(config: RepositoryConfig, pipeline: Pipeline) -> RepositoryConfig:
     """The settings with those numbers that the checkpoint knows."""
     numbers: ModelConfig = pipeline.config
@@ -207,6 +232,19 @@ def _completed(config: RepositoryConfig, pipeline: Pipeline) -> RepositoryConfig
         base_shift=pipeline.base_shift,
         max_shift=pipeline.max_shift,
     )
+
+
+def _put_in_place(made: Path, out: Path, old: Path) -> None:
+    """Rename a new folder to its place, and the one that was there to `old`, or leave all as it was."""
+    if not out.exists():
+        made.rename(out)
+        return
+    out.rename(old)
+    try:
+        made.rename(out)
+    except BaseException:
+        old.rename(out)
+        raise
 
 
 def _read_graph(

@@ -113,7 +113,7 @@ def relative_position_bucket(distance: NDArray[np.int64]) -> NDArray[np.int64]:
     """Row of T5's table for a key `distance` tokens after the query (arXiv 1910.10683, section 2.1).
 
     Half of the 32 rows are for keys before the query, half for keys after it. In each half, the first 8 are
-    for the distances 0 to 7; the others grow with the logarithm of the distance up to 128, and the last goes on.
+    for the distances 0 to 7; the others grow with the logarithm of the distance, the last for 91 and more.
     """
     half = _T5_BUCKETS // 2
     exact = half // 2

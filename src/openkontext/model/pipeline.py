@@ -53,11 +53,19 @@ class Pipeline:
         )
 
 
-def load_pipeline(path: str | Path, *, dtype: torch.dtype | None = None) -> Pipeline:
+def load_pipeline(
+    path: str | Path,
+    *,
+    transformer: Path | None = None,
+    autoencoder: Path | None = None,
+    dtype: torch.dtype | None = None,
+) -> Pipeline:
     """Load a FLUX pipeline folder, as diffusers and `save_pipeline` write it.
 
     Args:
         path: the folder with `model_index.json`.
+        transformer: checkpoint to take in place of the pipeline's own, such as a single file.
+        autoencoder: the same for the autoencoder.
         dtype: converts the weights; None keeps the stored types.
 
     Raises:
@@ -72,8 +80,8 @@ def load_pipeline(path: str | Path, *, dtype: torch.dtype | None = None) -> Pipe
             raise InputError(f"{path / name}: no such folder; the pipeline is not complete")
     scheduler = read_json(path / _SCHEDULER)
     return Pipeline(
-        transformer=load_transformer(path / "transformer", dtype=dtype),
-        autoencoder=load_autoencoder(path / "vae", dtype=dtype),
+        transformer=load_transformer(transformer or path / "transformer", dtype=dtype),
+        autoencoder=load_autoencoder(autoencoder or path / "vae", dtype=dtype),
         clip=_load_encoder(CLIPTextModel, path / "text_encoder", dtype),
         t5=_load_encoder(T5EncoderModel, path / "text_encoder_2", dtype),
         tokenizer=path / "tokenizer",
