@@ -1,0 +1,429 @@
+"""The commands as a user meets them: exit codes, one line of error, files whole or absent."""
+
+import io
+import json
+import signal
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from openkontext import images
+from openkontext.cli import main
+
+Run = Callable[..., "Outcome"]
+
+
+class Outcome:
+    """What a command left: its exit code and what it printed."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def error(self) -> str:
+        """The one line on stderr."""
+        (line,) = self.err.splitlines()
+        assert line.startswith("error: ")
+        return line.removeprefix("error: ")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Runs a command in an empty folder that holds `photo.png`, a picture of 128x96."""
+    monkeypatch.chdir(tmp_path)
+    save_photo(Path("photo.png"))
+
+    def run(*args: object, stdin: str = "") -> Outcome:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        capsys.readouterr()
+        code = main([str(arg) for arg in args])
+        return Outcome(code, *capsys.readouterr())
+
+    return run
+
+
+def save_photo(path: Path) -> None:
+    colours = np.random.default_rng(2).integers(0, 200, (12, 16, 3))
+    Image.fromarray(np.kron(colours, np.ones((8, 8, 1))).astype(np.uint8)).save(path)
+
+
+def names(folder: str | Path = ".") -> list[str]:
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+def brightness(path: str) -> float:
+    return float(np.asarray(Image.open(path).convert("RGB")).mean())
+
+
+# ---- edit --------------------------------------------------------------------------------------------------
+
+
+def test_edit_writes_the_edited_picture_beside_nothing_else(run: Run, copier: Path) -> None:
+    done = run("edit", "photo.png", "make it brighter", "--model", copier, "--seed", 5)
+    assert done.code == 0
+    assert done.out.startswith("photo-edited.png: 128x96, 3 steps, seed 5, ")
+    assert "step 3/3" in done.err
+    assert names() == ["photo-edited.png", "photo.png"]
+    assert abs(brightness("photo-edited.png") - brightness("photo.png") - 12.75) < 1.5
+    assert images.read_metadata("photo-edited.png")["prompt"] == "make it brighter"
+
+
+def test_edit_without_output_never_overwrites(run: Run, copier: Path) -> None:
+    done = [run("edit", "photo.png", "make it", "--model", copier) for _ in range(3)]
+    assert [outcome.out.partition(":")[0] for outcome in done] == [
+        "photo-edited.png",
+        "photo-edited-2.png",
+        "photo-edited-3.png",
+    ]
+
+
+def test_json_is_one_object_and_nothing_else(run: Run, copier: Path) -> None:
+    done = run(
+        "edit", "photo.png", "make the zebra brighter", "--model", copier, "--json", "--seed", 9,
+        "-o", "a.webp", "--steps", 2, "--guidance", 2, "--negative", "the picture", "--true-cfg", 3,
+        "--size", "64x48",
+    )  # fmt: skip
+    found = json.loads(done.out)
+    assert found.pop("seconds") > 0
+    assert len(found.pop("digest")) == 64
+    (warning,) = found.pop("warnings")
+    assert "'zebra'" in warning
+    assert warning in done.err
+    assert found == {
+        "output": "a.webp",
+        "width": 64,
+        "height": 48,
+        "prompt": "make the zebra brighter",
+        "negative_prompt": "the picture",
+        "seed": 9,
+        "num_inference_steps": 2,
+        "guidance_scale": 2.0,
+        "true_cfg_scale": 3.0,
+        "model": "copier",
+        "precision": "fp32",
+        "notes": [],
+    }
+    assert Image.open("a.webp").size == (64, 48)
+
+
+def test_size_mask_reference_fit_and_metadata_options(run: Run, copier: Path) -> None:
+    Image.new("L", (128, 96), 255).save("mask.png")
+    done = run(
+        "edit", "photo.png", "brighter", "--model", copier, "-o", "a.png", "--size", "1:1", "--fit", "crop",
+        "--mask", "mask.png", "--reference", "photo.png", "--reference", "mask.png",
+        "--no-metadata", "--low-memory",
+    )  # fmt: skip
+    assert done.code == 0
+    assert "warning: cropped from 128x96 to the 96x96 in its middle" in done.err
+    assert Image.open("a.png").size == (128, 128)
+    assert images.read_metadata("a.png") == {}
+
+
+def test_preview_writes_one_picture_a_step(run: Run, copier: Path) -> None:
+    done = run(
+        "edit", "photo.png", "brighter", "--model", copier, "--steps", 11, "--preview", "a/b", "-o", "c.png"
+    )
+    assert done.code == 0
+    assert names("a/b") == [f"step-{step:02}.png" for step in range(1, 12)]
+    assert abs(brightness("a/b/step-01.png") - brightness("c.png")) < 1  # the copier foresees the end
+    again = run("edit", "photo.png", "brighter", "--model", copier, "--preview", "a/b", "-o", "d.png")
+    assert again.code == 2
+    assert again.error == "a/b: is not empty; name a new folder for the previews, or --overwrite"
+    assert not Path("d.png").exists()
+    assert run("edit", "photo.png", "brighter", "--model", copier, "--preview", "photo.png").code == 2
+
+
+def test_overwrite_is_asked_for(run: Run, copier: Path) -> None:
+    before = Path("photo.png").read_bytes()
+    refused = run("edit", "photo.png", "brighter", "--model", copier, "-o", "photo.png")
+    assert refused.code == 2
+    assert "photo.png: exists already" in refused.error
+    assert Path("photo.png").read_bytes() == before
+    done = run("edit", "photo.png", "brighter", "--model", copier, "-o", "photo.png", "--overwrite")
+    assert done.code == 0
+    assert Path("photo.png").read_bytes() != before
+
+
+def test_generate_names_its_file_after_the_prompt(run: Run, copier: Path) -> None:
+    done = run("generate", "The  picture, brighter!", "--model", copier, "--size", "5:3")
+    assert done.code == 0
+    assert Image.open("the-picture-brighter.png").size == (160, 96)
+    assert run("generate", "!!!", "--model", copier).out.startswith("generated.png: ")
+
+
+# ---- what a user can get wrong -----------------------------------------------------------------------------
+
+EDIT = ("edit", "photo.png", "make it brighter")
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("edit", "photo.png", ""), "the instruction is empty; say what to change"),
+        (("edit", "photo.png", " "), "the instruction is empty"),
+        (("edit", "photo.png", "x" * 10_000), "the instruction has 10000 characters; shorten it"),
+        (("generate", ""), "the instruction is empty"),
+        ((*EDIT, "--steps", "0"), "--steps is 0; it must be a whole number from 1 to 1000"),
+        ((*EDIT, "--steps", "-5"), "--steps is -5"),
+        ((*EDIT, "--steps", "many"), "Invalid value for '--steps'"),
+        ((*EDIT, "--guidance", "-1"), "--guidance is -1"),
+        ((*EDIT, "--guidance", "nan"), "--guidance is nan"),
+        ((*EDIT, "--true-cfg", "0"), "--true-cfg is 0"),
+        ((*EDIT, "--seed", "-1"), "--seed is -1"),
+        ((*EDIT, "--seed", str(2**64)), "--seed is 18446744073709551616"),
+        ((*EDIT, "--size", "huge"), "--size 'huge' is no size; write auto, pixels such as 1024x768"),
+        ((*EDIT, "--size", "0x0"), "--size is 0"),
+        ((*EDIT, "--size", "99999x99999"), "--size is 99999; it must be a whole number from 16 to 4096"),
+        ((*EDIT, "--size", "-4:3"), "--size '-4:3' is no size"),
+        ((*EDIT, "--size", "0:3"), "--size is 0"),
+        ((*EDIT, "--size", "100:1"), "100:1 is too narrow"),
+        ((*EDIT, "--fit", "squash"), "--fit 'squash' is unknown; choose stretch, crop or pad"),
+        ((*EDIT, "--precision", "fp7"), "unknown precision 'fp7'"),
+        ((*EDIT, "--precision", "bf16"), "has no bf16 transformer, only fp32"),
+        ((*EDIT, "--provider", "gpu"), "unknown provider 'gpu'"),
+        ((*EDIT, "--provider", "tensorrt"), "provider 'tensorrt' is not in the installed ONNX Runtime"),
+        ((*EDIT, "-o", "."), ".: "),
+        ((*EDIT, "-o", "no/such/folder/a.png"), "there is no directory"),
+        ((*EDIT, "-o", "a.gif"), "cannot write .gif"),
+        ((*EDIT, "-o", "a"), "a: "),
+        ((*EDIT, "--mask", "none.png"), "none.png: no such file"),
+        ((*EDIT, "--reference", "none.png"), "none.png: no such file"),
+        (("edit", "none.png", "brighter"), "none.png: no such file"),
+        (("edit", ".", "brighter"), "is a directory"),
+        (("chat", "none.png"), "none.png: no such file"),
+        (("chat", "photo.png", "--steps", "0"), "--steps is 0"),
+        (("edit", "photo.png"), "Missing argument 'PROMPT'; see openkontext edit --help"),
+        ((*EDIT, "--stepz", "3"), "No such option: --stepz"),
+        (("edti", "photo.png"), "No such command 'edti'"),
+    ],
+)
+def test_bad_use_is_one_line_and_exit_code_2(
+    run: Run, copier: Path, args: tuple[str, ...], says: str
+) -> None:
+    model = () if args[0] == "edti" else ("--model", copier)
+    done = run(*args, *model)
+    assert done.code == 2
+    assert says in done.error
+    assert done.out == ""
+    assert names() == ["photo.png"]
+
+
+def huge_png(width: int, height: int) -> bytes:
+    """A PNG that says how large it is and goes no further."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+
+
+def png(width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), "teal").save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is empty"),
+        (b"just words, not a picture", "JPEG, PNG"),
+        (b"\xff\xd8\xff\xe0 no jpeg", "bad"),
+        (png(64, 64)[:80], "damaged or cut short"),
+        (huge_png(50_000, 50_000), "too large"),
+        (png(1, 1), "too small"),
+        (png(20_000, 20), "too narrow"),
+    ],
+    ids=["empty", "text", "not jpeg", "truncated", "bomb", "1x1", "20000x20"],
+)
+def test_a_bad_picture_is_one_line_and_exit_code_2(run: Run, copier: Path, content: bytes, says: str) -> None:
+    Path("bad").write_bytes(content)
+    done = run("edit", "bad", "make it brighter", "--model", copier)
+    assert done.code == 2
+    assert says in done.error
+    assert done.error.startswith("bad: ")
+    assert names() == ["bad", "photo.png"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda root: (root / "vae.opt" / "model.onnx").unlink(), "lacks vae.opt/model.onnx"),
+        (lambda root: (root / "clip.opt" / "model.onnx").write_bytes(b""), "clip.opt/model.onnx"),
+        (
+            lambda root: (root / "t5.opt" / "model.onnx").write_bytes(
+                (root / "vae.opt" / "model.onnx").read_bytes()
+            ),
+            "not a t5 graph",
+        ),
+        (lambda root: (root / "openkontext.json").write_text('{"clip_length": 9}'), "clip_length is"),
+        (lambda root: (root / "openkontext.json").write_text("{"), "openkontext.json"),
+        (lambda root: (root / "tokenizer" / "tokenizer.json").write_text("{"), "cannot read the tokenizer"),
+    ],
+    ids=["no graph", "empty graph", "another graph", "another length", "bad settings", "bad tokenizer"],
+)
+def test_a_bad_repository_is_one_line_and_exit_code_2(
+    run: Run, tmp_path: Path, spoil: Callable[[Path], Any], says: str
+) -> None:
+    from copier import make_repository
+
+    spoil(make_repository(tmp_path / "models" / "spoilt"))
+    done = run(*EDIT, "--model", tmp_path / "models" / "spoilt")
+    assert done.code == 2
+    assert says in done.error
+    assert not Path("photo-edited.png").exists()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(prompt=st.text(max_size=80), size=st.text(alphabet="0123456789x:auto-. ", max_size=9))
+def test_any_words_and_any_size_end_in_0_or_2(run: Run, copier: Path, prompt: str, size: str) -> None:
+    done = run(
+        "edit", "--model", copier, "--steps", 1, "-o", "a.png", f"--size={size}", "--", "photo.png", prompt
+    )  # fmt: skip
+    assert done.code in (0, 2)
+    assert Path("a.png").exists() == (done.code == 0)
+    Path("a.png").unlink(missing_ok=True)
+    if done.code == 2:
+        assert done.error
+
+
+# ---- chat --------------------------------------------------------------------------------------------------
+
+
+def test_chat_edits_undoes_branches_and_saves(run: Run, copier: Path) -> None:
+    lines = """
+    make it brighter
+    /save one.png
+    make it brighter
+    /undo
+    the picture
+    /history
+    /branch 2
+    /save
+    /branch 0
+    /quit
+    """
+    done = run("chat", "photo.png", "--model", copier, "--seed", 1, stdin=lines)
+    assert done.code == 0
+    assert done.out.splitlines() == [
+        "picture 1, from 0: make it brighter (seed 1)",
+        "saved picture 1 as one.png",
+        "picture 2, from 1: make it brighter (seed 1)",
+        "back at picture 1, from 0: make it brighter (seed 1)",
+        "picture 3, from 1: the picture (seed 1)",
+        "  picture 0: the one you began with",
+        "  picture 1, from 0: make it brighter (seed 1)",
+        "  picture 2, from 1: make it brighter (seed 1)",
+        "* picture 3, from 1: the picture (seed 1)",
+        "now at picture 2, from 1: make it brighter (seed 1)",
+        "saved picture 2 as photo-2.png",
+        "now at picture 0: the one you began with",
+    ]
+    assert abs(brightness("one.png") - brightness("photo.png") - 12.75) < 1.5
+    assert abs(brightness("photo-2.png") - brightness("photo.png") - 25.5) < 2
+    prompts = json.loads(images.read_metadata("photo-2.png")["prompts"])
+    assert prompts == ["make it brighter", "make it brighter"]
+
+
+def test_chat_says_what_was_not_saved(run: Run, copier: Path) -> None:
+    done = run("chat", "photo.png", "--model", copier, stdin="make it brighter")
+    assert done.code == 0
+    assert "note: picture 1 was not saved" in done.err
+    assert names() == ["photo.png"]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("/undo", "nothing to undo"),
+        ("/save", "nothing to save yet"),
+        ("/branch 7", "/branch needs the number of a picture, 0 to 0"),
+        ("/branch", "/branch needs the number"),
+        ("/dance", "there is no /dance; /help lists"),
+        ("x" * 10_000, "the instruction has 10000 characters"),
+    ],
+)
+def test_a_line_that_cannot_be_followed_ends_a_script(run: Run, copier: Path, line: str, says: str) -> None:
+    done = run("chat", "photo.png", "--model", copier, stdin=f"{line}\n/help\n")
+    assert done.code == 2
+    assert says in done.error
+    assert done.out == ""
+
+
+def test_chat_helps(run: Run, copier: Path) -> None:
+    out = run("chat", "photo.png", "--model", copier, stdin="/help").out
+    assert all(command in out for command in ("/undo", "/branch N", "/history", "/save [FILE]", "/quit"))
+
+
+# ---- around ------------------------------------------------------------------------------------------------
+
+
+def test_doctor_tells_what_works(run: Run, copier: Path) -> None:
+    done = run("doctor", "--model", copier, "--json")
+    assert done.code == 0
+    found = json.loads(done.out)
+    states = {check["what"]: check["state"] for check in found["checks"]}
+    assert found["ok"] is True
+    assert states["provider cpu"] == states[f"model {copier}"] == "ok"
+    plain = run("doctor", "--model", "nowhere")
+    assert plain.code == 2
+    assert "bad     model nowhere" in plain.out
+    assert "no such model repository" in plain.error
+
+
+def test_no_arguments_show_the_help(run: Run) -> None:
+    done = run()
+    assert done.code == 0
+    assert "Edit images from text instructions" in done.out
+
+
+def test_a_defect_of_ours_is_one_line_and_exit_code_1(
+    run: Run, copier: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr("openkontext.editor.Editor.run", fail)
+    done = run(*EDIT, "--model", copier)
+    assert done.code == 1
+    assert "RuntimeError: two lines" in done.error
+    with pytest.raises(RuntimeError):
+        run(*EDIT, "--model", copier, "--debug")
+
+
+def test_debug_after_two_dashes_is_an_instruction(run: Run, copier: Path) -> None:
+    done = run("edit", "--model", copier, "--", "photo.png", "--debug")
+    assert done.code == 0
+    assert images.read_metadata("photo-edited.png")["prompt"] == "--debug"
+
+
+def test_ctrl_c_leaves_nothing_behind(copier: Path, tmp_path: Path) -> None:
+    save_photo(tmp_path / "photo.png")
+    command = [sys.executable, "-m", "openkontext", *EDIT, "--model", str(copier), "--steps", "1000"]
+    process = subprocess.Popen(
+        [*command, "--preview", "steps"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (tmp_path / "steps" / "step-0003.png").exists():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert "Traceback" not in err
+    assert names(tmp_path) == ["photo.png", "steps"]
+    assert not [name for name in names(tmp_path / "steps") if not name.endswith(".png")]
