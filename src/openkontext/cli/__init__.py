@@ -51,6 +51,8 @@ def main(args: list[str] | None = None) -> int:
 def _report(error: Exception) -> int:
     """Tell the user about an error in one line; returns the exit code."""
     if isinstance(error, typer.TyperException):
+        if not error.format_message():  # the help was shown in place of a missing subcommand
+            return error.exit_code
         command = getattr(getattr(error, "ctx", None), "command_path", "openkontext")
         message, code = f"{error.format_message().rstrip('.')}; see {command} --help", error.exit_code
     elif isinstance(error, OpenKontextError) and type(error) is not OpenKontextError:
