@@ -1,6 +1,6 @@
 """Edits a picture and saves what the model foresees after each step.
 
-    python examples/watch.py examples/scene.png "make it night" out/steps
+python examples/watch.py examples/scene.png "make it night" out/steps
 """
 
 import sys
