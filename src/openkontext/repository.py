@@ -208,7 +208,7 @@ class Repository:
             graph = self.graph(role, precision)
             model = read_model(graph)
             check_contract(model, graph, role, sizes)
-            files += [graph, *data_files(model, graph)]
+            files += [graph, *data_files(model, graph).values()]
         return files
 
     def digest(self, precision: str) -> str:
@@ -243,7 +243,7 @@ class Repository:
 
 
 def pull(name: str, precision: str = PRECISIONS[0], destination: Path | None = None) -> Repository:
-    """Fetch a repository from the Hugging Face Hub, going on where an earlier try ended.
+    """Fetch a repository from the Hugging Face Hub; files that an earlier try finished are not fetched again.
 
     Args:
         name: OWNER/NAME. Where it brings no tokenizers, those of the same name without "-onnx" are fetched.

@@ -17,7 +17,7 @@ from onnx import ModelProto, TensorProto
 from openkontext.errors import InputError
 from openkontext.runtime.contract import check_contract
 from openkontext.runtime.lowering import half_weight_bytes, lower
-from openkontext.runtime.model_file import Shape, data_files, nodes, read_model
+from openkontext.runtime.model_file import Shape, data_files, nodes, read_model, resolve_links
 from openkontext.runtime.providers import PROVIDERS, check_provider
 
 FOLDED_BYTES = 1 << 30
@@ -129,18 +129,26 @@ def load_graph(
     check_provider(provider)
     path = Path(path)
     model = read_model(path)
-    data_files(model, path)
+    files = data_files(model, path)
     if role is not None:
         check_contract(model, path, role)
-    options = _session_options(path, threads)
+    folder = resolve_links(model, files)
     lowered = lower(model, path, provider)
     mapped = lowered is not None and half_weight_bytes(lowered) > FOLDED_BYTES
-    source = str(path) if lowered is None else lowered.SerializeToString()
+    if lowered is None and folder is None:
+        source: str | bytes = str(path)
+    else:
+        source = (lowered or model).SerializeToString()
     del lowered
+    options = _session_options(folder or path.parent.absolute(), threads)
     providers = [PROVIDERS[name] for name in dict.fromkeys((provider, "cpu"))]
     try:
         session = onnxruntime.InferenceSession(
-            source, options, providers=providers, disabled_optimizers=["ConstantFolding"] if mapped else None
+            source,
+            options,
+            providers=providers,
+            disabled_optimizers=["ConstantFolding"] if mapped else None,
+            enable_fallback=0,  # it prints to stdout and tries the CPU
         )
     except Exception as error:  # ONNX Runtime's errors share no base
         raise InputError(_why_not(error, model, path, provider)) from error
@@ -149,7 +157,7 @@ def load_graph(
     return Graph(session, path)
 
 
-def _session_options(path: Path, threads: int) -> onnxruntime.SessionOptions:
+def _session_options(folder: Path, threads: int) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised, and said once
     options.intra_op_num_threads = threads
@@ -157,9 +165,7 @@ def _session_options(path: Path, threads: int) -> onnxruntime.SessionOptions:
     # reserves more than plain allocation peaks at; neither saved measurable time.
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(path.parent.absolute())
-    )
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     return options
 
 

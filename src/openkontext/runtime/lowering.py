@@ -1,5 +1,7 @@
 """Rewriting a graph into what a provider can execute."""
 
+import logging
+from collections.abc import Collection
 from pathlib import Path
 
 import onnx
@@ -24,7 +26,7 @@ def lower(model: ModelProto, path: Path, provider: str) -> ModelProto | None:
         provider: short name of an available provider.
 
     Raises:
-        InputError: the graph contradicts itself.
+        InputError: the graph cannot be rewritten since it is damaged.
     """
     if provider in COMPILERS or not _mentions_half(model):
         return None
@@ -32,29 +34,34 @@ def lower(model: ModelProto, path: Path, provider: str) -> ModelProto | None:
         if model.functions:
             model = onnx.inliner.inline_local_functions(model)
         model = onnx.shape_inference.infer_shapes(model)
-    except onnx.shape_inference.InferenceError as error:
-        raise InputError(f"{path}: the graph contradicts itself: {' '.join(str(error).split())}") from None
-    refused = refused_half_types(model, provider)
-    if not refused:
-        return None
+        refused = refused_half_types(model, provider)
+        return _rewrite(model, refused) if refused else None
+    except Exception as error:  # a damaged graph makes each library fail in its own ways
+        raise InputError(
+            f"{path}: cannot be rewritten for provider '{provider}', it may be damaged: fetch or export it "
+            f"again ({' '.join(str(error).split())[:200]})"
+        ) from error
 
+
+def half_weight_bytes(model: ModelProto) -> int:
+    """Bytes that the 16-bit weights of a graph would take in float32."""
+    return sum(2 * tensor_bytes(t) for t in model.graph.initializer if t.data_type in HALF_TYPES)
+
+
+def _rewrite(model: ModelProto, refused: Collection[int]) -> ModelProto:
     # Imported here since it takes a third of a second that graphs in float32 need not pay.
     import onnx_ir as ir
     from onnx_ir.passes.common import RemoveInitializersFromInputsPass
 
     from openkontext.runtime.passes import ComputeInFloat32
 
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # what is wrong with a graph is raised, and said once
     rewritten = ir.serde.deserialize_model(model)
     ir.passes.Sequential(
         RemoveInitializersFromInputsPass(),
         ComputeInFloat32({ir.DataType(dtype) for dtype in refused}),
     )(rewritten)
     return ir.serde.serialize_model(rewritten)
-
-
-def half_weight_bytes(model: ModelProto) -> int:
-    """Bytes that the 16-bit weights of a graph would take in float32."""
-    return sum(2 * tensor_bytes(t) for t in model.graph.initializer if t.data_type in HALF_TYPES)
 
 
 def _mentions_half(model: ModelProto) -> bool:

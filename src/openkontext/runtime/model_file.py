@@ -1,7 +1,8 @@
 """Reading `model.onnx` and checking the data files beside it, without reading any weight."""
 
 import math
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -33,8 +34,8 @@ def read_model(path: Path) -> ModelProto:
     return model
 
 
-def data_files(model: ModelProto, path: Path) -> tuple[Path, ...]:
-    """The external data files that a graph refers to, each checked to be there in full length.
+def data_files(model: ModelProto, path: Path) -> dict[str, Path]:
+    """The external data files that a graph refers to, by the name it uses, each there in full length.
 
     Args:
         model: the graph read from `path`.
@@ -49,7 +50,7 @@ def data_files(model: ModelProto, path: Path) -> tuple[Path, ...]:
         if tensor.data_location == TensorProto.EXTERNAL:
             location, end = _place(tensor, path)
             needed[location] = max(needed.get(location, 0), end)
-    files = []
+    files = {}
     for location, size in sorted(needed.items()):
         file = path.parent / location
         if not file.is_file():
@@ -58,8 +59,31 @@ def data_files(model: ModelProto, path: Path) -> tuple[Path, ...]:
             raise InputError(
                 f"{file}: cut short, {found:,} bytes of at least {size:,}: fetch or export it again"
             )
-        files.append(file)
-    return tuple(files)
+        files[location] = file
+    return files
+
+
+def resolve_links(model: ModelProto, files: Mapping[str, Path]) -> Path | None:
+    """Have a graph refer to its data files where they really lie, as in the Hugging Face cache behind links.
+
+    ONNX Runtime refuses to follow a link out of the folder that a graph in memory is said to come from.
+
+    Args:
+        model: the graph; its references are rewritten.
+        files: its data files, by the name it uses.
+
+    Returns:
+        The folder that the references are relative to now, or None where there was no link to resolve.
+    """
+    real = {location: file.resolve() for location, file in files.items()}
+    if not any(file.is_symlink() for file in files.values()):
+        return None
+    folder = Path(os.path.commonpath([file.parent for file in real.values()]))
+    for tensor in tensors(model):
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = real[entry.value].relative_to(folder).as_posix()
+    return folder
 
 
 def nodes(model: ModelProto) -> Iterator[NodeProto]:
@@ -118,6 +142,8 @@ def _place(tensor: TensorProto, path: Path) -> tuple[str, int]:
     """Data file of an external tensor, and the byte after its last."""
     fields = {entry.key: entry.value for entry in tensor.external_data}
     location = fields.get("location", "")
+    if not fields.keys() <= _PLACE_KEYS or not isinstance(location, str):
+        raise InputError(f"{path}: does not say clearly where its weights are: fetch or export it again")
     if (
         not location
         or PurePosixPath(location).is_absolute()
@@ -145,4 +171,5 @@ def tensor_bytes(tensor: TensorProto) -> int:
     return (math.prod(tensor.dims) * bits + 7) // 8
 
 
+_PLACE_KEYS = frozenset({"location", "offset", "length", "checksum", "basepath"})
 _4BIT_TYPES = frozenset({TensorProto.FLOAT4E2M1, TensorProto.INT4, TensorProto.UINT4})

@@ -118,7 +118,7 @@ def _computes(model: bytes, provider: str) -> bool:
         executed = Path(folder) / "executed.onnx"
         options.optimized_model_filepath = str(executed)
         try:
-            onnxruntime.InferenceSession(model, options, providers=[PROVIDERS[provider]])
+            onnxruntime.InferenceSession(model, options, providers=[PROVIDERS[provider]], enable_fallback=0)
         except Exception:  # ONNX Runtime's errors share no base; whatever it says, it will not run this
             return False
         asked = {node.op_type for node in ModelProto.FromString(model).graph.node}

@@ -1,0 +1,101 @@
+"""What is rewritten, and what is left as it is."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+from tiny import ONNX_TYPES, make_model
+
+from openkontext.runtime.lowering import lower
+from openkontext.runtime.passes import ComputeInFloat32
+from openkontext.runtime.providers import available_providers, refused_half_types
+
+HERE = Path("model.onnx")
+
+
+def one_node(op_type: str, dtype: int, inputs: int = 1, opset: int = 22) -> onnx.ModelProto:
+    names = [f"x{index}" for index in range(inputs)]
+    node = helper.make_node(op_type, names, ["y"], name="node")
+    ends = {name: (dtype, [4, 4]) for name in names}
+    return onnx.shape_inference.infer_shapes(make_model([node], ends, {"y": (dtype, [4, 4])}, opset=opset))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize(
+    ("op_type", "inputs"), [("MatMul", 2), ("Add", 2), ("Identity", 1), ("Transpose", 1)]
+)
+def test_a_type_is_refused_where_no_kernel_of_it_runs(precision: str, op_type: str, inputs: int) -> None:
+    """The judge is ONNX Runtime's own record of what it executed: the operator, or Casts around it."""
+    dtype = ONNX_TYPES[precision]
+    model = one_node(op_type, dtype, inputs)
+    refused = refused_half_types(model, "cpu")
+    assert refused == (frozenset() if executes_in_type(model) else frozenset({dtype}))
+
+
+def executes_in_type(model: onnx.ModelProto) -> bool:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.enable_profiling = True
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    except Exception:
+        return False
+    feed = {}
+    for value in session.get_inputs():
+        zeros = np.zeros((4, 4), np.uint16)
+        feed[value.name] = onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(
+            zeros, model.graph.input[0].type.tensor_type.elem_type
+        )
+    session.run_with_ort_values(None, feed)
+    record = Path(session.end_profiling())
+    text = record.read_text()
+    record.unlink()
+    return '"op_name" : "Cast"' not in text
+
+
+def test_compilers_take_the_published_files() -> None:
+    for provider in ("tensorrt", "nvtensorrtrtx"):
+        assert lower(one_node("MatMul", TensorProto.BFLOAT16, 2), HERE, provider) is None
+
+
+def test_float32_graphs_pass_without_onnx_ir() -> None:
+    assert lower(one_node("MatMul", TensorProto.FLOAT, 2), HERE, "cpu") is None
+
+
+def test_the_cpu_is_always_available() -> None:
+    assert available_providers()[0] == "cpu"
+
+
+def test_the_pass_says_whether_it_modified() -> None:
+    types = {ir.DataType.BFLOAT16, ir.DataType.FLOAT16}
+    for dtype, modified in ((TensorProto.FLOAT, False), (TensorProto.BFLOAT16, True)):
+        model = ir.serde.deserialize_model(one_node("Gelu", dtype))
+        assert ComputeInFloat32(types)(model).modified == modified
+        assert not ComputeInFloat32(types)(model).modified
+
+
+def test_no_16_bit_value_is_left_but_the_weights() -> None:
+    half = TensorProto.FLOAT16
+    model = make_model(
+        [
+            helper.make_node("Shape", ["x"], ["shape"]),
+            helper.make_node(
+                "ConstantOfShape", ["shape"], ["ones"], value=helper.make_tensor("one", half, [1], [1.0])
+            ),
+            helper.make_node("Add", ["x", "ones"], ["more"]),
+            helper.make_node("MatMul", ["more", "w"], ["y"]),
+        ],
+        {"x": (half, [2, 3])},
+        {"y": (half, [2, 3])},
+        {"w": np.eye(3, dtype=np.float16)},
+    )
+    lowered = lower(model, HERE, "cpu")
+    assert lowered is not None
+    onnx.checker.check_model(lowered, full_check=True)
+    assert [tensor.data_type for tensor in lowered.graph.initializer] == [half]
+    values = [*lowered.graph.input, *lowered.graph.value_info, *lowered.graph.output]
+    assert [v.name for v in values if v.type.tensor_type.elem_type == half and v.name != "w"] == []

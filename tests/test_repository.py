@@ -1,0 +1,440 @@
+"""Model repositories: opening, what they lack, their digest, and fetching from a hub on this machine."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiny import TINY, write_graph, write_tiny_repository
+
+from openkontext import repository as repository_module
+from openkontext.errors import InputError
+from openkontext.repository import FLUX_REPOSITORY, SETTINGS, Repository, RepositoryConfig, pull
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_tiny_repository(tmp_path / "tiny")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("OPENKONTEXT_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+# Settings
+
+
+def test_settings_come_back_as_written(tmp_path: Path) -> None:
+    TINY.save(tmp_path)
+    assert RepositoryConfig.load(tmp_path) == TINY
+    assert json.loads((tmp_path / SETTINGS).read_text())["sizes"] == [[64, 64], [96, 64], [64, 96]]
+
+
+def test_without_settings_the_model_is_flux(tmp_path: Path) -> None:
+    config = RepositoryConfig.load(tmp_path)
+    assert (config.name, config.text_length, config.clip_length) == (FLUX_REPOSITORY, 512, 77)
+    assert (config.scaling_factor, config.shift_factor, config.latent_channels) == (0.3611, 0.1159, 16)
+    assert (1024, 1024) in config.sizes
+    assert len(config.sizes) == 17
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "Invalid JSON"),
+        ("[]", "instance of RepositoryConfig|dictionary|object"),
+        ('{"scaling": 1}', "scaling: Unexpected keyword argument"),
+        ('{"scaling_factor": 0}', "scaling_factor: Input should be greater than 0"),
+        ('{"text_length": "many"}', "text_length: Input should be a valid integer"),
+        ('{"sizes": []}', "sizes: .* at least 1 item"),
+        ('{"sizes": [[64]]}', "sizes.0.1: Field required"),
+    ],
+)
+def test_bad_settings_are_named(folder: Path, text: str, message: str) -> None:
+    (folder / SETTINGS).write_text(text)
+    with pytest.raises(InputError, match=f"{SETTINGS}: .*({message})"):
+        Repository.open(folder)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    content=st.binary(max_size=60)
+    | st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["name", "sizes", "words", "x"]), inner)
+        ),
+        max_leaves=6,
+    ).map(lambda value: json.dumps(value).encode())
+)
+def test_no_settings_file_makes_a_traceback(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / SETTINGS).write_bytes(content)
+    message = ""
+    try:
+        RepositoryConfig.load(tmp_path)
+    except InputError as error:
+        message = str(error)
+    assert "\n" not in message
+
+
+# Opening
+
+
+def test_opens_a_folder(folder: Path) -> None:
+    repository = Repository.open(str(folder))
+    assert repository.path == folder
+    assert repository.config == TINY
+    assert repository.precisions == ("bf16",)
+    assert repository.graph("transformer", "bf16") == folder / "transformer.opt" / "bf16" / "model.onnx"
+    assert repository.graph("vae_encoder", "bf16") == folder / "vae_encoder.opt" / "model.onnx"
+    repository.verify("bf16")
+
+
+def test_precisions_and_their_names(folder: Path) -> None:
+    shutil.copytree(folder / "transformer.opt" / "bf16", folder / "transformer.opt" / "fp4_svd32")
+    shutil.copytree(folder / "transformer.opt" / "bf16", folder / "transformer.opt" / "fp8")
+    repository = Repository.open(folder)
+    assert repository.precisions == ("bf16", "fp8", "fp4")
+    assert repository.precision() == "bf16"
+    assert repository.precision("fp4_svd32") == "fp4"
+    assert repository.graph("transformer", "fp4").parent.name == "fp4_svd32"
+    assert repository.graph("t5", "fp8").parent.name == "t5.opt"
+    (folder / "t5.opt").rename(folder / "t5-fp8.opt")
+    assert repository.graph("t5", "fp8").parent.name == "t5-fp8.opt"
+    with pytest.raises(InputError, match=r"unknown precision 'int3': .* has bf16, fp8, fp4"):
+        repository.precision("int3")
+    with pytest.raises(InputError, match="has no fp16 transformer, only bf16, fp8, fp4"):
+        repository.precision("fp16")
+
+
+@pytest.mark.parametrize("name", ["nowhere", "", "a\0b", "x" * 5000, "~nobody-here/x y", "/no/such/folder"])
+def test_no_such_repository(name: str) -> None:
+    with pytest.raises(InputError, match=r"no such model repository|no model repository"):
+        Repository.open(name)
+
+
+def test_a_name_on_the_hub_that_is_not_here(home: Path) -> None:
+    with pytest.raises(InputError, match=f"get it with `openkontext pull {FLUX_REPOSITORY}`"):
+        Repository.open(FLUX_REPOSITORY)
+    write_tiny_repository(home / "repositories" / FLUX_REPOSITORY)
+    assert Repository.open(FLUX_REPOSITORY).config == TINY
+
+
+def test_a_folder_without_graphs(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds no transformer.opt/PRECISION/model.onnx"):
+        Repository.open(tmp_path)
+
+
+# What it lacks
+
+
+def test_names_all_that_is_missing_and_how_to_get_it(folder: Path) -> None:
+    (folder / SETTINGS).unlink()
+    shutil.rmtree(folder / "t5.opt")
+    shutil.rmtree(folder / "tokenizer_2")
+    with pytest.raises(InputError) as error:
+        Repository.open(folder).verify("bf16")
+    assert str(error.value) == (
+        f"{folder}: lacks t5.opt/model.onnx, tokenizer_2: "
+        f"get it with `openkontext pull {FLUX_REPOSITORY} --precision bf16`"
+    )
+
+
+def test_a_truncated_data_file_is_found_before_any_work(folder: Path) -> None:
+    data = folder / "vae.opt" / "backbone.onnx_data"
+    data.write_bytes(data.read_bytes()[:-1])
+    with pytest.raises(InputError, match=r"vae.opt/backbone.onnx_data: cut short"):
+        Repository.open(folder).verify("bf16")
+
+
+def test_graphs_of_different_models_are_told_apart(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    write_tiny_repository(other, config=replace(TINY, text_length=8))
+    write_graph(folder / "t5.opt", _wider_t5(folder))
+    with pytest.raises(InputError, match=r"text_width is 24, but 32 in .*t5.opt.*not of one model"):
+        Repository.open(folder).verify("bf16")
+
+
+def _wider_t5(folder: Path) -> Any:
+    import numpy as np
+    import onnx
+    from tiny import make_model
+
+    return make_model(
+        [onnx.helper.make_node("Gather", ["t5", "input_ids"], ["text_embeddings"])],
+        {"input_ids": (onnx.TensorProto.INT64, ["B", 8])},
+        {"text_embeddings": (onnx.TensorProto.FLOAT, ["B", 8, 32])},
+        {"t5": np.zeros((16, 32), np.float32)},
+    )
+
+
+def test_settings_that_contradict_the_graphs(folder: Path) -> None:
+    replace(TINY, text_length=512).save(folder)
+    with pytest.raises(InputError, match=r"text_length is 8, but 512 in .*openkontext.json"):
+        Repository.open(folder).verify("bf16")
+
+
+# Digest
+
+
+def test_digest_is_that_of_the_list_sha256sum_prints(folder: Path) -> None:
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    listing = subprocess.run(["sha256sum", *files], cwd=folder, capture_output=True, check=True).stdout
+    assert Repository.open(folder).digest("bf16") == hashlib.sha256(listing).hexdigest()
+
+
+def test_digest_depends_on_everything_that_decides_the_picture(folder: Path) -> None:
+    repository = Repository.open(folder)
+    seen = {repository.digest("bf16")}
+    for file in repository.files("bf16"):
+        content = file.read_bytes()
+        file.write_bytes(content + b" ")
+        if file.name != "model.onnx":  # a graph with a stray byte is no graph
+            seen.add(repository.digest("bf16"))
+        file.write_bytes(content)
+    assert len(seen) == len([f for f in repository.files("bf16") if f.name != "model.onnx"]) + 1
+    (folder / "README.md").write_text("notes")
+    assert repository.digest("bf16") in seen
+
+
+def test_hashes_of_large_files_are_remembered(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    monkeypatch.setattr(repository_module, "_REMEMBERED_BYTES", 1000)
+    repository = Repository.open(folder)
+    first = repository.digest("bf16")
+    data = folder / "transformer.opt" / "bf16" / "backbone.onnx_data"
+    hashed: list[Path] = []
+    real = repository_module._hash
+    monkeypatch.setattr(repository_module, "_hash", lambda path: hashed.append(path) or real(path))
+    assert repository.digest("bf16") == first
+    assert data not in hashed
+    assert hashed  # the small ones
+    os.utime(data, ns=(0, 0))
+    data.write_bytes(data.read_bytes()[::-1])
+    assert repository.digest("bf16") != first
+    (home / "digests.json").write_text("[damaged")
+    assert repository.digest("bf16") != first
+
+
+# Fetching
+
+
+class Hub(BaseHTTPRequestHandler):
+    """The part of the Hugging Face Hub's HTTP interface that fetching a repository needs."""
+
+    repositories: dict[str, Path]
+    gated: frozenset[str]
+    stall: threading.Event | None  # while it is not set, transfers stop after 11 MB
+    log: list[str]
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def _answer(self, body: bool) -> None:
+        path = unquote(urlsplit(self.path).path)
+        owner_name = "/".join(path.removeprefix("/api/models").split("/")[1:3])
+        self.log.append(f"{self.command} {path} {self.headers.get('Range', '')}".strip())
+        if (folder := self.repositories.get(owner_name)) is None:
+            return self._refuse(404, "RepoNotFound")
+        if path.startswith("/api/models/"):
+            return self._describe(folder, owner_name, path)
+        if owner_name in self.gated:
+            return self._refuse(403, "GatedRepo")
+        file = folder / path.split("/", 5)[5]
+        return (
+            self._send_file(file, owner_name, body) if file.is_file() else self._refuse(404, "EntryNotFound")
+        )
+
+    def _describe(self, folder: Path, name: str, path: str) -> None:
+        files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+        names = [file.relative_to(folder).as_posix() for file in files]
+        answer: Any = {"id": name, "sha": _commit(name), "siblings": [{"rfilename": n} for n in names]}
+        if "/tree/" in path:
+            answer = [
+                {"type": "file", "path": n, "size": f.stat().st_size, "oid": _etag(f)}
+                for n, f in zip(names, files, strict=True)
+            ]
+        content = json.dumps(answer).encode()
+        self._head(200, {"Content-Type": "application/json", "Content-Length": str(len(content))})
+        self.wfile.write(content)
+
+    def _send_file(self, file: Path, owner_name: str, body: bool) -> None:
+        content = file.read_bytes()
+        start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
+        headers = {
+            "ETag": f'"{_etag(file)}"',
+            "X-Repo-Commit": _commit(owner_name),
+            "Accept-Ranges": "bytes",
+            "Content-Length": str(len(content) - start),
+        }
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        self._head(206 if start else 200, headers)
+        if not body:
+            return
+        content = content[start:]
+        self.wfile.write(content[: 11 << 20])
+        if self.stall is not None and len(content) > 11 << 20:
+            self.stall.wait(60)
+        else:
+            self.wfile.write(content[11 << 20 :])
+
+    def _refuse(self, status: int, code: str) -> None:
+        self._head(status, {"X-Error-Code": code, "X-Error-Message": code, "Content-Length": "0"})
+
+    def _head(self, status: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+def _etag(file: Path) -> str:
+    return hashlib.sha1(file.read_bytes()).hexdigest()
+
+
+def _commit(name: str) -> str:
+    return hashlib.sha1(name.encode()).hexdigest()
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[tuple[str, type[Hub]]]:
+    published = write_tiny_repository(tmp_path / "hub" / "onnx", ["bf16", "fp32"])
+    (published / "transformer.opt" / "fp32").rename(published / "transformer.opt" / "fp4_svd32")
+    main = tmp_path / "hub" / "main"
+    for name in ("tokenizer", "tokenizer_2"):
+        main.mkdir(exist_ok=True)
+        (published / name).rename(main / name)
+    (main / "model.safetensors").write_bytes(bytes(1000))
+    handler = type(
+        "ThisHub",
+        (Hub,),
+        {
+            "repositories": {"labs/Tiny-onnx": published, "labs/Tiny": main, "labs/secret": published},
+            "gated": frozenset({"labs/secret"}),
+            "stall": None,
+            "log": [],
+        },
+    )
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", handler
+    server.shutdown()
+    server.server_close()
+
+
+def fetch(endpoint: str, home: Path, *requests: str) -> list[str]:
+    """What `pull` gives for each "NAME PRECISION"."""
+    process = start_fetch(endpoint, home, *requests)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return output.splitlines()
+
+
+def start_fetch(endpoint: str, home: Path, *requests: str) -> subprocess.Popen[str]:
+    """`pull` in a process of its own: the client reads its settings when it is imported."""
+    code = (
+        "import sys\n"
+        "from openkontext.errors import OpenKontextError\n"
+        "from openkontext.repository import pull\n"
+        "for request in sys.argv[1:]:\n"
+        "    try: print(pull(*request.split()).path)\n"
+        "    except OpenKontextError as error: print(type(error).__name__, error)\n"
+    )
+    environment = os.environ | {
+        "HF_ENDPOINT": endpoint,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(home / "hf"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "NO_PROXY": "127.0.0.1",
+        "OPENKONTEXT_HOME": str(home),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *requests],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_pull_brings_one_precision_and_the_tokenizers(hub: tuple[str, type[Hub]], home: Path) -> None:
+    endpoint, handler = hub
+    folder = home / "repositories" / "labs" / "Tiny-onnx"
+    assert fetch(endpoint, home, "labs/Tiny-onnx fp4") == [str(folder)]
+    assert Repository.open("labs/Tiny-onnx").precisions == ("fp4",)
+    for file in Repository.open(folder).files("fp4"):
+        source = handler.repositories["labs/Tiny" if "tokenizer" in str(file) else "labs/Tiny-onnx"]
+        assert file.read_bytes() == (source / file.relative_to(folder)).read_bytes()
+    assert not (folder / "model.safetensors").exists()
+
+
+def test_pull_goes_on_after_it_was_killed(hub: tuple[str, type[Hub]], home: Path) -> None:
+    endpoint, handler = hub
+    data = "transformer.opt/bf16/backbone.onnx_data"
+    with (handler.repositories["labs/Tiny-onnx"] / data).open("ab") as file:
+        file.truncate(12 << 20)
+    folder = home / "repositories" / "labs" / "Tiny-onnx"
+    handler.stall = threading.Event()
+    process = start_fetch(endpoint, home, "labs/Tiny-onnx bf16")
+    try:
+        deadline = time.monotonic() + 60
+        while len(list(folder.glob("*.opt/**/*.onnx*"))) < 9:  # all but the stalled one
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.communicate()
+        handler.stall.set()
+    assert not (folder / data).exists()
+    handler.stall = None
+    handler.log.clear()
+    assert fetch(endpoint, home, "labs/Tiny-onnx bf16") == [str(folder)]
+    gets = [line for line in handler.log if line.startswith("GET /labs/Tiny-onnx/resolve")]
+    assert [line for line in gets if data not in line] == []
+    assert (folder / data).stat().st_size == 12 << 20
+
+
+def test_pull_says_what_is_in_the_way(hub: tuple[str, type[Hub]], home: Path) -> None:
+    nothing, secret, precision = fetch(
+        hub[0], home, "labs/nothing bf16", "labs/secret bf16", "labs/Tiny-onnx fp8"
+    )
+    assert nothing.startswith("InputError labs/nothing: not on the Hugging Face Hub")
+    assert secret.startswith("ConsentError labs/secret: accept its terms at")
+    assert precision == "InputError labs/Tiny-onnx: has no fp8 transformer, only bf16, fp4_svd32"
+
+
+def test_pull_without_a_network(home: Path) -> None:
+    (message,) = fetch("http://127.0.0.1:9", home, "labs/x bf16")
+    assert message.startswith("InputError labs/x: cannot be fetched")
+
+
+@pytest.mark.parametrize("name", ["nano", "a/b/c", "../x", "-x/y", ""])
+def test_pull_of_what_is_no_name_on_the_hub(name: str) -> None:
+    with pytest.raises(InputError, match="give OWNER/NAME"):
+        pull(name)
