@@ -164,8 +164,8 @@ class GraphBuilder:
     ) -> ir.Value:
         """Attention over queries, keys and values [B, L, H, D] -> [B, L, H * D].
 
-        As in the published files, a square root of the scale is multiplied into queries and into keys: both are
-        then in a good range for quantising. `bias` [1, H, L, L] or [L, L] is added to the scores.
+        As in the published files, a square root of the scale is multiplied into queries and into keys: both
+        are then in a good range for quantising. `bias` [1, H, L, L] or [L, L] is added to the scores.
         """
         query = self.op("Transpose", query, perm=[0, 2, 1, 3])
         key = self.op("Transpose", key, perm=[0, 2, 3, 1])

@@ -123,17 +123,19 @@ def load_checkpoint(path: str | Path, parts: str | Path | None = None) -> Pipeli
     )
 
 
-def import_repository(path: str | Path, precision: str = "bf16") -> Pipeline:
+def import_repository(path: str | Path, precision: str | None = None) -> Pipeline:
     """Read a repository back into torch, weight for weight in the stored type: the start of a finetuning.
 
     Args:
         path: folder of a repository that `export_repository` made.
-        precision: which transformer, "bf16" or "fp32".
+        precision: which transformer, "bf16" or "fp32"; None for the repository's first.
 
     Raises:
-        InputError: the repository lacks a graph, or has another tool's, which does not say its numbers.
+        InputError: the repository is not whole, or another tool's, whose graphs do not say their numbers.
     """
     repository = Repository.open(path)
+    precision = repository.precision(precision)
+    repository.verify(precision)
     read = partial(_read_graph, repository)
     transformer_config, transformer = read("transformer", precision, TransformerConfig)
     autoencoder_config, decoder = read("vae", precision, AutoencoderConfig)

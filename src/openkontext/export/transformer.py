@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
+import torch
 
 from openkontext.export.graph import GraphBuilder
 from openkontext.model.config import TransformerConfig
@@ -79,7 +80,8 @@ def _conditioning(
 def _sinusoid(g: GraphBuilder, x: ir.Value) -> ir.Value:
     """Cosines, then sines, of 1000 x: [B] float32 -> [B, 256]."""
     half = _TIME_CHANNELS // 2
-    frequencies = np.exp(-math.log(10000) * np.arange(half) / half).astype(np.float32)
+    # By torch, as in the model: at angles up to 1000, the last bit of a frequency tells.
+    frequencies = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32) / half).numpy()
     with g.scope("time_proj"):
         scaled = g.op("Mul", x, g.constant(1000.0, _FLOAT))
         column = g.op("Unsqueeze", scaled, g.constant([1]))
