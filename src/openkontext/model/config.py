@@ -164,7 +164,7 @@ PRESETS: dict[str, ModelConfig] = {
             theta=100,
         ),
         autoencoder=AutoencoderConfig(
-            block_out_channels=(32, 64, 128, 128), layers_per_block=1, norm_num_groups=8
+            block_out_channels=(32, 64, 128, 128), layers_per_block=1, norm_num_groups=1
         ),
         t5=T5EncoderConfig(
             vocab_size=320, d_model=192, d_kv=48, d_ff=512, num_layers=3, num_heads=4, length=32

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from openkontext.model.config import ModelConfig
 from openkontext.model.transformer import FluxTransformer, Modulation
 from openkontext.train.latents import Pair, PairCache
 from openkontext.train.loop import Average, Run
+from openkontext.train.optimiser import MuonAdamW
 from openkontext.train.text import TextEncoders
 
 
@@ -30,9 +30,9 @@ class FlowRecipe:
     steps: int = 4000
     batch_size: int = 32
     #: Learning rate of Muon, for the matrices inside the blocks.
-    matrix_rate: float = 0.02
+    muon_rate: float = 0.02
     #: Learning rate of AdamW, for everything else.
-    other_rate: float = 1.2e-3
+    adam_rate: float = 1.2e-3
     warm_up: int = 100
     #: Share of the steps, at the end, over which the learning rates fall to 0.
     decay: float = 0.25
@@ -77,36 +77,9 @@ class Kontext(nn.Module):
         nn.init.zeros_(self.transformer.proj_out.bias)
 
 
-class Optimisers:
-    """Muon for the blocks' matrices, AdamW for the rest, as one."""
-
-    def __init__(self, model: Kontext, recipe: FlowRecipe) -> None:
-        matrices, others = [], []
-        for name, parameter in model.named_parameters():
-            inside = "transformer_blocks." in name and ".norm" not in name
-            (matrices if inside and parameter.ndim == 2 else others).append(parameter)
-        self.rates = (recipe.matrix_rate, recipe.other_rate)
-        self.both = (
-            torch.optim.Muon(matrices, lr=recipe.matrix_rate, weight_decay=0.01, momentum=0.95),
-            torch.optim.AdamW(others, lr=recipe.other_rate, betas=(0.9, 0.98), weight_decay=0.01),
-        )
-
-    def step(self, factor: float) -> None:
-        """One step at `factor` times the learning rates; clears the gradients."""
-        for optimiser, rate in zip(self.both, self.rates, strict=True):
-            for group in optimiser.param_groups:
-                group["lr"] = rate * factor
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Both optimisers' states."""
-        return {str(i): optimiser.state_dict() for i, optimiser in enumerate(self.both)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what `state_dict` gave."""
-        for i, optimiser in enumerate(self.both):
-            optimiser.load_state_dict(state[str(i)])
+def _inside_blocks(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter is a matrix of a block, its modulation left out."""
+    return "transformer_blocks." in name and ".norm" not in name and parameter.ndim == 2
 
 
 def _loss(model: Kontext, pairs: list[Pair], recipe: FlowRecipe, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -168,15 +141,15 @@ def train_flow(
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng([recipe.seed, 6])
     model = Kontext(config, text)
-    optimisers = Optimisers(model, recipe)
+    optimiser = MuonAdamW(model, _inside_blocks, muon_rate=recipe.muon_rate, adam_rate=recipe.adam_rate)
     average = Average(model, recipe.average_decay)
-    run = Run(folder, {"model": model, "optimisers": optimisers, "average": average}, rng, recipe.steps)
+    run = Run(folder, {"model": model, "optimiser": optimiser, "average": average}, rng, recipe.steps)
     sums = np.zeros(2)
     for step in run.steps_left(stop):
         loss, changed = _loss(model, cache.draw(rng, recipe.batch_size, recipe.kinds), recipe, rng)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimisers.step(rate_factor(step, recipe))
+        optimiser.step(rate_factor(step, recipe))
         average.update(model)
         sums += loss.item(), changed.item()
         if (step + 1) % 50 == 0:
