@@ -4,7 +4,7 @@ import dataclasses
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,6 +49,7 @@ class _Part:
     """One graph to write."""
 
     folder: str
+    precision: str
     build: Callable[..., ir.Model]  # from (config, weights, type)
     config: Any
     module: nn.Module
@@ -88,8 +89,8 @@ def export_repository(
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.") as beside:
             made = Path(beside, "new")
-            for part, precision in _parts(pipeline, precisions):
-                _write_graph(part, precision, made / part.folder)
+            for part in _parts(pipeline, precisions):
+                _write_graph(part, made / part.folder)
             for tokenizer, name in ((pipeline.tokenizer, "tokenizer"), (pipeline.tokenizer_2, "tokenizer_2")):
                 shutil.copytree(tokenizer, made / name)
             _completed(config or _said_config(pipeline, out.name), pipeline).save(made)
@@ -174,34 +175,21 @@ def _check_out(out: Path, overwrite: bool) -> None:
         raise InputError(f"{out} exists; add --overwrite to replace it")
 
 
-def _parts(pipeline: Pipeline, precisions: Sequence[str]) -> list[tuple[_Part, str]]:
-    """What to write, and in which precision."""
-    numbers = pipeline.config
-    build_transformer = partial(transformer_graph, text_length=numbers.t5.length)
-    common = [
-        _Part("clip.opt", clip_graph, numbers.clip, pipeline.clip),
-        _Part("t5.opt", t5_graph, numbers.t5, pipeline.t5, external=True),
-        _Part("vae.opt", decoder_graph, numbers.autoencoder, pipeline.autoencoder),
-        _Part("vae_encoder.opt", encoder_graph, numbers.autoencoder, pipeline.autoencoder),
-    ]
-    transformers = [
-        (
-            _Part(
-                f"transformer.opt/{precision}",
-                build_transformer,
-                numbers.transformer,
-                pipeline.transformer,
-                external=True,
-            ),
-            precision,
-        )
-        for precision in dict.fromkeys(precisions)
-    ]
-    return [(part, precisions[0]) for part in common] + transformers
+def _parts(pipeline: Pipeline, precisions: Sequence[str]) -> Iterator[_Part]:
+    """What to write."""
+    numbers, first = pipeline.config, precisions[0]
+    yield _Part("clip.opt", first, clip_graph, numbers.clip, pipeline.clip)
+    yield _Part("t5.opt", first, t5_graph, numbers.t5, pipeline.t5, external=True)
+    yield _Part("vae.opt", first, decoder_graph, numbers.autoencoder, pipeline.autoencoder)
+    yield _Part("vae_encoder.opt", first, encoder_graph, numbers.autoencoder, pipeline.autoencoder)
+    build = partial(transformer_graph, text_length=numbers.t5.length)
+    for precision in dict.fromkeys(precisions):
+        folder = f"transformer.opt/{precision}"
+        yield _Part(folder, precision, build, numbers.transformer, pipeline.transformer, external=True)
 
 
-def _write_graph(part: _Part, precision: str, folder: Path) -> None:
-    dtype = PRECISIONS[precision]
+def _write_graph(part: _Part, folder: Path) -> None:
+    dtype = PRECISIONS[part.precision]
     weights = lazy_tensors(part.module.state_dict(), dtype)
     model = part.build(part.config, weights, ir.tensor_adapters.from_torch_dtype(dtype))
     folder.mkdir(parents=True)

@@ -211,7 +211,9 @@ def _single_stream_block(
     """Attention and perceptron side by side."""
     shift, scale, gate = _modulation(g, conditioning, "norm", 3)
     normed = _modulated_norm(g, tokens, "norm.norm", shift, scale, config)
-    mlp = g.op("Gelu", g.linear(normed, "proj_mlp"), approximate="tanh")
+    mlp = g.linear(normed, "proj_mlp")
+    with g.scope("act_mlp"):
+        mlp = g.op("Gelu", mlp, approximate="tanh")
     with g.scope("attn"):
         query, key, value = _projections(
             g, normed, ("to_q", "to_k", "to_v"), ("norm_q", "norm_k"), config.num_attention_heads
