@@ -1,6 +1,6 @@
 """Draws the example picture, and the README's picture with the shipped model.
 
-    python examples/pictures.py
+python examples/pictures.py
 """
 
 from pathlib import Path

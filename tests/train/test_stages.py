@@ -22,7 +22,9 @@ TINY_AUTOENCODER = AutoencoderConfig(block_out_channels=(8, 8, 16, 16), layers_p
 NANO = PRESETS["nano"]
 TINY = dataclasses.replace(
     NANO,
-    transformer=dataclasses.replace(NANO.transformer, num_layers=1, num_single_layers=1, num_attention_heads=2),
+    transformer=dataclasses.replace(
+        NANO.transformer, num_layers=1, num_single_layers=1, num_attention_heads=2
+    ),
     autoencoder=TINY_AUTOENCODER,
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -139,20 +140,25 @@ def global_changes(scene: Scene, kind: str) -> Iterator[Scene]:
     }[kind]
     for value in values:
         if value != getattr(scene, field):
-            yield replace(scene, **{field: value})
+            yield replace(scene, **{field: value})  # type: ignore[arg-type]
 
 
 def family(rng: np.random.Generator) -> list[Edit]:
     """Many edits on one scene and between its variants, none of them held out.
 
-    Variants of a scene share most of its picture, so a family costs few renderings and encodings for its many pairs.
+    Variants of a scene share most of its picture, so a family costs few renderings and encodings for its many
+    pairs.
     """
     base = random_scene(rng)
     edits: list[Edit | None] = []
     for subject in rng.permutation(np.array(base.things, object))[:2]:
         edits += _thing_family(rng, base, subject)
     for kind in ("background", "season", "time"):
-        options = [s for s in global_changes(base, kind) if not landscape_held_out(s.landscape, s.season, s.time, s.look)]
+        options = [
+            s
+            for s in global_changes(base, kind)
+            if not landscape_held_out(s.landscape, s.season, s.time, s.look)
+        ]
         variants = [base, *(options[i] for i in rng.permutation(len(options))[:2])]
         edits += [Edit(kind, a, b) for a in variants for b in variants if a != b]
     edits += [Edit("look", base, s) for s in global_changes(base, "look")]
@@ -172,9 +178,8 @@ def _thing_family(rng: np.random.Generator, base: Scene, subject: Thing) -> list
             scene = _with(base, subject, a)
             if not _distinct(scene):
                 continue
-            for b in variants:
-                if (a.colour != b.colour) if kind == "recolour" else (a.shape != b.shape):
-                    edits.append(change(kind, scene, a, b))
+            differs = attrgetter("colour" if kind == "recolour" else "shape")
+            edits += [change(kind, scene, a, b) for b in variants if differs(a) != differs(b)]
     places = free_places(base, SKY_PLACES if subject.in_sky else GROUND_PLACES)
     if places:
         edits.append(change("move", base, subject, moved(subject, choose(rng, places))))

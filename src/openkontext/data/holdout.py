@@ -1,6 +1,7 @@
 """Combinations that training never sees, so that evaluation can ask for them.
 
-Fixed before the first training run. Training scenes do not contain them and training instructions do not ask for them.
+Fixed before the first training run. Training scenes do not contain them and training instructions do not ask
+for them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,12 @@ _COLOUR_INDEX = {name: i for i, name in enumerate(COLOURS)}
 #: One time of day, one season and one look for half of the landscapes each.
 _LANDSCAPE_TIMES = {("beach", "sunset"), ("forest", "night"), ("mountains", "sunset"), ("city", "night")}
 _LANDSCAPE_SEASONS = {("meadow", "winter"), ("desert", "autumn"), ("city", "autumn"), ("beach", "winter")}
-_LANDSCAPE_LOOKS = {("desert", "sepia"), ("meadow", "inverted"), ("mountains", "black and white"), ("city", "sepia")}
+_LANDSCAPE_LOOKS = {
+    ("desert", "sepia"),
+    ("meadow", "inverted"),
+    ("mountains", "black and white"),
+    ("city", "sepia"),
+}
 
 
 def thing_held_out(shape: str, colour: str) -> bool:

@@ -1,6 +1,7 @@
 """Instructions: an edit in words.
 
-Some phrasings are held out of training, so that evaluation can ask in words that are known but put differently.
+Some phrasings are held out of training, so that evaluation can ask in words that are known but put
+differently.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from openkontext.data.edits import Edit
 from openkontext.data.sampler import choose
 from openkontext.data.scenes import Scene, Thing
 
-#: Phrasings by kind: those that training uses, and those held out of it. {it} names the thing, {a} the thing asked for
-#: ("a red ball"), {new} its shape or its colour and shape, {colour}, {place}, {value} the rest.
+#: Phrasings by kind: those that training uses, and those held out of it. {it} names the thing, {a} the thing
+#: asked for ("a red ball"), {new} its shape or its colour and shape, {colour}, {place}, {value} the rest.
 _PHRASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "recolour": (
         (
@@ -107,21 +108,45 @@ _PHRASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("swap the background for {value}", "move the scene to {value}", "turn the background into {value}"),
     ),
     "season": (
-        ("make it {value}", "change the season to {value}", "turn it into {value}", "now in {value}", "show it in {value}",
-         "it should be {value}", "i want it to be {value}", "set the scene in {value}"),
+        (
+            "make it {value}",
+            "change the season to {value}",
+            "turn it into {value}",
+            "now in {value}",
+            "show it in {value}",
+            "it should be {value}",
+            "i want it to be {value}",
+            "set the scene in {value}",
+        ),
         ("turn the season to {value}", "show the scene in {value}", "change it to {value}"),
     ),
     "time": (
-        ("make it {value}", "change the time to {value}", "change the time of day to {value}", "turn it into {value}",
-         "show it at {value}", "it should be {value}", "i want it to be {value}", "now at {value}"),
+        (
+            "make it {value}",
+            "change the time to {value}",
+            "change the time of day to {value}",
+            "turn it into {value}",
+            "show it at {value}",
+            "it should be {value}",
+            "i want it to be {value}",
+            "now at {value}",
+        ),
         ("turn the time of day to {value}", "show the scene at {value}", "change it to {value}"),
     ),
     "look": (
-        ("make it {value}", "make the picture {value}", "turn the picture {value}", "turn it {value}",
-         "change the picture to {value}", "the picture should be {value}", "i want it {value}", "show it in {value}"),
+        (
+            "make it {value}",
+            "make the picture {value}",
+            "turn the picture {value}",
+            "turn it {value}",
+            "change the picture to {value}",
+            "the picture should be {value}",
+            "i want it {value}",
+            "show it in {value}",
+        ),
         ("change it to {value}", "i want the picture {value}", "the whole picture in {value}"),
     ),
-}  # fmt: skip
+}
 
 #: Whole instructions for values that also go by other words.
 _SAYINGS: dict[tuple[str, str], tuple[str, ...]] = {
@@ -131,9 +156,20 @@ _SAYINGS: dict[tuple[str, str], tuple[str, ...]] = {
     ("time", "night"): ("turn day into night", "make it dark", "add a moon and stars"),
     ("time", "sunset"): ("let the sun go down", "make it evening"),
     ("time", "day"): ("let the sun come up", "make it bright"),
-    ("look", "black and white"): ("remove all colour", "remove the colours", "make it grey", "grayscale", "black and white"),
+    ("look", "black and white"): (
+        "remove all colour",
+        "remove the colours",
+        "make it grey",
+        "grayscale",
+        "black and white",
+    ),
     ("look", "sepia"): ("make it look like an old photo", "give it a sepia tone", "sepia"),
-    ("look", "inverted"): ("invert the colours", "invert the colors", "make it a negative", "turn it into a negative"),
+    ("look", "inverted"): (
+        "invert the colours",
+        "invert the colors",
+        "make it a negative",
+        "turn it into a negative",
+    ),
 }
 
 _VALUES: dict[str, tuple[str, ...]] = {
@@ -204,7 +240,9 @@ def phrase(edit: Edit, rng: np.random.Generator, *, held_out: bool = False) -> s
         words["to"] = str(choose(rng, _DESTINATIONS[result.place]))
         # A replacement that keeps the colour may leave it unsaid.
         unsaid = edit.kind == "replace" and edit.subject is not None and edit.subject.colour == result.colour
-        words["a"] = _article(result.shape if unsaid and rng.random() < 0.7 else f"{result.colour} {result.shape}")
+        words["a"] = _article(
+            result.shape if unsaid and rng.random() < 0.7 else f"{result.colour} {result.shape}"
+        )
     if edit.subject is None and edit.result is None:
         field = {"background": "landscape"}.get(edit.kind, edit.kind)
         value = getattr(edit.after, field)
@@ -220,11 +258,31 @@ def phrase(edit: Edit, rng: np.random.Generator, *, held_out: bool = False) -> s
 
 def _dress(text: str, rng: np.random.Generator) -> str:
     """An opening, a capital letter and a full stop, now and then."""
-    if rng.random() < 0.12 and not text.startswith(("the ", "i ", "there ", "in ", "at ", "on ", "without ", "now ", "a ")):
+    if rng.random() < 0.12 and not text.startswith(
+        ("the ", "i ", "there ", "in ", "at ", "on ", "without ", "now ", "a ")
+    ):
         text = str(choose(rng, _OPENINGS)) + text
     if rng.random() < 0.3:
         text = text[0].upper() + text[1:]
     return text + "." if rng.random() < 0.2 else text
+
+
+def describe(scene: Scene, rng: np.random.Generator, most: int = 3) -> str:
+    """What a picture shows, in words: the prompt that would make it from nothing.
+
+    Args:
+        scene: The scene, in colour.
+        rng: Chooses among the phrasings, and what to leave unsaid.
+        most: Things named at most, as many as the text encoders have room for.
+    """
+    words = [str(choose(rng, _VALUES[scene.landscape]))]
+    words += (
+        [f"in {choose(rng, _VALUES[scene.season])}"] if scene.season != "summer" or rng.random() < 0.3 else []
+    )
+    words += [f"at {choose(rng, _VALUES[scene.time])}"] if scene.time != "day" or rng.random() < 0.3 else []
+    things = [scene.things[i] for i in rng.permutation(len(scene.things))[:most]]
+    named = [f"{_article(f'{t.colour} {t.shape}')} {_PLACES[t.place][t.in_sky]}" for t in things]
+    return _dress(f"{' '.join(words)} with {' and '.join(named)}", rng)
 
 
 def every_word() -> list[str]:
@@ -234,5 +292,7 @@ def every_word() -> list[str]:
 
     texts: list[str] = [*COLOURS, *SHAPES, *_OPENINGS, "a an the please"]
     texts += [p for kinds in _PHRASES.values() for group in kinds for p in group]
-    texts += [p for table in (_SAYINGS, _VALUES, _PLACES, _DESTINATIONS) for group in table.values() for p in group]  # type: ignore[attr-defined]
+    texts += [
+        p for table in (_SAYINGS, _VALUES, _PLACES, _DESTINATIONS) for group in table.values() for p in group
+    ]
     return sorted({w for text in texts for w in text.split() if not w.startswith("{")})

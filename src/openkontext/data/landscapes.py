@@ -55,11 +55,15 @@ _GROUNDS: dict[str, _Ground] = {
 LANDSCAPES = tuple(_GROUNDS)
 
 
-def _ridge(rng: np.random.Generator, width: int, height: int, base: float, rise: float, waves: float) -> list[tuple[float, float]]:
+def _ridge(
+    rng: np.random.Generator, width: int, height: int, base: float, rise: float, waves: float
+) -> list[tuple[float, float]]:
     """A rolling outline from the left edge to the right, closed along the bottom."""
     x = np.linspace(0, 1, 48)
     phase = rng.uniform(0, 2 * np.pi, 2)
-    y = base - rise * (0.6 * np.sin(waves * np.pi * x + phase[0]) + 0.4 * np.sin(2.3 * waves * np.pi * x + phase[1]))
+    y = base - rise * (
+        0.6 * np.sin(waves * np.pi * x + phase[0]) + 0.4 * np.sin(2.3 * waves * np.pi * x + phase[1])
+    )
     line = [(float(a * width), float(b * height)) for a, b in zip(x, y, strict=True)]
     return [(0.0, float(height)), *line, (float(width), float(height))]
 
@@ -75,7 +79,9 @@ def _seasoned(colour: RGB, ground: _Ground, season: str, share: float = 1.0) -> 
 def _sky(width: int, height: int, time: str, rng: np.random.Generator) -> Image.Image:
     light = TIMES[time]
     share = np.linspace(0, 1.5, height, dtype=np.float32).clip(0, 1)[:, None, None]
-    column = np.array(light.sky_top, np.float32) * (1 - share) + np.array(light.sky_bottom, np.float32) * share
+    column = (
+        np.array(light.sky_top, np.float32) * (1 - share) + np.array(light.sky_bottom, np.float32) * share
+    )
     sky = Image.fromarray(np.broadcast_to(column, (height, width, 3)).astype(np.uint8))
     draw = ImageDraw.Draw(sky)
     x, unit = rng.uniform(0.3, 0.7) * width, min(width, height)
@@ -98,12 +104,18 @@ def _disc(draw: ImageDraw.ImageDraw, x: float, y: float, r: float, fill: RGB) ->
     draw.ellipse([x - r, y - r, x + r, y + r], fill=fill)
 
 
-def _far_hills(draw: ImageDraw.ImageDraw, w: int, h: int, g: _Ground, season: str, rng: np.random.Generator) -> None:
-    draw.polygon(_ridge(rng, w, h, 0.54, 0.05, 2.0), fill=_seasoned(mix(g.far, (150, 190, 220), 0.35), g, season, 0.8))
+def _far_hills(
+    draw: ImageDraw.ImageDraw, w: int, h: int, g: _Ground, season: str, rng: np.random.Generator
+) -> None:
+    draw.polygon(
+        _ridge(rng, w, h, 0.54, 0.05, 2.0), fill=_seasoned(mix(g.far, (150, 190, 220), 0.35), g, season, 0.8)
+    )
     draw.polygon(_ridge(rng, w, h, 0.6, 0.04, 2.6), fill=_seasoned(g.far, g, season, 0.9))
 
 
-def _pines(draw: ImageDraw.ImageDraw, w: int, h: int, g: _Ground, season: str, rng: np.random.Generator) -> None:
+def _pines(
+    draw: ImageDraw.ImageDraw, w: int, h: int, g: _Ground, season: str, rng: np.random.Generator
+) -> None:
     unit = min(w, h)
     draw.polygon(_ridge(rng, w, h, 0.57, 0.015, 3.0), fill=_seasoned(g.far, g, season))
     for i in range(9):
@@ -114,10 +126,14 @@ def _pines(draw: ImageDraw.ImageDraw, w: int, h: int, g: _Ground, season: str, r
         for level in range(3):
             top = foot - tall + level * tall * 0.25
             spread = half * (0.6 + 0.2 * level)
-            draw.polygon([(x, top), (x + spread, top + tall * 0.5), (x - spread, top + tall * 0.5)], fill=colour)
+            draw.polygon(
+                [(x, top), (x + spread, top + tall * 0.5), (x - spread, top + tall * 0.5)], fill=colour
+            )
 
 
-def _peaks(draw: ImageDraw.ImageDraw, w: int, h: int, g: _Ground, season: str, rng: np.random.Generator) -> None:
+def _peaks(
+    draw: ImageDraw.ImageDraw, w: int, h: int, g: _Ground, season: str, rng: np.random.Generator
+) -> None:
     for x0, tall in ((0.12, 0.26), (0.86, 0.3), (0.48, 0.36)):
         x, top = (x0 + rng.uniform(-0.06, 0.06)) * w, (0.64 - tall - rng.uniform(0, 0.05)) * h
         foot, half = 0.68 * h, 0.34 * w
@@ -126,26 +142,38 @@ def _peaks(draw: ImageDraw.ImageDraw, w: int, h: int, g: _Ground, season: str, r
         draw.polygon([(x, top), (x + half, foot), (x + half * 0.2, foot)], fill=mix(rock, (40, 44, 70), 0.22))
         cap = 0.3
         y = top + cap * (foot - top)
-        draw.polygon([(x, top), (x + half * cap, y), (x + half * 0.08, y - 0.02 * h), (x - half * cap, y)], fill=_SNOW)
+        draw.polygon(
+            [(x, top), (x + half * cap, y), (x + half * 0.08, y - 0.02 * h), (x - half * cap, y)], fill=_SNOW
+        )
 
 
-def _sea(draw: ImageDraw.ImageDraw, w: int, h: int, g: _Ground, season: str, rng: np.random.Generator) -> None:
+def _sea(
+    draw: ImageDraw.ImageDraw, w: int, h: int, g: _Ground, season: str, rng: np.random.Generator
+) -> None:
     draw.rectangle([0, 0.5 * h, w, h], fill=_seasoned(g.far, g, season, 0.35))
     for i in range(7):
         x, y = rng.uniform(0, 0.9) * w, (0.525 + 0.018 * i) * h
         draw.rectangle([x, y, x + 0.14 * w, y + 0.009 * h], fill=mix(g.far, (255, 255, 255), 0.5))
 
 
-def _dunes(draw: ImageDraw.ImageDraw, w: int, h: int, g: _Ground, season: str, rng: np.random.Generator) -> None:
+def _dunes(
+    draw: ImageDraw.ImageDraw, w: int, h: int, g: _Ground, season: str, rng: np.random.Generator
+) -> None:
     draw.polygon(_ridge(rng, w, h, 0.56, 0.06, 1.4), fill=_seasoned(mix(g.far, g.near, 0.35), g, season, 0.9))
     draw.polygon(_ridge(rng, w, h, 0.62, 0.04, 2.2), fill=_seasoned(g.far, g, season))
 
 
-def _skyline(draw: ImageDraw.ImageDraw, w: int, h: int, g: _Ground, season: str, rng: np.random.Generator) -> None:
+def _skyline(
+    draw: ImageDraw.ImageDraw, w: int, h: int, g: _Ground, season: str, rng: np.random.Generator
+) -> None:
     x = -0.02
     while x < 1:
         wide, tall = rng.uniform(0.1, 0.17), rng.uniform(0.16, 0.36)
-        wall = mix(g.far, ((170, 120, 110), (90, 110, 150), (150, 150, 160))[int(rng.integers(3))], rng.uniform(0.2, 0.9))
+        wall = mix(
+            g.far,
+            ((170, 120, 110), (90, 110, 150), (150, 150, 160))[int(rng.integers(3))],
+            rng.uniform(0.2, 0.9),
+        )
         top = (0.68 - tall) * h
         draw.rectangle([x * w, top, (x + wide) * w, 0.68 * h], fill=_seasoned(wall, g, season, 0.25))
         if season == "winter":
@@ -174,15 +202,22 @@ def _weather(picture: Image.Image, season: str, rng: np.random.Generator) -> Non
     unit = min(w, h)
     if season == "winter":
         for _ in range(36):
-            _disc(draw, rng.uniform(0, w), rng.uniform(0, h), rng.uniform(0.008, 0.013) * unit, (250, 252, 255))
+            _disc(
+                draw, rng.uniform(0, w), rng.uniform(0, h), rng.uniform(0.008, 0.013) * unit, (250, 252, 255)
+            )
     elif season == "autumn":
         for _ in range(30):
             x, y, r = rng.uniform(0, w), rng.uniform(0.7, 1.0) * h, rng.uniform(0.01, 0.018) * unit
-            draw.ellipse([x - 1.5 * r, y - r, x + 1.5 * r, y + r], fill=((204, 84, 34), (226, 150, 40))[int(rng.integers(2))])
+            draw.ellipse(
+                [x - 1.5 * r, y - r, x + 1.5 * r, y + r],
+                fill=((204, 84, 34), (226, 150, 40))[int(rng.integers(2))],
+            )
 
 
 @lru_cache(maxsize=256)
-def draw_landscape(landscape: str, season: str, time: str, width: int, height: int, detail: int) -> np.ndarray:
+def draw_landscape(
+    landscape: str, season: str, time: str, width: int, height: int, detail: int
+) -> np.ndarray:
     """Draws a landscape without things.
 
     Args:
@@ -198,7 +233,8 @@ def draw_landscape(landscape: str, season: str, time: str, width: int, height: i
     """
     ground = _GROUNDS[landscape]
     w, h = width * _OVERSAMPLING, height * _OVERSAMPLING
-    # The sky and the land draw from streams of their own, so that a change of one leaves the other where it is.
+    # The sky and the land draw from streams of their own, so that a change of one leaves the other where it
+    # is.
     sky = _sky(w, h, time, np.random.default_rng([detail, 1]))
     land = Image.new("RGBA", (w, h))
     draw = ImageDraw.Draw(land)

@@ -42,8 +42,8 @@ def random_thing(rng: np.random.Generator, place: str, *, canonical: bool = Fals
 def random_scene(rng: np.random.Generator, size: tuple[int, int] | None = None) -> Scene:
     """A scene in colour without any held-out combination.
 
-    One to three things stand on the ground, up to two hang in the sky, no two of one shape and colour, and at least one
-    place is free.
+    One to three things stand on the ground, up to two hang in the sky, no two of one shape and colour, and at
+    least one place is free.
     """
     width, height = size or choose(rng, SIZES, _SIZE_WEIGHTS)
     while True:

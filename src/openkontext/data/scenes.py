@@ -1,7 +1,8 @@
 """A scene as data, and its picture.
 
-A scene is a landscape (six of them) in a season, at a time of day, with a few things in fixed places, seen through a
-look (colour, black and white, ...). Everything is drawn by this package; nothing is read from files.
+A scene is a landscape (six of them) in a season, at a time of day, with a few things in fixed places, seen
+through a look (colour, black and white, ...). Everything is drawn by this package; nothing is read from
+files.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ LOOKS = ("colour", "black and white", "sepia", "inverted")
 #: The pictures' sizes, (width, height) in pixels, near 128 x 128 in area.
 SIZES = ((128, 128), (144, 112), (112, 144), (160, 96), (96, 160))
 
-#: Where things can be: the centre of the foot for places on the ground, the centre for places in the sky, as shares of
-#: the picture's width and height.
+#: Where things can be: the centre of the foot for places on the ground, the centre for places in the sky, as
+#: shares of the picture's width and height.
 PLACES: dict[str, tuple[float, float]] = {
     "left": (0.19, 0.84),
     "middle": (0.5, 0.88),
@@ -51,6 +52,7 @@ class Thing:
 
     @property
     def in_sky(self) -> bool:
+        """Whether it hangs rather than stands."""
         return self.place in SKY_PLACES
 
 
@@ -78,7 +80,9 @@ def box_of(scene: Scene, thing: Thing) -> tuple[int, int, int]:
     return left, round(foot - side / 2) if thing.in_sky else round(foot - side), side
 
 
-def _place(canvas_shape: tuple[int, int], tile: np.ndarray, left: int, top: int) -> tuple[tuple[slice, slice], np.ndarray]:
+def _place(
+    canvas_shape: tuple[int, int], tile: np.ndarray, left: int, top: int
+) -> tuple[tuple[slice, slice], np.ndarray]:
     height, width = canvas_shape
     side_y, side_x = tile.shape[:2]
     y0, x0, y1, x1 = max(top, 0), max(left, 0), min(top + side_y, height), min(left + side_x, width)
@@ -100,7 +104,11 @@ def _apply_look(picture: np.ndarray, look: str) -> np.ndarray:
     if look == "black and white":
         return np.repeat(grey[..., None], 3, axis=2)
     if look == "sepia":
-        return np.clip(grey[..., None] * np.array([1.08, 0.9, 0.66], np.float32) + np.array([14, 8, 0], np.float32), 0, 255)
+        return np.clip(
+            grey[..., None] * np.array([1.08, 0.9, 0.66], np.float32) + np.array([14, 8, 0], np.float32),
+            0,
+            255,
+        )
     if look == "inverted":
         return 255 - picture
     return picture
@@ -108,7 +116,9 @@ def _apply_look(picture: np.ndarray, look: str) -> np.ndarray:
 
 def render(scene: Scene) -> np.ndarray:
     """Draws a scene: uint8 [height, width, 3]."""
-    picture = draw_landscape(scene.landscape, scene.season, scene.time, scene.width, scene.height, scene.detail).copy()
+    picture = draw_landscape(
+        scene.landscape, scene.season, scene.time, scene.width, scene.height, scene.detail
+    ).copy()
     light = np.array(TIMES[scene.time].light, np.float32)
     # Farther things first; a thing on the ground covers what hangs behind it.
     for thing in sorted(scene.things, key=lambda t: (not t.in_sky, PLACES[t.place][1] + t.dy)):

@@ -1,7 +1,7 @@
 """The things that stand in a scene: small vector drawings with one main colour each.
 
-Every drawing is a list of parts in a unit square (x to the right, y down, the ground at y = 1). A part's fill is the
-role "main", "dark" or "light" (the main colour and its shades) or a fixed colour.
+Every drawing is a list of parts in a unit square (x to the right, y down, the ground at y = 1). A part's fill
+is the role "main", "dark" or "light" (the main colour and its shades) or a fixed colour.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ _STRING: RGB = (110, 104, 100)
 
 _PETALS = tuple(
     _ellipse("main", x - 0.17, y - 0.17, x + 0.17, y + 0.17)
-    for x, y in ((0.5 + 0.21 * math.cos(i * math.tau / 6), 0.34 + 0.21 * math.sin(i * math.tau / 6)) for i in range(6))
+    for x, y in (
+        (0.5 + 0.21 * math.cos(i * math.tau / 6), 0.34 + 0.21 * math.sin(i * math.tau / 6)) for i in range(6)
+    )
 )
 
 #: Things that stand on the ground, back to front.
@@ -109,7 +111,10 @@ GROUND_THINGS: dict[str, tuple[Part, ...]] = {
         _polygon(_CREAM, (0.38, 0.5), (0.62, 0.5), (0.7, 1.0), (0.3, 1.0)),
         Part(
             "main",
-            tuple((0.5 + 0.47 * math.cos(a), 0.6 + 0.46 * math.sin(a)) for a in np.linspace(math.pi, math.tau, 24)),
+            tuple(
+                (0.5 + 0.47 * math.cos(a), 0.6 + 0.46 * math.sin(a))
+                for a in np.linspace(math.pi, math.tau, 24)
+            ),
         ),
         _ellipse(_CREAM, 0.2, 0.36, 0.36, 0.5),
         _ellipse(_CREAM, 0.44, 0.22, 0.6, 0.36),

@@ -1,4 +1,4 @@
-"""The autoencoder's stage: pictures in, the same pictures out, through a latent that keeps close to a unit normal."""
+"""The autoencoder's stage: pictures in, the same pictures out, through a small latent."""
 
 from __future__ import annotations
 
@@ -76,16 +76,26 @@ def _edges(a: Tensor, b: Tensor) -> Tensor:
 def _initialise(model: Autoencoder) -> None:
     """Begins with signals of unit gain, residual branches that add nothing, and little noise on the latent.
 
-    With torch's own initialisation every convolution shrinks its signal, and the first thousand steps go into growing it.
+    With torch's own initialisation every convolution shrinks its signal, and the first thousand steps go into
+    growing it.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+            assert module.bias is not None
             nn.init.zeros_(module.bias)
     for module in model.modules():
         if isinstance(module, ResnetBlock):
             nn.init.zeros_(module.conv2.weight)
-    nn.init.constant_(model.encoder.conv_out.bias[model.config.latent_channels :], -4.0)
+    bias = model.encoder.conv_out.bias
+    assert bias is not None
+    nn.init.constant_(bias[model.config.latent_channels :], -4.0)
+
+
+def channels_last(model: Autoencoder) -> Autoencoder:
+    """The same module, its weights laid out as the CPU's convolutions like them."""
+    moved: Autoencoder = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved
 
 
 def _wide_convolution(name: str, parameter: Tensor) -> bool:
@@ -103,7 +113,7 @@ def train_autoencoder(recipe: AutoencoderRecipe, config: AutoencoderConfig, fold
     rng = np.random.default_rng([recipe.seed, 1])
     model = Autoencoder(config)
     _initialise(model)
-    model = model.to(memory_format=torch.channels_last)
+    model = channels_last(model)
     optimiser = MuonAdamW(
         model, _wide_convolution, muon_rate=recipe.muon_rate, adam_rate=recipe.adam_rate, weight_decay=1e-3
     )
@@ -134,12 +144,22 @@ def train_autoencoder(recipe: AutoencoderRecipe, config: AutoencoderConfig, fold
         average.update(model)
         if (step + 1) % 50 == 0:
             psnr = -10 * np.log10(square.item() / 4)
-            run.log({"pixel": pixel.item(), "psnr": psnr, "colour": colour.item(), "kl": kl.item(), "norm": float(norm)})
+            run.log(
+                {
+                    "pixel": pixel.item(),
+                    "psnr": psnr,
+                    "colour": colour.item(),
+                    "kl": kl.item(),
+                    "norm": float(norm),
+                }
+            )
     return averaged_autoencoder(config, average, pictures[:256])
 
 
 @torch.no_grad()
-def averaged_autoencoder(config: AutoencoderConfig, average: Average, pictures: list[np.ndarray]) -> Autoencoder:
+def averaged_autoencoder(
+    config: AutoencoderConfig, average: Average, pictures: list[np.ndarray]
+) -> Autoencoder:
     """The autoencoder of the averaged weights, its scale and shift measured on pictures."""
     model = Autoencoder(config)
     model.load_state_dict(average.values)

@@ -1,7 +1,7 @@
-"""The transformer's stage: rectified flow from noise to the edited picture, the input picture and the instruction given.
+"""The transformer's stage: rectified flow from noise to the edited picture, given the input and the words.
 
-x_t = (1 - t) x_0 + t noise, and the transformer predicts the velocity noise - x_0 (arXiv 2209.03003; 2403.03206 for the
-logit-normal timesteps).
+x_t = (1 - t) x_0 + t noise, and the transformer predicts the velocity noise - x_0 (arXiv 2209.03003;
+2403.03206 for the logit-normal timesteps).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from openkontext.data.instructions import phrase
+from openkontext.data.instructions import describe, phrase
 from openkontext.latents import PATCH, position_ids
 from openkontext.model.config import ModelConfig
 from openkontext.model.transformer import FluxTransformer, Modulation
@@ -45,6 +45,9 @@ class FlowRecipe:
     #: Share of the examples that see no instruction, for classifier-free guidance.
     text_dropout: float = 0.08
     average_decay: float = 0.999
+    #: Share of the steps that train text to image: no input picture, and a description as the prompt.
+    text_to_image: float = 0.06
+    #: Share of each kind of edit.
     kinds: dict[str, float] = field(
         default_factory=lambda: {
             "recolour": 0.19,
@@ -82,30 +85,40 @@ def _inside_blocks(name: str, parameter: Tensor) -> bool:
     return "transformer_blocks." in name and ".norm" not in name and parameter.ndim == 2
 
 
-def _loss(model: Kontext, pairs: list[Pair], recipe: FlowRecipe, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    texts = ["" if rng.random() < recipe.text_dropout else phrase(pair.edit, rng) for pair in pairs]
+def _loss(
+    model: Kontext, pairs: list[Pair], recipe: FlowRecipe, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Weighted loss, and the plain error of the tokens that the edits change."""
+    with_context = rng.random() >= recipe.text_to_image
+    say = (
+        (lambda pair: phrase(pair.edit, rng))
+        if with_context
+        else (lambda pair: describe(pair.edit.before, rng))
+    )
+    texts = ["" if rng.random() < recipe.text_dropout else say(pair) for pair in pairs]
     tokens = [pair.tokens() for pair in pairs]
     before, after = (torch.from_numpy(np.stack([t[i] for t in tokens])).float() for i in (0, 1))
-    count, length = len(pairs), before.shape[1]
+    changed = (after - before).abs().mean(-1) > recipe.changed_from
+    if not with_context:
+        after, changed = before, torch.ones_like(changed)
+    count, length = len(pairs), after.shape[1]
     noise = torch.randn_like(after)
     t = torch.sigmoid(torch.randn(count) + recipe.timestep_mean)
     noised = torch.lerp(after, noise, t[:, None, None])
     rows, columns = pairs[0].grid
+    ids = [position_ids(PATCH * rows, PATCH * columns, image) for image in range(1 + with_context)]
     with torch.autocast("cpu", torch.bfloat16):
         pooled, text = model.text(texts)
         velocity = model.transformer(
-            hidden_states=torch.cat((noised, before), dim=1),
+            hidden_states=torch.cat((noised, before), dim=1) if with_context else noised,
             encoder_hidden_states=text,
             pooled_projections=pooled,
             timestep=t,
-            img_ids=torch.from_numpy(
-                np.concatenate([position_ids(PATCH * rows, PATCH * columns, image) for image in (0, 1)])
-            ),
+            img_ids=torch.from_numpy(np.concatenate(ids)),
             txt_ids=torch.zeros(text.shape[1], 3),
             guidance=torch.from_numpy(rng.uniform(1, 5, count).astype(np.float32)),
         )[:, :length]
     error = (velocity.float() - (noise - after)).square().mean(-1)
-    changed = (after - before).abs().mean(-1) > recipe.changed_from
     weight = torch.where(changed, recipe.changed_weight, 1.0)
     weight = weight / weight.mean(dim=1, keepdim=True)
     return (weight * error).mean(), error.detach()[changed].mean()

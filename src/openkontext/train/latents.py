@@ -1,12 +1,11 @@
 """Cached pairs: families of edited scenes, encoded once.
 
-A chunk holds the latents of `FAMILIES` families. Which scenes they belong to is not stored: a family follows from its
-number, and is drawn again when the chunk is opened.
+A chunk holds the latents of `FAMILIES` families. Which scenes they belong to is not stored: a family follows
+from its number, and is drawn again when the chunk is opened.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,12 +37,16 @@ def write_chunk(folder: Path, chunk: int, encode: Encode, seed: int = 0) -> None
     rows: list[np.ndarray] = []
     for number in range(chunk * FAMILIES, (chunk + 1) * FAMILIES):
         _, scenes = _family(seed, number)
-        images = torch.from_numpy(np.stack([render(scene) for scene in scenes])).permute(0, 3, 1, 2).float() / 127.5 - 1
+        images = (
+            torch.from_numpy(np.stack([render(scene) for scene in scenes])).permute(0, 3, 1, 2).float()
+            / 127.5
+            - 1
+        )
         rows.append(encode(images).astype(np.float16).reshape(-1))
     new = path.with_suffix(".new")
     with new.open("wb") as file:
         np.save(file, np.concatenate(rows))
-    os.replace(new, path)
+    new.replace(path)
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,10 @@ class Pair:
 
 
 class PairCache:
-    """All pairs of the chunks in a folder, by picture size and kind of edit; new chunks are taken up as they come."""
+    """All pairs of the chunks in a folder, by picture size and kind of edit.
+
+    New chunks are taken up as they come.
+    """
 
     def __init__(self, folder: Path, seed: int = 0) -> None:
         self.folder, self.seed = folder, seed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -56,7 +55,12 @@ class Run:
     """
 
     def __init__(
-        self, folder: Path, parts: dict[str, Any], rng: np.random.Generator, steps: int, save_minutes: float = 3
+        self,
+        folder: Path,
+        parts: dict[str, Any],
+        rng: np.random.Generator,
+        steps: int,
+        save_minutes: float = 3,
     ) -> None:
         self.folder, self.parts, self.rng, self.steps = folder, parts, rng, steps
         self.save_seconds = save_minutes * 60
@@ -82,7 +86,7 @@ class Run:
         }
         new = self.folder / "state.pt.new"
         torch.save(state, new)
-        os.replace(new, self.folder / "state.pt")
+        new.replace(self.folder / "state.pt")
 
     def log(self, values: dict[str, float]) -> None:
         """Adds a row to `metrics.csv` and a line to stderr."""
@@ -98,7 +102,7 @@ class Run:
         print(f"step {self.step}/{self.steps}  {text}  {left / 60:.0f} min left", file=sys.stderr, flush=True)
 
     def steps_left(self, stop: int | None = None) -> Iterator[int]:
-        """Yields the number of each step still to do, or to do before `stop`; saves in between and at the end."""
+        """Yields the number of each step still to do (before `stop`); saves in between and at the end."""
         last_save = mark = time.monotonic()
         while self.step < (self.steps if stop is None else min(stop, self.steps)):
             yield self.step

@@ -1,7 +1,7 @@
 """Muon for matrices and convolutions, AdamW for everything else, as one optimiser.
 
-Muon (Jordan et al. 2024) makes each update orthogonal. In both of this project's stages it needs a small part of the
-steps that AdamW alone takes.
+Muon (Jordan et al. 2024) makes each update orthogonal. In both of this project's stages it needs a small part
+of the steps that AdamW alone takes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ class MuonAdamW:
         self.both = (
             torch.optim.Muon(self.views, lr=muon_rate, weight_decay=weight_decay, momentum=0.95),
             torch.optim.AdamW(
-                [p for _, p in named if id(p) not in chosen], lr=adam_rate, betas=(0.9, 0.98), weight_decay=weight_decay
+                [p for _, p in named if id(p) not in chosen],
+                lr=adam_rate,
+                betas=(0.9, 0.98),
+                weight_decay=weight_decay,
             ),
         )
 

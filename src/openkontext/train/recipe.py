@@ -7,7 +7,8 @@
     steps = 4000
 
 A stage reads what earlier ones left in the work folder: `text` the tokenizers and encoders, `autoencoder` the
-autoencoder, `latents` the cached pairs, `flow` the transformer, `checkpoint` the whole model in diffusers' layout.
+autoencoder, `latents` the cached pairs, `flow` the transformer, `checkpoint` the whole model in diffusers'
+layout.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from openkontext.model.autoencoder import Autoencoder
 from openkontext.model.checkpoints import load_autoencoder, save_autoencoder
 from openkontext.model.config import PRESETS, ModelConfig
 from openkontext.model.pipeline import Pipeline, save_pipeline
-from openkontext.train.autoencoder import AutoencoderRecipe, train_autoencoder
+from openkontext.train.autoencoder import AutoencoderRecipe, channels_last, train_autoencoder
 from openkontext.train.flow import FlowRecipe, Kontext, train_flow
 from openkontext.train.latents import FAMILIES, PairCache, write_chunk
 from openkontext.train.loop import Average
@@ -81,7 +82,9 @@ def read_recipe(path: str | Path) -> Recipe:
     settings = table.pop(stage, {})
     known = {field.name for field in dataclasses.fields(_STAGES[stage])}
     for name in (*table, *(f"{stage}.{key}" for key in settings if key not in known)):
-        raise InputError(f"{path}: {name} is not a setting of the stage {stage}; it has {', '.join(sorted(known))}")
+        raise InputError(
+            f"{path}: {name} is not a setting of the stage {stage}; it has {', '.join(sorted(known))}"
+        )
     try:
         return Recipe(stage, preset, TypeAdapter(_STAGES[stage]).validate_python(settings))
     except ValidationError as error:
@@ -130,7 +133,7 @@ def encode(autoencoder: Autoencoder, images: Tensor) -> np.ndarray:
 
 
 def save_checkpoint(config: ModelConfig, work: Path) -> Path:
-    """Writes the averaged weights of all stages as one diffusers folder, `checkpoint`, and returns its path."""
+    """Writes the averaged weights of all stages as a diffusers folder, `checkpoint`; returns its path."""
     model = Kontext(config, TextEncoders(config, work / "text"))
     average = Average(model, 0.0)
     state = torch.load(_need(work / "flow" / "run" / "state.pt", "flow"), weights_only=False)
@@ -158,12 +161,14 @@ def _need(path: Path, stage: str) -> Path:
 
 def _autoencoder(work: Path) -> Autoencoder:
     _need(work / "autoencoder" / "config.json", "autoencoder")
-    return load_autoencoder(work / "autoencoder").eval().to(memory_format=torch.channels_last)
+    return channels_last(load_autoencoder(work / "autoencoder").eval())
 
 
 def _text(work: Path, config: ModelConfig) -> TextEncoders:
     state = torch.load(_need(work / "text" / "run" / "state.pt", "text"), weights_only=False)
     encoders = TextEncoders(config, work / "text")
     weights = state["parts"]["model"]
-    encoders.load_state_dict({k.removeprefix("encoders."): v for k, v in weights.items() if k.startswith("encoders.")})
+    encoders.load_state_dict(
+        {k.removeprefix("encoders."): v for k, v in weights.items() if k.startswith("encoders.")}
+    )
     return encoders

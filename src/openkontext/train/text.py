@@ -1,7 +1,8 @@
 """The text encoders' stage: before any picture, they learn to read what an instruction asks.
 
-CLIP's pooled embedding and T5's tokens each have to tell the kind of edit and the things, colours, places and values it
-names. The heads that read them are thrown away; the encoders go on training together with the transformer.
+CLIP's pooled embedding and T5's tokens each have to tell the kind of edit and the things, colours, places and
+values it names. The heads that read them are thrown away; the encoders go on training together with the
+transformer.
 """
 
 from __future__ import annotations
@@ -62,7 +63,10 @@ class TextEncoders(nn.Module):
         super().__init__()
         self.clip, self.t5 = build_clip(config.clip), build_t5(config.t5)
         self._tokenizers = []
-        for name, length, pad in (("tokenizer", config.clip.length, None), ("tokenizer_2", config.t5.length, "<pad>")):
+        for name, length, pad in (
+            ("tokenizer", config.clip.length, None),
+            ("tokenizer_2", config.t5.length, "<pad>"),
+        ):
             tokenizer = Tokenizer.from_file(str(folder / name / "tokenizer.json"))
             pad = pad or "<|endoftext|>"
             tokenizer.enable_truncation(length)
@@ -107,7 +111,7 @@ def _answers(edit: Edit) -> list[int]:
         "value": getattr(after, field, None),
     }
     return [
-        options.index(said[question]) if said[question] else _UNSAID  # type: ignore[arg-type]
+        options.index(said[question]) if said[question] else _UNSAID
         for question, options in _QUESTIONS.items()
     ]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 import string
 from collections import Counter
 from collections.abc import Iterator
@@ -49,7 +48,10 @@ def train_clip_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
     )
     pieces = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(pieces, "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Split(pieces, "removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(
@@ -70,7 +72,7 @@ def train_clip_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
 
 
 def train_t5_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
-    """Unigrams with T5's marks, blind to case: whole words by how often they occur, and letters to spell the rest.
+    """Unigrams with T5's marks, blind to case: whole words by frequency, and letters to spell the rest.
 
     So small a corpus has no use for parts of words, which is all that the usual training would look for.
     """
@@ -103,7 +105,7 @@ def train_t5_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
 
 
 def train_tokenizers(folder: Path, *, vocab_size: int = 688, count: int = 10_000, seed: int = 0) -> None:
-    """Writes `tokenizer/tokenizer.json` (CLIP), `tokenizer_2/tokenizer.json` (T5) and `words.json`, the taught words."""
+    """Writes `tokenizer/` (CLIP), `tokenizer_2/` (T5) and `words.json`, the taught words."""
     corpus = list(_corpus(seed, count))
     trained = {
         "tokenizer": train_clip_tokenizer(iter(corpus), vocab_size),
@@ -113,5 +115,5 @@ def train_tokenizers(folder: Path, *, vocab_size: int = 688, count: int = 10_000
         (folder / name).mkdir(parents=True, exist_ok=True)
         new = folder / name / "tokenizer.json.new"
         tokenizer.save(str(new))
-        os.replace(new, folder / name / "tokenizer.json")
+        new.replace(folder / name / "tokenizer.json")
     (folder / "words.json").write_text(json.dumps(every_word(), indent=0) + "\n", encoding="utf-8")
