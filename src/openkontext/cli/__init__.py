@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from openkontext.cli import chat, edit, export, repositories, train
+from openkontext.cli import chat, edit, evaluate, export, repositories, train
 from openkontext.cli.options import in_options
 from openkontext.errors import OpenKontextError
 
@@ -25,6 +25,7 @@ app.command()(repositories.pull)
 app.command()(repositories.doctor)
 app.command()(train.train)
 app.command()(export.export)
+app.add_typer(evaluate.app, name="evaluate")
 
 
 def main(args: list[str] | None = None) -> int:

@@ -55,7 +55,7 @@ def edits(
     if ceiling:
         edit = round_trip(editor.components)
     else:
-        edit = edited_by(editor, num_inference_steps=steps, guidance_scale=guidance)
+        edit = edited_by(editor, steps, guidance)
     progress = track(
         evaluate(draw_cases(seed, count), edit),
         "reading" if ceiling else "editing",

@@ -1,0 +1,58 @@
+"""Cases: held-out scenes, each with an instruction and the true picture of its outcome."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from openkontext.data.edits import KINDS, Edit, random_edit
+from openkontext.data.instructions import phrase
+from openkontext.data.scenes import render
+from openkontext.images.fitting import Pixels
+
+_STREAM = 0x0E5A1
+"""First word of every case's random state, so that no stream of training can be the same."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One instruction on one scene."""
+
+    index: int
+    """Place in the sequence of its seed; also the seed of the editor's noise."""
+    edit: Edit
+    """What is asked, as data."""
+    instruction: str
+    """The same in words."""
+    unseen: bool
+    """Whether it asks for a combination that training never saw."""
+    held_out_phrasing: bool
+    """Whether it is put in a way that training never used."""
+
+    @cached_property
+    def before(self) -> Pixels:
+        """The picture to edit, [height, width, 3]."""
+        return render(self.edit.before)
+
+    @cached_property
+    def truth(self) -> Pixels:
+        """The picture of the scene as asked, [height, width, 3]."""
+        return render(self.edit.after)
+
+
+def draw_case(seed: int, index: int) -> Case:
+    """The case of a seed at a place in its sequence; the same whatever the count and the model.
+
+    The kinds take turns. Every other turn asks for unseen combinations, every other pair of turns in held-out
+    phrasings.
+    """
+    rng = np.random.default_rng([_STREAM, seed, index])
+    turn = index // len(KINDS)
+    unseen, held_out = turn % 2 == 0, turn // 2 % 2 == 0
+    edit = random_edit(rng, KINDS[index % len(KINDS)], unseen=unseen)
+    return Case(index, edit, phrase(edit, rng, held_out=held_out), unseen, held_out)
+
+
+def draw_cases(seed: int, count: int) -> list[Case]:
+    """The first `count` cases of a seed."""
+    return [draw_case(seed, index) for index in range(count)]

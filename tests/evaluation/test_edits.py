@@ -1,0 +1,142 @@
+"""The run: cases through an editor, its scores, and its contact sheet."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+from stand_ins import Copying, Knowing
+
+import openkontext.editor
+from openkontext.cli import main
+from openkontext.data.edits import KINDS
+from openkontext.evaluation.cases import Case, draw_cases
+from openkontext.evaluation.edits import Outcome, edited_by, evaluate, round_trip
+from openkontext.evaluation.reader import Fault, Reading
+from openkontext.evaluation.scores import Report, Score
+from openkontext.evaluation.sheet import contact_sheet
+from openkontext.repository import RepositoryConfig
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[Case]:
+    return draw_cases(seed=3, count=2 * len(KINDS))
+
+
+class Lossless:
+    """An autoencoder that loses nothing."""
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        return images
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        return latents
+
+
+def outcomes_of(cases: list[Case], failing: set[int]) -> list[Outcome]:
+    """Outcomes made up: failures by their index."""
+    wrong = Reading((Fault("colour", "the ball is blue"), Fault("outside", "the rest changed")))
+    return [Outcome(c, c.truth, wrong if c.index in failing else Reading(()), 0.5) for c in cases]
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 9), (7, 10), (180, 300), (5, 5)])
+def test_the_interval_is_wilsons(right: int, count: int):
+    score = Score.of([True] * right + [False] * (count - right))
+    expected = binomtest(right, count).proportion_ci(0.95, method="wilson")
+    assert (score.low, score.high) == pytest.approx((expected.low, expected.high), abs=1e-6)
+    assert (score.success, score.count) == (right / count, count)
+
+
+def test_an_editor_that_copies_fails_and_one_that_knows_succeeds(cases: list[Case]):
+    few = cases[:9]
+    assert not any(o.reading.success for o in evaluate(few, edited_by(Copying())))
+    assert all(o.reading.success for o in evaluate(few, edited_by(Knowing(few))))
+
+
+def test_the_ceiling_of_a_lossless_autoencoder_is_the_truth(cases: list[Case]):
+    for outcome in evaluate(cases[:3], round_trip(Lossless())):
+        assert np.array_equal(outcome.output, outcome.case.truth)
+
+
+def test_the_editor_gets_the_cases_options():
+    class Recording(Copying):
+        def edit(self, image, prompt, **options):
+            self.asked = (prompt, options)
+            return super().edit(image, prompt)
+
+    editor, case = Recording(), draw_cases(0, 8)[7]
+    edited_by(editor, num_inference_steps=4, guidance_scale=2.0)(case)
+    assert editor.asked == (
+        case.instruction,
+        {"num_inference_steps": 4, "guidance_scale": 2.0, "seed": 7},
+    )
+
+
+def test_the_report_counts_every_part(cases: list[Case]):
+    failing = {0, 9, 10}  # both recolourings and the second replacement
+    report = Report.of(outcomes_of(cases, failing))
+    assert report.overall.success == pytest.approx(15 / 18)
+    assert report.kinds["recolour"].success == 0
+    assert report.kinds["replace"].success == 0.5
+    assert report.kinds["look"].success == 1
+    assert report.combinations["unseen"].success == pytest.approx(8 / 9)  # the first turn
+    assert report.combinations["seen"].success == pytest.approx(7 / 9)
+    assert set(report.phrasings) == {"unseen"}  # the first two turns
+    assert report.faults == {
+        "recolour": {"colour": 2, "outside": 2},
+        "replace": {"colour": 1, "outside": 1},
+    }
+    assert report.seconds == 9
+    assert json.loads(json.dumps(report.record()))["overall"].keys() == {"success", "low", "high", "count"}
+
+
+def test_the_sheet_shows_the_first_cases_of_every_kind_whole(cases: list[Case]):
+    outcomes = outcomes_of(cases, {1})
+    sheet = contact_sheet(outcomes, "a title")
+    assert sheet.shape[2] == 3
+    # A picture that is changed shows on the sheet; one of a later case does not.
+    inverted = [replace(o, output=255 - o.output) for o in outcomes]
+    for index in (0, 17):
+        changed = [*outcomes[:index], inverted[index], *outcomes[index + 1 :]]
+        assert (contact_sheet(changed, "a title") != sheet).sum() > 10_000
+    more = outcomes + outcomes_of(draw_cases(seed=3, count=36)[18:], set())
+    other = [*more[:35], replace(more[35], output=255 - more[35].output)]
+    assert np.array_equal(contact_sheet(more, "a title"), contact_sheet(other, "a title"))
+
+
+class Nano(Copying):
+    """Stands in for the model that the command line opens."""
+
+    components = Lossless()
+
+    class repository:
+        config = RepositoryConfig(name="nano")
+
+
+@pytest.fixture
+def nano(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openkontext.editor, "load", lambda *_, **__: Nano())
+
+
+@pytest.mark.usefixtures("nano")
+def test_the_command_prints_one_json_object(capsys: pytest.CaptureFixture[str]):
+    assert main(["evaluate", "edits", "--seed", "3", "--count", "5", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["model"], record["seed"], record["overall"]["count"]) == ("nano", 3, 5)
+    assert record["overall"]["success"] == 0
+    assert list(record["kinds"]) == list(KINDS[:5])
+    assert {"combinations", "phrasings", "faults", "seconds"} < record.keys()
+
+
+@pytest.mark.usefixtures("nano")
+def test_the_command_prints_a_table_and_writes_the_sheet(tmp_path, capsys: pytest.CaptureFixture[str]):
+    sheet = tmp_path / "sheet.png"
+    command = ["evaluate", "edits", "--ceiling", "--count", "2", "--sheet", str(sheet)]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert "recolour" in shown
+    assert "100.0%" in shown
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+    assert main(command) == 2
+    assert "sheet.png" in capsys.readouterr().err
