@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import openkontext
 from openkontext import images
 from openkontext.cli import main
 
@@ -386,6 +387,10 @@ def test_no_arguments_show_the_help(run: Run) -> None:
     done = run()
     assert done.code == 0
     assert "Edit images from text instructions" in done.out
+
+
+def test_version(run: Run) -> None:
+    assert run("--version").out == f"openkontext {openkontext.__version__}\n"
 
 
 def test_a_defect_of_ours_is_one_line_and_exit_code_1(

@@ -5,19 +5,38 @@ command, so that starting `openkontext` stays quick and needs none of the option
 """
 
 import sys
+from typing import Annotated
 
 import typer
 
 from openkontext.cli import chat, edit, evaluate, export, repositories, train
 from openkontext.cli.options import in_options
 from openkontext.errors import OpenKontextError
+from openkontext.version import __version__
 
 app = typer.Typer(
-    help="Edit images from text instructions with FLUX.1 Kontext.",
     epilog="Every command takes --debug, which shows the traceback of an error.",
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"openkontext {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    """Edit images from text instructions with FLUX.1 Kontext."""
+
+
 app.command()(edit.edit)
 app.command()(edit.generate)
 app.command()(chat.chat)
