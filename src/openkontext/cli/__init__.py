@@ -4,6 +4,7 @@ Each group of commands is a module here and is registered below; it imports what
 command, so that starting `openkontext` stays quick and needs none of the optional packages.
 """
 
+import io
 import sys
 from typing import Annotated
 
@@ -58,6 +59,8 @@ def main(args: list[str] | None = None) -> int:
     debug = "--debug" in words
     if debug:
         args.remove("--debug")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
     try:
         return app(args or ["--help"], prog_name="openkontext", standalone_mode=False) or 0
     except KeyboardInterrupt:
