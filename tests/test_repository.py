@@ -71,7 +71,12 @@ def test_bad_settings_are_named(folder: Path, text: str, message: str) -> None:
         Repository.open(folder)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
     content=st.binary(max_size=60)
     | st.recursive(

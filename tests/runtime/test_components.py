@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tiny import POOLED_WIDTH, TEXT_WIDTH, TINY, tiny_weights, write_tiny_repository
 
 from openkontext.repository import Repository
-from openkontext.runtime import Components, components
+from openkontext.runtime import Components, components, graph
 
 PRECISIONS = ["bf16", "fp16", "fp32"]
 close = {"rtol": 1e-4, "atol": 1e-5}
@@ -90,3 +90,18 @@ def test_graphs_open_when_first_called(
     assert len(parts._open) == (1 if low_memory else 2)
     parts.close()
     assert parts.encode(images).shape == (1, 16, 2, 2)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_low_memory_lets_go_of_the_graph_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, low_memory: bool
+) -> None:
+    monkeypatch.setattr(graph, "FOLDED_BYTES", 0)
+    repository = Repository.open(write_tiny_repository(tmp_path))
+    parts = Components(repository, "bf16", low_memory=low_memory)
+    parts.encode(np.zeros((1, 3, 16, 16), np.float32))
+    weights = str(repository.graph("vae_encoder", "bf16").parent)
+    assert weights in Path("/proc/self/maps").read_text()
+    parts.t5(np.zeros((1, 8), np.int64))
+    assert (weights in Path("/proc/self/maps").read_text()) != low_memory
