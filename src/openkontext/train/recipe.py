@@ -14,6 +14,7 @@ layout.
 from __future__ import annotations
 
 import dataclasses
+import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +26,13 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from openkontext import latents
+from openkontext.data.scenes import SIZES
 from openkontext.errors import InputError
 from openkontext.model.autoencoder import Autoencoder
 from openkontext.model.checkpoints import load_autoencoder, save_autoencoder
 from openkontext.model.config import PRESETS, ModelConfig
 from openkontext.model.pipeline import Pipeline, save_pipeline
+from openkontext.repository import RepositoryConfig
 from openkontext.train.autoencoder import AutoencoderRecipe, channels_last, train_autoencoder
 from openkontext.train.flow import FlowRecipe, Kontext, train_flow
 from openkontext.train.latents import FAMILIES, PairCache, write_chunk
@@ -120,7 +123,7 @@ def run_recipe(recipe: Recipe, work: Path) -> None:
     else:
         text = _text(work, config)
         train_flow(settings, config, text, PairCache(work / "latents"), work / "flow" / "run")
-        save_checkpoint(config, work)
+        save_checkpoint(recipe.preset, config, work)
 
 
 @torch.no_grad()
@@ -132,8 +135,14 @@ def encode(autoencoder: Autoencoder, images: Tensor) -> np.ndarray:
     return latents.pack(((mean - config.shift_factor) * config.scaling_factor).numpy())
 
 
-def save_checkpoint(config: ModelConfig, work: Path) -> Path:
-    """Writes the averaged weights of all stages as a diffusers folder, `checkpoint`; returns its path."""
+def save_checkpoint(name: str, config: ModelConfig, work: Path) -> Path:
+    """Writes the averaged weights of all stages as a diffusers folder, `checkpoint`.
+
+    Beside them lie the settings that the export takes over: name, sizes and the words that were taught.
+
+    Returns:
+        The folder.
+    """
     model = Kontext(config, TextEncoders(config, work / "text"))
     average = Average(model, 0.0)
     state = torch.load(_need(work / "flow" / "run" / "state.pt", "flow"), weights_only=False)
@@ -150,6 +159,12 @@ def save_checkpoint(config: ModelConfig, work: Path) -> Path:
         tokenizer_2=work / "text" / "tokenizer_2",
     )
     save_pipeline(pipeline, work / "checkpoint")
+    RepositoryConfig(
+        name=name,
+        licence="Apache-2.0",
+        sizes=SIZES,
+        words=tuple(json.loads((work / "text" / "words.json").read_text(encoding="utf-8"))),
+    ).save(work / "checkpoint")
     return work / "checkpoint"
 
 
