@@ -3,10 +3,15 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest-xdist already fills the cores
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches for the network
+
+# The same examples in every run, and no time limit: the machine may be busy.
+hypothesis.settings.register_profile("house", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("house")
 
 
 @pytest.fixture(scope="session")

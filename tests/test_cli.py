@@ -286,7 +286,7 @@ def test_a_bad_repository_is_one_line_and_exit_code_2(
     assert not Path("photo-edited.png").exists()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(prompt=st.text(max_size=80), size=st.text(alphabet="0123456789x:auto-. ", max_size=9))
 def test_any_words_and_any_size_end_in_0_or_2(run: Run, copier: Path, prompt: str, size: str) -> None:
     done = run(

@@ -93,7 +93,7 @@ def test_the_result_has_the_aspect_of_the_input(editor: openkontext.Editor) -> N
 
 
 @pytest.mark.parametrize("fit", images.FITS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(width=st.integers(16, 300), height=st.integers(16, 300), side=st.integers(16, 200))
 def test_the_result_has_exactly_the_asked_size(
     editor: openkontext.Editor, fit: str, width: int, height: int, side: int

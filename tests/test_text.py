@@ -102,7 +102,7 @@ def test_t5_ids_are_those_of_transformers(folder: Path, prompt: str) -> None:
     assert ids.tolist() == [expected]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(prompt=st.text(max_size=200))
 def test_any_text_gives_ids_of_the_asked_length(folder: Path, prompt: str) -> None:
     encoded = tokenizers(folder).encode(prompt)

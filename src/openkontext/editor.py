@@ -247,7 +247,7 @@ class Editor:
         warnings = []
         if unknown := self.tokenizers.unknown_words(request.prompt):
             words = ", ".join(f"'{word}'" for word in unknown)
-            warnings.append(f"{name} was never taught {words}; it may ignore the word or guess")
+            warnings.append(f"{name} was never taught {words}; it may ignore or misread that")
         if cut := self.tokenizers.encode(request.prompt).cut:
             warnings.append(f"the instruction is too long for {name}, which does not see its end: '{cut}'")
         if request.negative_prompt is not None and request.true_cfg_scale == 1:
