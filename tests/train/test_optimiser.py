@@ -1,5 +1,7 @@
 """The joint optimiser: each parameter moves as its own rule says, convolutions as the matrices they are."""
 
+import copy
+
 import torch
 from torch import nn
 
@@ -45,7 +47,7 @@ def test_a_resumed_optimiser_goes_on_the_same_way() -> None:
         _backward(model)
         one.step(1.0)
     twin.load_state_dict(model.state_dict())
-    two.load_state_dict(one.state_dict())
+    two.load_state_dict(copy.deepcopy(one.state_dict()))
     for each, optimiser in ((model, one), (twin, two)):
         _backward(each)
         optimiser.step(0.5)

@@ -9,11 +9,12 @@ from openkontext.errors import InputError
 
 
 def train(
-    recipe: Annotated[
-        Path, typer.Argument(help="TOML file of one stage; recipes/nano holds the shipped model's.")
-    ],
+    recipe: Annotated[Path, typer.Argument(help="TOML file of one stage; recipes/nano holds nano's.")],
     work: Annotated[Path, typer.Option(help="Folder of all stages of this model.")] = Path("out/nano"),
     threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 takes all.")] = 0,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes that share a step of the stage flow; one a core is fastest.")
+    ] = 1,
 ) -> None:
     """Train one stage, or go on with it where it was stopped."""
     try:
@@ -26,4 +27,4 @@ def train(
         ) from None
     if threads:
         torch.set_num_threads(threads)
-    run_recipe(read_recipe(recipe), work)
+    run_recipe(read_recipe(recipe), work, processes)

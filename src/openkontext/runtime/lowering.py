@@ -55,7 +55,7 @@ def _rewrite(model: ModelProto, refused: Collection[int]) -> ModelProto:
 
     from openkontext.runtime.passes import ComputeInFloat32
 
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # what is wrong with a graph is raised, and said once
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # what is wrong with a graph is raised
     rewritten = ir.serde.deserialize_model(model)
     ir.passes.Sequential(
         RemoveInitializersFromInputsPass(),

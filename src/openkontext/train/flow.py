@@ -20,6 +20,7 @@ from openkontext.model.transformer import FluxTransformer, Modulation
 from openkontext.train.latents import Pair, PairCache
 from openkontext.train.loop import Average, Run
 from openkontext.train.optimiser import MuonAdamW
+from openkontext.train.parallel import average_gradients, rank, world_size
 from openkontext.train.text import TextEncoders
 
 
@@ -103,7 +104,8 @@ def _loss(
         after, changed = before, torch.ones_like(changed)
     count, length = len(pairs), after.shape[1]
     noise = torch.randn_like(after)
-    t = torch.sigmoid(torch.randn(count) + recipe.timestep_mean)
+    # The published graph takes bfloat16 timesteps; these have no other.
+    t = torch.sigmoid(torch.randn(count) + recipe.timestep_mean).bfloat16().float()
     noised = torch.lerp(after, noise, t[:, None, None])
     rows, columns = pairs[0].grid
     ids = [position_ids(PATCH * rows, PATCH * columns, image) for image in range(1 + with_context)]
@@ -152,15 +154,19 @@ def train_flow(
         The present weights; the averaged ones are in the run's state.
     """
     torch.manual_seed(recipe.seed)
-    rng = np.random.default_rng([recipe.seed, 6])
     model = Kontext(config, text)
+    # All processes begin with the same weights, and go on with chance of their own.
+    rng = np.random.default_rng([recipe.seed, 6, rank()])
+    torch.manual_seed(int(rng.integers(1 << 62)))
     optimiser = MuonAdamW(model, _inside_blocks, muon_rate=recipe.muon_rate, adam_rate=recipe.adam_rate)
     average = Average(model, recipe.average_decay)
     run = Run(folder, {"model": model, "optimiser": optimiser, "average": average}, rng, recipe.steps)
     sums = np.zeros(2)
     for step in run.steps_left(stop):
-        loss, changed = _loss(model, cache.draw(rng, recipe.batch_size, recipe.kinds), recipe, rng)
+        pairs = cache.draw(rng, recipe.batch_size // world_size(), recipe.kinds)
+        loss, changed = _loss(model, pairs, recipe, rng)
         loss.backward()
+        average_gradients(model)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step(rate_factor(step, recipe))
         average.update(model)

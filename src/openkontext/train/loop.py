@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from openkontext.train.parallel import gather, rank
+
 
 class Average:
     """Exponential moving average of a module's parameters, with a warm-up of its decay."""
@@ -70,18 +72,22 @@ class Run:
         if (folder / "state.pt").exists():
             state = torch.load(folder / "state.pt", weights_only=False)
             self.step, self.seconds = state["step"], state["seconds"]
-            rng.bit_generator.state = state["rng"]
-            torch.set_rng_state(state["torch_rng"])
+            # A process that did not take part before goes on with the chance it was given.
+            if rank() < len(state["chance"]):
+                rng.bit_generator.state, torch_state = state["chance"][rank()]
+                torch.set_rng_state(torch_state)
             for name, part in parts.items():
                 part.load_state_dict(state["parts"][name])
 
     def save(self) -> None:
-        """Writes the state beside the old one, then replaces it."""
+        """Writes the state beside the old one, then replaces it; all processes of a step together."""
+        chance = gather((self.rng.bit_generator.state, torch.get_rng_state()))
+        if rank() != 0:
+            return
         state = {
             "step": self.step,
             "seconds": self.seconds,
-            "rng": self.rng.bit_generator.state,
-            "torch_rng": torch.get_rng_state(),
+            "chance": chance,
             "parts": {name: part.state_dict() for name, part in self.parts.items()},
         }
         new = self.folder / "state.pt.new"
@@ -90,6 +96,8 @@ class Run:
 
     def log(self, values: dict[str, float]) -> None:
         """Adds a row to `metrics.csv` and a line to stderr."""
+        if rank() != 0:
+            return
         row = {"step": self.step, "seconds": round(self.seconds), **values}
         path = self.folder / "metrics.csv"
         with path.open("a", newline="") as file:
@@ -110,7 +118,8 @@ class Run:
             now = time.monotonic()
             self.seconds += now - mark
             mark = now
-            if now - last_save > self.save_seconds:
+            # Asked every few steps only, since the processes must agree on it.
+            if self.step % 10 == 0 and gather(now - last_save > self.save_seconds)[0]:
                 self.save()
                 last_save = now
         self.save()

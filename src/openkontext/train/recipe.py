@@ -37,6 +37,7 @@ from openkontext.train.autoencoder import AutoencoderRecipe, channels_last, trai
 from openkontext.train.flow import FlowRecipe, Kontext, train_flow
 from openkontext.train.latents import FAMILIES, PairCache, write_chunk
 from openkontext.train.loop import Average
+from openkontext.train.parallel import launch
 from openkontext.train.text import TextEncoders, TextRecipe, train_text
 from openkontext.train.vocabulary import train_tokenizers
 
@@ -96,12 +97,13 @@ def read_recipe(path: str | Path) -> Recipe:
         raise InputError(f"{path}: {place} = {first['input']!r}: {first['msg']}") from None
 
 
-def run_recipe(recipe: Recipe, work: Path) -> None:
+def run_recipe(recipe: Recipe, work: Path, processes: int = 1) -> None:
     """Runs a stage, or goes on with it where it was stopped.
 
     Args:
         recipe: What to run.
         work: Folder of all stages of this model.
+        processes: How many share each step of the stage flow.
 
     Raises:
         InputError: an earlier stage has not been run in this folder.
@@ -121,9 +123,14 @@ def run_recipe(recipe: Recipe, work: Path) -> None:
         for chunk in range(first, first + -(-settings.families // FAMILIES)):
             write_chunk(work / "latents", chunk, lambda images: encode(autoencoder, images))
     else:
-        text = _text(work, config)
-        train_flow(settings, config, text, PairCache(work / "latents"), work / "flow" / "run")
+        _need(work / "text" / "run" / "state.pt", "text")
+        _need(work / "latents", "latents")
+        launch(_flow, processes, settings, config, work)
         save_checkpoint(recipe.preset, config, work)
+
+
+def _flow(settings: FlowRecipe, config: ModelConfig, work: Path) -> None:
+    train_flow(settings, config, _text(work, config), PairCache(work / "latents"), work / "flow" / "run")
 
 
 @torch.no_grad()
