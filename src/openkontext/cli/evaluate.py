@@ -76,10 +76,11 @@ def edits(
 
 
 def _print_table(report: "Report", title: str) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
     table.add_column("")
     for heading in ("success", "95% interval", "cases"):
         table.add_column(heading, justify="right")

@@ -57,7 +57,7 @@ class Report:
         """The report on outcomes, at least one."""
         faults: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
         for outcome in outcomes:
-            faults[outcome.case.edit.kind].update({fault.check for fault in outcome.reading.faults})
+            faults[outcome.case.edit.kind].update(sorted({fault.check for fault in outcome.reading.faults}))
         return cls(
             overall=Score.of(o.reading.success for o in outcomes),
             kinds=_by(outcomes, lambda o: o.case.edit.kind, KINDS),
