@@ -422,6 +422,8 @@ def test_ctrl_c_leaves_nothing_behind(copier: Path, tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A test run in the background ignores Ctrl-C, and its children would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     while not (tmp_path / "steps" / "step-0003.png").exists():
         assert process.poll() is None

@@ -1,0 +1,78 @@
+"""The shipped model: whole, small, and able to do what its card says at least once."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import openkontext
+from openkontext.data.instructions import every_word
+from openkontext.data.sampler import random_scene
+from openkontext.data.scenes import SIZES, render
+from openkontext.export.repository import import_repository
+from openkontext.images import from_model, to_model
+from openkontext.model.config import PRESETS
+from openkontext.repository import Repository
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "scene.png"
+
+
+@pytest.fixture(scope="module")
+def editor() -> openkontext.Editor:
+    return openkontext.load("nano")
+
+
+def test_it_is_whole_small_and_free(editor: openkontext.Editor) -> None:
+    repository = Repository.open("nano")
+    files = [path for path in repository.path.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 30e6
+    assert repository.config.licence == "Apache-2.0"
+    assert repository.config.sizes == SIZES
+    assert repository.config.words is not None
+    assert set(every_word()) <= set(repository.config.words)
+
+
+def test_its_checkpoint_can_be_read_back_and_is_the_preset() -> None:
+    config, preset = import_repository(Repository.open("nano").path).config, PRESETS["nano"]
+    assert config.transformer == preset.transformer
+    assert config.t5 == preset.t5
+    assert config.clip == preset.clip
+    assert config.autoencoder.block_out_channels == preset.autoencoder.block_out_channels
+
+
+def test_its_autoencoder_keeps_pictures(editor: openkontext.Editor) -> None:
+    rng = np.random.default_rng(12)
+    errors = []
+    for _ in range(8):
+        picture = render(random_scene(rng))
+        again = from_model(editor.components.decode(editor.components.encode(to_model(picture))))
+        errors.append(np.square(again.astype(float) - picture).mean())
+    # Measured at 32.4 dB; below 30 dB the reader of the evaluation begins to fail true pictures.
+    assert 10 * np.log10(255**2 / np.mean(errors)) > 30
+
+
+def test_an_edit_follows_the_instruction_and_the_seed(editor: openkontext.Editor) -> None:
+    before = np.asarray(Image.open(EXAMPLE).convert("RGB"), float)
+    night, again = (editor.edit(EXAMPLE, "make it night", seed=3).image for _ in range(2))
+    assert night.size == (128, 128)
+    np.testing.assert_array_equal(np.asarray(night), np.asarray(again))
+    # Night halves the light of every landscape.
+    assert np.asarray(night, float).mean() < 0.7 * before.mean()
+
+
+def test_a_word_it_was_never_taught_is_named(editor: openkontext.Editor) -> None:
+    result = editor.edit(EXAMPLE, "add a zebra on the left", seed=1, num_inference_steps=1)
+    assert any("'zebra'" in warning for warning in result.warnings)
+    assert not editor.edit(EXAMPLE, "add a red ball on the left", seed=1, num_inference_steps=1).warnings
+
+
+@pytest.mark.slow
+def test_the_evaluation_reads_its_true_pictures() -> None:
+    """The ceiling that the autoencoder sets, on more cases than the card's table."""
+    from openkontext.evaluation.cases import draw_cases
+    from openkontext.evaluation.edits import evaluate, round_trip
+
+    editor = openkontext.load("nano")
+    results = list(evaluate(draw_cases(7, 450), round_trip(editor.components)))
+    assert sum(result.reading.success for result in results) >= 0.97 * len(results)
