@@ -96,6 +96,7 @@ _PHRASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (
             "change the background to {value}",
             "replace the background with {value}",
+            "replace the background by {value}",
             "make the background {value}",
             "put everything in {value}",
             "move everything to {value}",
@@ -137,6 +138,7 @@ _PHRASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (
             "make it {value}",
             "make the picture {value}",
+            "make the whole picture {value}",
             "turn the picture {value}",
             "turn it {value}",
             "change the picture to {value}",
