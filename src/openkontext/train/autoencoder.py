@@ -41,6 +41,9 @@ class AutoencoderRecipe:
     colour_weight: float = 2.0
     #: Weight of the squared difference, which large errors dominate.
     square_weight: float = 3.0
+    #: Deviation of further noise on the latent, as a share of the latent's own: a decoder that bears it bears a
+    #: transformer's small errors.
+    latent_noise: float = 0.0
     average_decay: float = 0.998
     seed: int = 0
 
@@ -126,7 +129,8 @@ def train_autoencoder(recipe: AutoencoderRecipe, config: AutoencoderConfig, fold
         with torch.autocast("cpu", torch.bfloat16):
             mean, logvar = model.encode(images)
             mean, logvar = mean.float(), logvar.float().clamp(-12, 4)
-            output = model.decode(mean + torch.randn_like(mean) * (0.5 * logvar).exp()).float()
+            noise = (0.5 * logvar).exp() + recipe.latent_noise * mean.detach().std()
+            output = model.decode(mean + torch.randn_like(mean) * noise).float()
         kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
         pixel = F.l1_loss(output, images)
         square = F.mse_loss(output, images)
