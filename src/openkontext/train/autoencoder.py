@@ -41,8 +41,8 @@ class AutoencoderRecipe:
     colour_weight: float = 2.0
     #: Weight of the squared difference, which large errors dominate.
     square_weight: float = 3.0
-    #: Deviation of further noise on the latent, as a share of the latent's own: a decoder that bears it bears a
-    #: transformer's small errors.
+    #: Deviation of further noise on the latent, as a share of the latent's own: a decoder that bears it
+    #: bears a transformer's small errors.
     latent_noise: float = 0.0
     average_decay: float = 0.998
     seed: int = 0
