@@ -1,0 +1,104 @@
+"""NVFP4: E2M1 values with an E4M3 scale per block of 16, and a float32 scale per tensor.
+
+    x ~ code * block_scale * scale
+    scale       = amax(tensor) / (6 * 448)
+    block_scale = E4M3(amax(block) / (6 * scale))
+    code        = E2M1(x / (block_scale * scale))
+
+Blocks run along the last axis. The formulas and the order of their operations are those of
+TensorRT-Model-Optimizer (`onnx/export/nvfp4_exporter.py`): in another order, one scale in a thousand falls on
+the other side of a rounding edge. E2M1 is described in the OCP Microscaling specification 1.0.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from openkontext.errors import InputError
+from openkontext.export.quantize import fp8
+
+BLOCK = 16
+"""Values that share a block scale."""
+
+E2M1_MAX = 6.0
+
+_E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+_SIGN = 8
+_SMALLEST_E4M3 = 2.0**-9
+
+
+@dataclass(frozen=True)
+class NVFP4Tensor:
+    """A quantised tensor in the three parts that an export stores."""
+
+    packed: Tensor
+    """Codes, two a byte, the first in the low nibble: uint8 [..., n / 2]. Stored as `*_f4`."""
+    block_scales: Tensor
+    """float8_e4m3fn [..., n / 16]. Stored as `*_f8_scale`."""
+    scale: Tensor
+    """float32 []. Stored as `*_f8_scale_f32_scale`."""
+
+
+def scale_of(amax: Tensor) -> Tensor:
+    """The scale of a tensor, amax / (6 * 448), float32; 1 for a tensor of zeros."""
+    scale = amax.float() / (E2M1_MAX * fp8.E4M3_MAX)
+    return torch.where(scale > 0, scale, 1.0)
+
+
+def quantize(values: Tensor, scale: Tensor | None = None) -> NVFP4Tensor:
+    """Quantise in blocks along the last axis.
+
+    Args:
+        values: float [..., n].
+        scale: the tensor's scale, float32 []. Calibrated for activations; by default from the values.
+
+    Raises:
+        InputError: n is no multiple of 16, or a value is infinite or not a number.
+    """
+    if not values.ndim or values.shape[-1] % BLOCK:
+        raise InputError(
+            f"NVFP4 takes rows of a multiple of {BLOCK} values, not a tensor of shape {tuple(values.shape)}"
+        )
+    amax = fp8.amax(values)
+    if scale is None:
+        scale = scale_of(amax)
+    blocks = values.detach().float().unflatten(-1, (-1, BLOCK))
+    block_scales = blocks.abs().amax(-1) / (E2M1_MAX * scale)
+    # A block scale of 0 could not be divided by; the smallest one serves blocks of zeros as well.
+    block_scales = block_scales.clamp(_SMALLEST_E4M3, fp8.E4M3_MAX).to(torch.float8_e4m3fn)
+    codes = encode(blocks / (block_scales.float() * scale).unsqueeze(-1)).flatten(-2)
+    return NVFP4Tensor(pack(codes), block_scales, scale)
+
+
+def dequantize(tensor: NVFP4Tensor) -> Tensor:
+    """The values that a quantised tensor stands for: float32 [..., n]."""
+    blocks = decode(unpack(tensor.packed)).unflatten(-1, (-1, BLOCK))
+    return (blocks * (tensor.block_scales.float() * tensor.scale).unsqueeze(-1)).flatten(-2)
+
+
+def encode(values: Tensor) -> Tensor:
+    """Round to the nearest E2M1 code, ties to even, beyond 6 to 6: uint8 in 0..15, bit 3 the sign."""
+    magnitudes = values.abs().clamp(max=E2M1_MAX)
+    # Codes are 0.5 apart up to 2, 1 apart up to 4 and 2 apart up to 6; torch rounds half to even.
+    codes = torch.where(
+        magnitudes < 2,
+        (2 * magnitudes).round(),
+        torch.where(magnitudes < 4, magnitudes.round() + 2, (magnitudes / 2).round() + 4),
+    ).to(torch.uint8)
+    return codes | (torch.signbit(values).to(torch.uint8) * _SIGN)
+
+
+def decode(codes: Tensor) -> Tensor:
+    """The E2M1 values of codes: float32 in their shape."""
+    return torch.cat((_E2M1, -_E2M1))[codes.int()]
+
+
+def pack(codes: Tensor) -> Tensor:
+    """Codes [..., n] in 0..15, n even -> bytes [..., n / 2], the first of a pair in the low nibble."""
+    return codes[..., ::2] | (codes[..., 1::2] << 4)
+
+
+def unpack(packed: Tensor) -> Tensor:
+    """Bytes [..., n / 2] -> codes [..., n] in 0..15."""
+    return torch.stack((packed & 15, packed >> 4), -1).flatten(-2)
