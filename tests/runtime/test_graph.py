@@ -407,12 +407,12 @@ def test_unknown_and_absent_providers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.BFLOAT16])
 def test_operator_that_the_provider_lacks_is_named_with_its_node(tmp_path: Path, dtype: int) -> None:
-    node = helper.make_node("TRT_FP8QuantizeLinear", ["x"], ["y"], name="blocks.0/quantizer", domain="trt")
+    node = helper.make_node("TRT_Unheard", ["x"], ["y"], name="blocks.0/quantizer", domain="trt")
     model = make_model([node], {"x": (dtype, [4])}, {"y": (dtype, [4])})
     model.opset_import.append(helper.make_opsetid("trt", 1))
     path = tmp_path / "model.onnx"
     path.write_bytes(model.SerializeToString())
-    with fails("'cpu' has no operator trt:TRT_FP8QuantizeLinear, which node 'blocks.0/quantizer' needs"):
+    with fails("'cpu' has no operator trt:TRT_Unheard, which node 'blocks.0/quantizer' needs"):
         load_graph(path)
 
 

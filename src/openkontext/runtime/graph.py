@@ -16,12 +16,12 @@ from onnx import ModelProto, TensorProto
 
 from openkontext.errors import InputError
 from openkontext.runtime.contract import check_contract
-from openkontext.runtime.lowering import half_weight_bytes, lower
+from openkontext.runtime.lowering import lower, widened_bytes
 from openkontext.runtime.model_file import Shape, data_files, nodes, read_model, resolve_links
 from openkontext.runtime.providers import PROVIDERS, check_provider
 
 FOLDED_BYTES = 1 << 30
-"""Float32 bytes up to which a graph's 16-bit weights are widened once, when it opens.
+"""Float32 bytes up to which a graph's weights of 16 bits and less are widened once, when it opens.
 
 Above, they stay mapped from their file as they are and each is widened when it is used: the memory of one
 weight instead of all, at the price of that work in every call.
@@ -113,7 +113,7 @@ def load_graph(
     """Open an ONNX graph, rewriting it in memory where the provider cannot execute it as it is.
 
     Weights in external data files are mapped, not read. 16-bit graphs on a provider without 16-bit kernels
-    are computed in float32 (`passes.ComputeInFloat32`).
+    are computed in float32, FP8 and FP4 as TensorRT writes them in standard operators (`passes`).
 
     Args:
         path: of `model.onnx`; its data files lie beside it.
@@ -124,7 +124,7 @@ def load_graph(
 
     Raises:
         InputError: no such provider or graph, a data file is missing or cut short, the graph is not one of
-            its role, or it has an operator that the provider lacks.
+            its role, it is quantised in a way that is not known, or has an operator that the provider lacks.
     """
     check_provider(provider)
     path = Path(path)
@@ -134,7 +134,7 @@ def load_graph(
         check_contract(model, path, role)
     folder = resolve_links(model, files)
     lowered = lower(model, path, provider)
-    mapped = lowered is not None and half_weight_bytes(lowered) > FOLDED_BYTES
+    mapped = lowered is not None and widened_bytes(lowered) > FOLDED_BYTES
     if lowered is None and folder is None:
         source: str | bytes = str(path)
     else:

@@ -1,24 +1,33 @@
 """Rewriting a graph into what a provider can execute."""
 
 import logging
+import math
 from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 import onnx.inliner
 import onnx.shape_inference
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from openkontext.errors import InputError
-from openkontext.runtime.model_file import nodes, tensor_bytes, tensors
+from openkontext.runtime.model_file import nodes, tensors
 from openkontext.runtime.providers import COMPILERS, HALF_TYPES, refused_half_types
+
+if TYPE_CHECKING:
+    from onnx_ir.passes import InPlacePass
+
+_NARROW_TYPES = HALF_TYPES | {TensorProto.FLOAT8E4M3FN, TensorProto.UINT4}
+"""Types of weights that are widened to float32 when they are used."""
 
 
 def lower(model: ModelProto, path: Path, provider: str) -> ModelProto | None:
     """The graph as a provider can execute it, or None where it can take the file as it is.
 
-    What a provider can execute is found by trying (`providers.refused_half_types`). Weights in external data
-    files stay there: the result refers to the same files.
+    FP8 and FP4 as TensorRT writes them become standard operators of the same arithmetic. 16-bit types that
+    the provider does not compute in (found by trying, `providers.refused_half_types`) become float32.
+    Weights in external data files stay there: the result refers to the same files.
 
     Args:
         model: the graph read from `path`.
@@ -26,16 +35,22 @@ def lower(model: ModelProto, path: Path, provider: str) -> ModelProto | None:
         provider: short name of an available provider.
 
     Raises:
-        InputError: the graph cannot be rewritten since it is damaged.
+        InputError: the graph cannot be rewritten: it is damaged, or quantised in a way that is not known.
     """
-    if provider in COMPILERS or not _mentions_half(model):
+    quantised = _mentions_quantised(model)
+    if provider in COMPILERS or not (quantised or _mentions_half(model)):
         return None
     try:
         if model.functions:
             model = onnx.inliner.inline_local_functions(model)
         model = onnx.shape_inference.infer_shapes(model)
+        if quantised:
+            # The types of what follows TensorRT's operators are known only once these are replaced.
+            model = onnx.shape_inference.infer_shapes(_standard_operators(model))
         refused = refused_half_types(model, provider)
-        return _rewrite(model, refused) if refused else None
+        return _in_float32(model, refused) if refused else model if quantised else None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except Exception as error:  # a damaged graph makes each library fail in its own ways
         raise InputError(
             f"{path}: cannot be rewritten for provider '{provider}', it may be damaged: fetch or export it "
@@ -43,25 +58,44 @@ def lower(model: ModelProto, path: Path, provider: str) -> ModelProto | None:
         ) from error
 
 
-def half_weight_bytes(model: ModelProto) -> int:
-    """Bytes that the 16-bit weights of a graph would take in float32."""
-    return sum(2 * tensor_bytes(t) for t in model.graph.initializer if t.data_type in HALF_TYPES)
+def widened_bytes(model: ModelProto) -> int:
+    """Bytes that the weights of less than 32 bits of a graph would take in float32."""
+    return sum(
+        4 * math.prod(tensor.dims) for tensor in model.graph.initializer if tensor.data_type in _NARROW_TYPES
+    )
 
 
-def _rewrite(model: ModelProto, refused: Collection[int]) -> ModelProto:
+def _standard_operators(model: ModelProto) -> ModelProto:
+    from openkontext.runtime.passes import Fp4Activations, Fp4Weights, StandardFp8
+
+    return _apply(model, StandardFp8(), Fp4Activations(), Fp4Weights())
+
+
+def _in_float32(model: ModelProto, refused: Collection[int]) -> ModelProto:
+    import onnx_ir as ir
+
+    from openkontext.runtime.passes import ComputeInFloat32
+
+    return _apply(model, ComputeInFloat32({ir.DataType(dtype) for dtype in refused}))
+
+
+def _apply(model: ModelProto, *passes: "InPlacePass") -> ModelProto:
     # Imported here since it takes a third of a second that graphs in float32 need not pay.
     import onnx_ir as ir
     from onnx_ir.passes.common import RemoveInitializersFromInputsPass
 
-    from openkontext.runtime.passes import ComputeInFloat32
-
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # what is wrong with a graph is raised
     rewritten = ir.serde.deserialize_model(model)
-    ir.passes.Sequential(
-        RemoveInitializersFromInputsPass(),
-        ComputeInFloat32({ir.DataType(dtype) for dtype in refused}),
-    )(rewritten)
+    for change in (RemoveInitializersFromInputsPass(), *passes):
+        change(rewritten)
     return ir.serde.serialize_model(rewritten)
+
+
+def _mentions_quantised(model: ModelProto) -> bool:
+    """Whether TensorRT's operators or 4-bit floats are in the graph."""
+    return any(node.domain == "trt" for node in nodes(model)) or any(
+        tensor.data_type == TensorProto.FLOAT4E2M1 for tensor in tensors(model)
+    )
 
 
 def _mentions_half(model: ModelProto) -> bool:

@@ -1,5 +1,8 @@
 """Rewrites of a graph on its way to a provider: one pass, one class, one file, saying whether it modified."""
 
 from openkontext.runtime.passes.float32 import ComputeInFloat32
+from openkontext.runtime.passes.fp4_activations import Fp4Activations
+from openkontext.runtime.passes.fp4_weights import Fp4Weights
+from openkontext.runtime.passes.fp8 import StandardFp8
 
-__all__ = ["ComputeInFloat32"]
+__all__ = ["ComputeInFloat32", "Fp4Activations", "Fp4Weights", "StandardFp8"]
