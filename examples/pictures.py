@@ -26,7 +26,7 @@ SCENE = Scene(
     ),
     detail=7,
 )
-INSTRUCTIONS = ("make the ball purple", "replace the house with a tree", "make it night")
+INSTRUCTIONS = ("make it night", "make it winter", "make it black and white")
 
 _SIDE, _GAP, _CAPTION = 288, 14, 40
 
