@@ -94,7 +94,7 @@ def test_flow_resumes_to_the_step(work: Path, tmp_path: Path) -> None:
 
 
 def test_text_encoders_learn_to_read(work: Path, tmp_path: Path) -> None:
-    train_text(TextRecipe(steps=50, batch_size=16, warm_up=5), TINY, work / "text", tmp_path)
+    train_text(TextRecipe(steps=50, batch_size=48, warm_up=5), TINY, work / "text", tmp_path)
     rows = (tmp_path / "metrics.csv").read_text().splitlines()
     right = float(rows[-1].split(",")[-1])
     # Chance is below 0.2 for every question.
