@@ -1,7 +1,6 @@
 """Muon for matrices and convolutions, AdamW for everything else, as one optimiser.
 
-Muon (Jordan et al. 2024) makes each update orthogonal. In both of this project's stages it needs a small part
-of the steps that AdamW alone takes.
+Muon (Jordan et al. 2024) makes each update orthogonal.
 """
 
 from __future__ import annotations
