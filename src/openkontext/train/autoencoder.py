@@ -41,8 +41,8 @@ class AutoencoderRecipe:
     colour_weight: float = 2.0
     #: Weight of the squared difference, which large errors dominate.
     square_weight: float = 3.0
-    #: Deviation of further noise on the latent, as a share of the latent's own: a decoder that bears it
-    #: bears a transformer's small errors.
+    #: Most deviation of further noise on the latent, as a share of the latent's own; each picture draws its
+    #: own share of it. A decoder that bears it bears a transformer's small errors.
     latent_noise: float = 0.0
     average_decay: float = 0.998
     seed: int = 0
@@ -129,7 +129,8 @@ def train_autoencoder(recipe: AutoencoderRecipe, config: AutoencoderConfig, fold
         with torch.autocast("cpu", torch.bfloat16):
             mean, logvar = model.encode(images)
             mean, logvar = mean.float(), logvar.float().clamp(-12, 4)
-            noise = (0.5 * logvar).exp() + recipe.latent_noise * mean.detach().std()
+            further = recipe.latent_noise * mean.detach().std() * torch.rand(len(mean), 1, 1, 1)
+            noise = ((0.5 * logvar).exp().square() + further.square()).sqrt()
             output = model.decode(mean + torch.randn_like(mean) * noise).float()
         kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
         pixel = F.l1_loss(output, images)
