@@ -1,0 +1,1 @@
+"""Filters: what may be asked for, handed in and handed out."""
