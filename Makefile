@@ -10,6 +10,9 @@ VENV := .venv
 BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# The filters' models come inside packages whose own dependencies (OpenCV) nothing here uses.
+MODELS := --no-deps $(shell grep -E '^(nudenet|rapidocr)==' constraints.txt)
+
 .PHONY: help edit test lint format clean
 .DELETE_ON_ERROR:
 
@@ -47,10 +50,12 @@ $(BIN)/python:
 # What editing needs: no torch.
 $(VENV)/.edit: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e .
+	$(PIP) $(MODELS)
 	@touch $@
 
 # What the tests need. torch comes first and alone, so that its pinned build is there before anything asks for it.
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) $$(grep '^torch==' constraints.txt)
 	$(PIP) -e '.[dev]'
+	$(PIP) $(MODELS)
 	@touch $@ $(VENV)/.edit
