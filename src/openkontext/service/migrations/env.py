@@ -1,0 +1,13 @@
+"""Run by alembic: the migrations go over the connection that `Database.migrate` hands in."""
+
+from alembic import context
+
+from openkontext.service.models import Base
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=Base.metadata,
+    render_as_batch=True,  # SQLite changes a table by copying it
+)
+with context.begin_transaction():
+    context.run_migrations()
