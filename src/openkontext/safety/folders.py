@@ -1,0 +1,28 @@
+"""Where the filters keep what must last: lists of known material, the review queue, the quarantine."""
+
+import os
+import pwd
+from pathlib import Path
+
+_SITE = Path("/etc/openkontext")
+
+
+def data_folder() -> Path:
+    """Folder of the queue, the quarantine and our own lists.
+
+    It is $OPENKONTEXT_DATA where that is set, else openkontext in the user's folder for data.
+    """
+    if chosen := os.environ.get("OPENKONTEXT_DATA"):
+        return Path(chosen)
+    data = os.environ.get("XDG_DATA_HOME")
+    return (Path(data) if data else Path.home() / ".local" / "share") / "openkontext"
+
+
+def list_folders() -> tuple[Path, ...]:
+    """Folders whose lists of known material are in force, all of them.
+
+    Besides `data_folder()` they are the account's own and the machine's, which no variable of the environment
+    moves: a setting may add lists, and none may take an installed one out of force.
+    """
+    own = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".local" / "share" / "openkontext"
+    return tuple(dict.fromkeys(folder / "lists" for folder in (data_folder(), own, _SITE)))

@@ -1,0 +1,1 @@
+"""Manual review: the queue of held requests and its audit log."""
