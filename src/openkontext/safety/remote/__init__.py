@@ -1,0 +1,1 @@
+"""Filters that run elsewhere: Hive's moderation API, and any service that answers as `generic` says."""
