@@ -1,4 +1,4 @@
-"""Calls of a moderation service: bounded in time, tried again, and left alone for a while where it keeps failing."""
+"""Calls of a moderation service: bounded in time, tried again, and not made for a while where it fails."""
 
 import io
 import logging
