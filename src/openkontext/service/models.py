@@ -79,6 +79,8 @@ class Account(Base):
     standing_until: Mapped[float | None]
     """When a suspension ends; None where it has no end."""
     standing_reason: Mapped[str | None]
+    judged_from: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    """What it did before no longer counts: a person decided about it then."""
     credit: Mapped[int | None] = mapped_column(BigInteger)
     """Credits left; None is unlimited."""
     source: Mapped[str | None]

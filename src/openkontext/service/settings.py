@@ -1,5 +1,6 @@
 """What an operator sets, in one typed place: environment variables `OPENKONTEXT_...`, or a file of them."""
 
+import json
 import os
 import secrets
 from functools import cached_property
@@ -74,6 +75,8 @@ class Settings(BaseSettings):
     # What comes in
     max_upload_bytes: PositiveInt = 20 * 2**20
     """Bytes of one picture as handed in."""
+    max_request_bytes: PositiveInt = 64 * 2**20
+    """Bytes of one request: several pictures in base64."""
     max_pixels: PositiveInt = 25_000_000
     """Pixels of one picture as handed in, checked before it is decoded."""
     decode_seconds: PositiveInt = 10
@@ -107,9 +110,9 @@ class Settings(BaseSettings):
     feedback_address: str = ""
     """Where people can write to; shown on the page."""
 
-    # Logs
-    log_prompts: bool = False
-    """Write instructions into the logs; off, as they are private."""
+    # Operation
+    metrics_token: SecretStr = SecretStr("")
+    """Lets Prometheus read /metrics from another machine; empty gives them to this machine alone."""
 
     @field_validator("secret")
     @classmethod
@@ -138,6 +141,19 @@ class Settings(BaseSettings):
         if self.secret is not None:
             return self.secret.get_secret_value().encode()
         return _kept_secret(self.data / "secret")
+
+    def environment(self) -> dict[str, str]:
+        """These settings as environment variables, for a process that shall have the same."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        plain = {
+            name: value.get_secret_value() if isinstance(value, SecretStr) else value
+            for name, value in values.items()
+            if value is not None
+        }
+        return {
+            f"OPENKONTEXT_{name.upper()}": json.dumps(value) if isinstance(value, tuple) else str(value)
+            for name, value in plain.items()
+        }
 
     def key(self, purpose: str) -> bytes:
         """A 32-byte key for one purpose, derived from the secret (HKDF, RFC 5869)."""

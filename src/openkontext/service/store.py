@@ -89,6 +89,10 @@ class ImageStore:
             raise KeyError(f"picture {digest} is damaged")
         return content
 
+    def check(self) -> None:
+        """Write and delete something, to see that the store works."""
+        self.delete(self.put(b"check " + secrets.token_bytes(16)))
+
     def delete(self, digest: str) -> None:
         """Forget content; it may be gone already."""
         with suppress(FileNotFoundError):

@@ -1,0 +1,180 @@
+"""Who makes a request: a key, someone signed in on the page, or the machine's own user."""
+
+import hashlib
+import hmac
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from fastapi import Depends, Request
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from openkontext.service import accounts
+from openkontext.service.database import now
+from openkontext.service.errors import Refused
+from openkontext.service.models import Account, PageSession, Role, Standing
+from openkontext.service.settings import LOOPBACK, Settings
+from openkontext.service.state import State, get_state
+
+COOKIE = "openkontext_session"
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who makes a request."""
+
+    account_id: str
+    name: str
+    role: Role
+    key_id: str | None
+    scopes: tuple[str, ...]
+    csrf: str | None = None
+    """Token that the page must send with what changes something."""
+
+
+def identify(request: Request) -> Caller:
+    """Who makes a request.
+
+    Raises:
+        Refused: 403 (401 for OpenAI's clients): there is no valid key, or the account is suspended or banned.
+    """
+    state = get_state(request)
+    check_origin(request)
+    with state.database.reading() as session:
+        caller = _identify(request, session, state)
+        if caller is None:
+            status = 401 if request.url.path.startswith("/v1/images/") else 403
+            raise Refused(status, "Not authenticated: send a valid key in the header x-key")
+    return caller
+
+
+def _identify(request: Request, session: Session, state: State) -> Caller | None:
+    key = request.headers.get("x-key")
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if key is None and scheme.lower() == "bearer":
+        key = token.strip()
+    if key is not None and (row := accounts.check_key(session, key)):
+        return _caller(row.account, row.id, tuple(row.scopes))
+    if cookie := request.cookies.get(COOKIE):
+        found = session.get(PageSession, _hash(cookie))
+        if found is not None and found.expires > time.time():
+            csrf = csrf_token(state.settings, cookie)
+            sent = request.headers.get("x-csrf-token", "")
+            if request.method not in SAFE_METHODS and not hmac.compare_digest(csrf, sent):
+                raise Refused(403, "the page is out of date; load it again")
+            return _caller(found.account, found.key_id, accounts.SCOPES, csrf)
+    if is_open(session, state.settings):
+        with state.database.transaction() as writing:
+            return _caller(accounts.local_account(writing), None, accounts.SCOPES)
+    return None
+
+
+def _caller(account: Account, key_id: str | None, scopes: tuple[str, ...], csrf: str | None = None) -> Caller:
+    return Caller(account.id, account.name, Role(account.role), key_id, scopes, csrf)
+
+
+def is_open(session: Session, settings: Settings) -> bool:
+    """Whether the service has no keys and only this machine reaches it: then no key is asked for."""
+    return settings.is_loopback and not accounts.keys_exist(session)
+
+
+def check_origin(request: Request) -> None:
+    """Refuse what another site's page sends through a visitor's browser, which names its origin.
+
+    Raises:
+        Refused: 403.
+    """
+    origin = request.headers.get("origin")
+    if request.method in SAFE_METHODS or origin is None:
+        return
+    public = urlsplit(get_state(request).settings.public_url).netloc
+    if urlsplit(origin).netloc not in (request.headers.get("host"), public):
+        raise Refused(403, "requests from other sites' pages are not taken")
+
+
+def in_good_standing(request: Request, caller: Annotated[Caller, Depends(identify)]) -> Caller:
+    """The caller, who may use the service: not suspended, and the terms accepted.
+
+    Raises:
+        Refused: 403, with what to do.
+    """
+    state = get_state(request)
+    with state.database.reading() as session:
+        account = session.get_one(Account, caller.account_id)
+        over = account.standing_until is not None and account.standing_until < time.time()
+        if account.standing in (Standing.SUSPENDED, Standing.BANNED) and not over:
+            reason = (
+                f"this account is {account.standing} ({account.standing_reason}); appeal: POST /v1/appeals"
+            )
+            raise Refused(403, reason)
+        if not accounts.has_accepted(session, caller.account_id, state.settings.terms_version):
+            version = state.settings.terms_version
+            raise Refused(403, f"accept the terms first, version {version}: GET /v1/terms, POST /v1/consent")
+    return caller
+
+
+def may(scope: str) -> Callable[[Caller], Caller]:
+    """A dependency: the caller may use the service, with a key of this scope."""
+
+    def check(caller: Annotated[Caller, Depends(in_good_standing)]) -> Caller:
+        if scope not in caller.scopes:
+            raise Refused(403, f"this key may not {scope}; ask for one with that scope")
+        return caller
+
+    return check
+
+
+def has_role(role: Role) -> Callable[[Caller], Caller]:
+    """A dependency: the caller has at least this role. Others learn only that there is nothing here."""
+
+    def check(caller: Annotated[Caller, Depends(in_good_standing)]) -> Caller:
+        if not caller.role.includes(role):
+            raise Refused(403, f"this needs the role {role}")
+        return caller
+
+    return check
+
+
+def sign_in(state: State, key: str) -> tuple[str, Caller] | None:
+    """Open a session of the page with a key; returns its cookie and who it is, None for a wrong key."""
+    with state.database.transaction() as session:
+        row = accounts.check_key(session, key)
+        if row is None:
+            return None
+        cookie = secrets.token_urlsafe(32)
+        expires = time.time() + state.settings.session_hours * 3600
+        session.add(
+            PageSession(hash=_hash(cookie), account_id=row.account_id, key_id=row.id, expires=expires)
+        )
+        row.last_used = session.scalar(select(now()))
+        csrf = csrf_token(state.settings, cookie)
+        return cookie, _caller(row.account, row.id, accounts.SCOPES, csrf)
+
+
+def sign_out(state: State, cookie: str) -> None:
+    """End a session of the page."""
+    with state.database.transaction() as session:
+        session.execute(update(PageSession).where(PageSession.hash == _hash(cookie)).values(expires=0.0))
+
+
+def csrf_token(settings: Settings, cookie: str) -> str:
+    """The token that belongs to a session's cookie."""
+    return hmac.new(settings.key("csrf"), cookie.encode(), "sha256").hexdigest()
+
+
+def allowed_hosts(settings: Settings) -> list[str]:
+    """Names by which the service may be called; a page elsewhere whose name leads here is none of them."""
+    public = urlsplit(settings.public_url).hostname
+    named = [*settings.allowed_hosts, *([public] if public else [])]
+    if not settings.is_loopback and not named:
+        return ["*"]  # keys are asked for then, and a rebound name carries none
+    return [*LOOPBACK, "[::1]", *named]
+
+
+def _hash(cookie: str) -> str:
+    return hashlib.sha256(cookie.encode()).hexdigest()

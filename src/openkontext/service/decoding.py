@@ -1,0 +1,108 @@
+"""Pictures that strangers hand in are first decoded in a process of their own, with limits.
+
+A bomb, a crash or a hang of a decoder ends that process and nothing else. What passes is stored as it came:
+the filters compare the exact bytes with lists of known material, and provenance reads the manifest in them.
+"""
+
+import io
+import multiprocessing
+import resource
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from PIL import Image
+
+from openkontext import images
+from openkontext.errors import InputError
+from openkontext.service.settings import Settings
+
+_context = multiprocessing.get_context("forkserver")  # its children share nothing with this process
+_context.set_forkserver_preload(["openkontext.service.decoding"])
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What is known of a picture after it was decoded."""
+
+    width: int
+    height: int
+    content: bytes
+    """The bytes to store."""
+
+
+def check_picture(content: bytes, settings: Settings, name: str, *, alpha_is_mask: bool = False) -> Decoded:
+    """Decode a picture in a process of its own and say what it is.
+
+    Args:
+        content: the file as it was handed in.
+        settings: the limits.
+        name: what to call it in a message.
+        alpha_is_mask: make a mask of it that is white where the picture is transparent and black elsewhere.
+
+    Raises:
+        InputError: it is too large, no picture, or decoding it takes too much time or memory.
+    """
+    if len(content) > settings.max_upload_bytes:
+        limit = settings.max_upload_bytes / 2**20
+        raise InputError(f"{name}: has {len(content) / 2**20:.1f} MiB; at most {limit:g} MiB can be read")
+    ours, theirs = _context.Pipe()
+    process = _context.Process(target=_decode, args=(theirs, settings, name, alpha_is_mask), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        ours.send_bytes(content)
+        # CPU time is bounded in the child; waiting for a busy machine may take longer.
+        answer = ours.recv() if ours.poll(settings.decode_seconds * 6) else None
+    except (EOFError, OSError):
+        answer = None
+    finally:
+        process.kill()
+        process.join()
+        process.close()
+        ours.close()
+    if answer is None:
+        raise InputError(f"{name}: decoding it took too much time or memory; hand in another file")
+    if isinstance(answer, str):
+        raise InputError(answer)
+    width, height, mask = answer
+    return Decoded(width, height, mask or content)
+
+
+def _decode(connection: Connection, settings: Settings, name: str, alpha_is_mask: bool) -> None:
+    answer: Any
+    try:
+        resource.setrlimit(resource.RLIMIT_CPU, (settings.decode_seconds, settings.decode_seconds))
+        resource.setrlimit(resource.RLIMIT_AS, (settings.decode_bytes, settings.decode_bytes))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        content = connection.recv_bytes()
+        answer = _look(content, settings, name, alpha_is_mask)
+    except InputError as error:
+        answer = str(error).replace("the image", name, 1)
+    except MemoryError:
+        return  # the parent says what that means
+    connection.send(answer)
+
+
+def _look(
+    content: bytes, settings: Settings, name: str, alpha_is_mask: bool
+) -> tuple[int, int, bytes | None]:
+    try:
+        with Image.open(io.BytesIO(content)) as picture:  # reads the head alone
+            width, height = picture.size
+    except Exception:
+        width = height = 0  # `images.load` says what is wrong
+    if width * height > settings.max_pixels:
+        raise InputError(f"{name}: has {width}x{height} pixels; at most {settings.max_pixels} can be read")
+    loaded = images.load(content)
+    mask = None
+    if alpha_is_mask:
+        with Image.open(io.BytesIO(content)) as picture:
+            if not picture.has_transparency_data:
+                raise InputError(f"{name}: has no transparent part; make transparent what may change")
+            transparent = picture.convert("RGBA").getchannel("A").point(lambda alpha: 255 - alpha)
+        buffer = io.BytesIO()
+        transparent.save(buffer, "PNG")
+        mask = buffer.getvalue()
+    return loaded.pixels.shape[1], loaded.pixels.shape[0], mask

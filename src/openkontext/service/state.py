@@ -1,0 +1,31 @@
+"""What a server process holds: settings, database, store, audit log."""
+
+from dataclasses import dataclass
+
+from starlette.requests import HTTPConnection
+
+from openkontext.service.audit import Audit
+from openkontext.service.database import Database
+from openkontext.service.settings import Settings
+from openkontext.service.store import ImageStore
+
+
+@dataclass(frozen=True)
+class State:
+    """What requests need, made once."""
+
+    settings: Settings
+    database: Database
+    store: ImageStore
+    audit: Audit
+
+    @classmethod
+    def open(cls, settings: Settings) -> "State":
+        """Connect to everything the settings name."""
+        return cls(settings, Database(settings.database), ImageStore(settings), Audit(settings))
+
+
+def get_state(connection: HTTPConnection) -> State:
+    """The state of the server that a request came to."""
+    state: State = connection.app.state.service
+    return state

@@ -1,0 +1,137 @@
+"""A service as an operator runs it: `openkontext serve` with all its processes; a receiver of webhooks."""
+
+import base64
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Self
+
+import httpx2
+import numpy as np
+from PIL import Image
+
+DEAD = 60.0
+"""Seconds after which a test gives up waiting."""
+
+
+def png(width: int = 128, height: int = 96, value: int = 100) -> bytes:
+    """A picture that the copier keeps."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), (value, value, value)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def b64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def brightness(content: bytes) -> float:
+    return float(np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).mean())
+
+
+class Service:
+    """`openkontext serve` in a process of its own, with a key for one account that accepted the terms."""
+
+    def __init__(self, data: Path, model: Path, **settings: object) -> None:
+        self.data = data
+        self.environment = os.environ | {
+            "OPENKONTEXT_DATA": str(data),
+            "OPENKONTEXT_MODEL": str(model),
+            "OPENKONTEXT_PORT": "0",
+            "OPENKONTEXT_ALLOW_PRIVATE_ADDRESSES": "true",
+            "OPENKONTEXT_REQUESTS_PER_MINUTE": "100000",
+            **{f"OPENKONTEXT_{name.upper()}": str(value) for name, value in settings.items()},
+        }
+        self.url = ""
+
+    def start(self) -> Self:
+        command = [sys.executable, "-m", "openkontext", "serve"]
+        with (self.data / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command, env=self.environment, stdout=subprocess.PIPE, stderr=log, text=True
+            )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert "http" in line, (self.data / "log").read_text()
+        self.url = line.split()[3]
+        return self
+
+    def stop(self) -> None:
+        self.process.terminate()
+        assert self.process.wait(DEAD) == 0
+
+    def run(self, *arguments: str) -> Any:
+        """A command of the command line on this service; its JSON."""
+        done = subprocess.run(
+            [sys.executable, "-m", "openkontext", *arguments, "--json"],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def client(self, key: str | None = None, **headers: str) -> httpx2.Client:
+        if key is not None:
+            headers["x-key"] = key
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=DEAD)
+
+    def logs(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.data / "log").read_text().splitlines() if line[0] == "{"]
+
+
+def poll(client: httpx2.Client, id: str) -> dict[str, Any]:
+    """Ask for a task until it is at its end."""
+    ends = time.monotonic() + DEAD
+    while time.monotonic() < ends:
+        answer = client.get("/v1/get_result", params={"id": id}).json()
+        if answer["status"] != "Pending":
+            return answer
+        time.sleep(0.02)
+    raise TimeoutError(answer)
+
+
+class Receiver:
+    """A server that takes webhooks: answers what it is told, and keeps what it got."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[dict[str, str], bytes]] = []
+        self.answers: list[int] = []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.got.append((dict(self.headers), body))
+                self.send_response(receiver.answers.pop(0) if receiver.answers else 204)
+                self.end_headers()
+
+            def do_GET(self) -> None:
+                content = png(value=50)
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def wait(self, count: int) -> None:
+        ends = time.monotonic() + DEAD
+        while len(self.got) < count:
+            assert time.monotonic() < ends
+            time.sleep(0.02)
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
