@@ -7,6 +7,21 @@ from pathlib import Path
 _SITE = Path("/etc/openkontext")
 
 
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file that only its owner may read: beside first, then in its place, whole or not at all.
+
+    Args:
+        path: of the file.
+        data: what it shall hold.
+    """
+    beside = path.with_name(path.name + ".part")
+    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
 def data_folder() -> Path:
     """Folder of the queue, the quarantine and our own lists.
 

@@ -31,6 +31,8 @@ class Match:
     """Whose list it is."""
     serial: int
     """Of the update that was in force."""
+    material: str
+    """What the list is of: "csam" or "ncii"."""
     hit: Hit
     """Which entry."""
 
@@ -41,6 +43,7 @@ class Lists:
 
     publisher: str
     serial: int
+    material: str
     index: HashIndex
     discarded: int
     """PDQ hashes that were left out for their low quality."""
@@ -104,7 +107,7 @@ class KnownMaterial:
                 hashes = hashes or [pdq(view) for view in _views(pixels)]
                 hit = next(filter(None, map(lists.index.match_pdq, hashes)), None)
             if hit is not None:
-                return Match(lists.publisher, lists.serial, hit)
+                return Match(lists.publisher, lists.serial, lists.material, hit)
         return None
 
     def wait(self) -> None:
@@ -160,7 +163,8 @@ def _read_lists(folder: Path) -> Lists | None:
     manifest, lists = read_update(folder / str(serial), folder / KEY)
     if (manifest.publisher, manifest.serial) != (folder.name, serial):
         raise InputError(f"{folder / str(serial)}: holds another update; install the newest again")
-    return Lists(folder.name, serial, HashIndex(lists), sum(each.discarded for each in lists))
+    discarded = sum(each.discarded for each in lists)
+    return Lists(folder.name, serial, manifest.material, HashIndex(lists), discarded)
 
 
 def _views(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:

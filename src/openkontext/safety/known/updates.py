@@ -8,7 +8,6 @@ kind of hash and SHA-256. Installed, it is a folder of its own under `<root>/<pu
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -24,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from openkontext.errors import InputError
+from openkontext.safety.folders import write_private
 from openkontext.safety.known.lists import HashList, read_list
 
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
@@ -50,12 +50,19 @@ class Manifest(BaseModel):
 
     format: Literal[1] = 1
     publisher: str
+    material: Literal["csam", "ncii"]
+    """Child sexual abuse material, or intimate imagery without consent, which is not for the hotlines."""
     serial: Annotated[int, Field(ge=1)]
     lists: tuple[ListedFile, ...]
 
 
 def sign_update(
-    output: Path, lists: Mapping[Path, str], publisher: str, serial: int, private_key: Path
+    output: Path,
+    lists: Mapping[Path, str],
+    publisher: str,
+    serial: int,
+    private_key: Path,
+    material: str = "csam",
 ) -> Manifest:
     """Make an update of lists.
 
@@ -65,22 +72,19 @@ def sign_update(
         publisher: who signs: lower-case letters, digits and hyphens.
         serial: number of the update; one is installed only in place of a smaller.
         private_key: PEM file of an Ed25519 key without a password.
+        material: what the lists are of: "csam", or "ncii" for intimate imagery without consent.
 
     Raises:
-        InputError: a list is no such list, or the key or the name cannot be used.
+        InputError: a list is no such list, or the material, the key or the name cannot be used.
     """
     key = _private_key(private_key)
     _check_publisher(publisher)
     for path, kind in lists.items():
         read_list(path, kind)
     try:
-        manifest = Manifest(
-            publisher=publisher,
-            serial=serial,
-            lists=tuple(
-                ListedFile.model_validate({"name": path.name, "kind": kind, "sha256": _sha256(path)})
-                for path, kind in lists.items()
-            ),
+        files = [{"name": path.name, "kind": kind, "sha256": _sha256(path)} for path, kind in lists.items()]
+        manifest = Manifest.model_validate(
+            {"publisher": publisher, "material": material, "serial": serial, "lists": files}
         )
     except ValidationError as error:
         raise InputError(f"the update cannot be made: {_reason(error)}") from error
@@ -112,7 +116,7 @@ def trust(root: Path, publisher: str, public_key: Path) -> None:
     if kept.exists() and kept.read_bytes() != public_key.read_bytes():
         raise InputError(f"{publisher} is trusted with another key ({kept}); remove that file by hand first")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _write(kept, public_key.read_bytes())
+    write_private(kept, public_key.read_bytes())
 
 
 def install_update(root: Path, update: Path) -> Manifest:
@@ -141,7 +145,7 @@ def install_update(root: Path, update: Path) -> Manifest:
         place = folder / str(manifest.serial)
         shutil.rmtree(place, ignore_errors=True)  # left by an update that was cut short
         beside.rename(place)
-    _write(folder / CURRENT, f"{manifest.serial}\n".encode())
+    write_private(folder / CURRENT, f"{manifest.serial}\n".encode())
     for old in folder.iterdir():
         if old.is_dir() and old.name.isdigit() and int(old.name) < manifest.serial - 1:
             shutil.rmtree(old, ignore_errors=True)  # the one before stays for whoever is reading it
@@ -211,7 +215,7 @@ def _unpack(update: Path, folder: Path, root: Path) -> Manifest:
                 )
             manifest = _verified(text, signature, key)
             for name in (MANIFEST, SIGNATURE, *(listed.name for listed in manifest.lists)):
-                _write(folder / name, archive.read(name))
+                write_private(folder / name, archive.read(name))
     except (OSError, KeyError, ValueError, AttributeError, zipfile.BadZipFile) as error:
         raise InputError(f"{update}: is no update of lists, or is damaged ({_reason(error)})") from error
     return manifest
@@ -268,16 +272,6 @@ def _read_key(path: Path, load: Callable[[bytes], object]) -> object:
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write beside and rename; readable by the owner alone."""
-    beside = path.with_name(path.name + ".part")
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,1 @@
+"""Reports of known material to the hotlines: drafted with each incident, sent only when a person says so."""
