@@ -21,6 +21,7 @@ from openkontext.train.latents import Pair, PairCache
 from openkontext.train.loop import Average, Run
 from openkontext.train.optimiser import MuonAdamW
 from openkontext.train.parallel import average_gradients, rank, world_size
+from openkontext.train.readout import Readout
 from openkontext.train.text import TextEncoders
 
 
@@ -43,6 +44,8 @@ class FlowRecipe:
     changed_weight: float = 7.0
     #: Mean difference of a token's latents from which it counts as changed.
     changed_from: float = 0.25
+    #: Weight of what is read out of the transformer's middle, see `openkontext.train.readout`.
+    readout_weight: float = 0.1
     #: Share of the examples that see no instruction, for classifier-free guidance.
     text_dropout: float = 0.08
     average_decay: float = 0.999
@@ -66,7 +69,7 @@ class FlowRecipe:
 
 
 class Kontext(nn.Module):
-    """The transformer with its text encoders: all that this stage trains."""
+    """The transformer with its text encoders, and the head that reads in its middle."""
 
     def __init__(self, config: ModelConfig, text: TextEncoders) -> None:
         super().__init__()
@@ -79,6 +82,7 @@ class Kontext(nn.Module):
                 nn.init.zeros_(module.linear.bias)
         nn.init.zeros_(self.transformer.proj_out.weight)
         nn.init.zeros_(self.transformer.proj_out.bias)
+        self.readout = Readout(self.transformer, block=config.transformer.num_single_layers // 3)
 
 
 def _inside_blocks(name: str, parameter: Tensor) -> bool:
@@ -88,8 +92,8 @@ def _inside_blocks(name: str, parameter: Tensor) -> bool:
 
 def _loss(
     model: Kontext, pairs: list[Pair], recipe: FlowRecipe, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    """Weighted loss, and the plain error of the tokens that the edits change."""
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The whole loss, and what to log of it."""
     with_context = rng.random() >= recipe.text_to_image
     say = (
         (lambda pair: phrase(pair.edit, rng))
@@ -123,7 +127,11 @@ def _loss(
     error = (velocity.float() - (noise - after)).square().mean(-1)
     weight = torch.where(changed, recipe.changed_weight, 1.0)
     weight = weight / weight.mean(dim=1, keepdim=True)
-    return (weight * error).mean(), error.detach()[changed].mean()
+    flow = (weight * error).mean()
+    scenes = [[p.edit.after, p.edit.before] if with_context else [p.edit.before] for p in pairs]
+    read = model.readout.loss(scenes, changed, weight)
+    parts = {"loss": flow, "changed": error[changed].mean(), "readout": read}
+    return flow + recipe.readout_weight * read, {name: part.detach() for name, part in parts.items()}
 
 
 def rate_factor(step: int, recipe: FlowRecipe) -> float:
@@ -139,6 +147,7 @@ def train_flow(
     cache: PairCache,
     folder: Path,
     stop: int | None = None,
+    start: dict[str, Tensor] | None = None,
 ) -> Kontext:
     """Trains or goes on training transformer and text encoders; resumes from `folder` to the step.
 
@@ -149,30 +158,33 @@ def train_flow(
         cache: The pairs.
         folder: Where the run keeps its state.
         stop: Step to pause at before the recipe's end, as a kill would.
+        start: The transformer's weights to begin with; None for new ones.
 
     Returns:
         The present weights; the averaged ones are in the run's state.
     """
     torch.manual_seed(recipe.seed)
     model = Kontext(config, text)
+    if start is not None:
+        model.transformer.load_state_dict(start)
     # All processes begin with the same weights, and go on with chance of their own.
     rng = np.random.default_rng([recipe.seed, 6, rank()])
     torch.manual_seed(int(rng.integers(1 << 62)))
     optimiser = MuonAdamW(model, _inside_blocks, muon_rate=recipe.muon_rate, adam_rate=recipe.adam_rate)
     average = Average(model, recipe.average_decay)
     run = Run(folder, {"model": model, "optimiser": optimiser, "average": average}, rng, recipe.steps)
-    sums = np.zeros(2)
+    logged: list[dict[str, Tensor]] = []
     for step in run.steps_left(stop):
         pairs = cache.draw(rng, recipe.batch_size // world_size(), recipe.kinds)
-        loss, changed = _loss(model, pairs, recipe, rng)
+        loss, parts = _loss(model, pairs, recipe, rng)
         loss.backward()
         average_gradients(model)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step(rate_factor(step, recipe))
         average.update(model)
-        sums += loss.item(), changed.item()
+        logged.append(parts)
         if (step + 1) % 50 == 0:
-            mean, sums = sums / 50, np.zeros(2)
-            run.log({"loss": mean[0], "changed": mean[1]})
+            run.log({name: torch.stack([row[name] for row in logged]).mean().item() for name in parts})
+            logged = []
             cache.refresh()
     return model

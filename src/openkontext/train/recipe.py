@@ -8,13 +8,14 @@
 
 A stage reads what earlier ones left in the work folder: `text` the tokenizers and encoders, `autoencoder` the
 autoencoder, `latents` the cached pairs, `flow` the transformer, `checkpoint` the whole model in diffusers'
-layout.
+layout. A work folder may also begin with the weights of a repository (`start_from`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +29,12 @@ from torch import Tensor
 from openkontext import latents
 from openkontext.data.scenes import SIZES
 from openkontext.errors import InputError
+from openkontext.export.repository import import_repository
 from openkontext.model.autoencoder import Autoencoder
 from openkontext.model.checkpoints import load_autoencoder, save_autoencoder
 from openkontext.model.config import PRESETS, ModelConfig
 from openkontext.model.pipeline import Pipeline, save_pipeline
-from openkontext.repository import RepositoryConfig
+from openkontext.repository import Repository, RepositoryConfig
 from openkontext.train.autoencoder import AutoencoderRecipe, channels_last, train_autoencoder
 from openkontext.train.flow import FlowRecipe, Kontext, train_flow
 from openkontext.train.latents import FAMILIES, PairCache, write_chunk
@@ -49,6 +51,8 @@ class LatentsRecipe:
     families: int = 2000
     first: int = 0
 
+
+_START = "start.pt"
 
 _STAGES: dict[str, type] = {
     "text": TextRecipe,
@@ -123,14 +127,44 @@ def run_recipe(recipe: Recipe, work: Path, processes: int = 1) -> None:
         for chunk in range(first, first + -(-settings.families // FAMILIES)):
             write_chunk(work / "latents", chunk, lambda images: encode(autoencoder, images))
     else:
-        _need(work / "text" / "run" / "state.pt", "text")
+        _need(work / "text" / "words.json", "text")
         _need(work / "latents", "latents")
         launch(_flow, processes, settings, config, work)
         save_checkpoint(recipe.preset, config, work)
 
 
 def _flow(settings: FlowRecipe, config: ModelConfig, work: Path) -> None:
-    train_flow(settings, config, _text(work, config), PairCache(work / "latents"), work / "flow" / "run")
+    train_flow(
+        settings,
+        config,
+        load_text_encoders(work, config),
+        PairCache(work / "latents"),
+        work / "flow" / "run",
+        start=_start(work).get("transformer"),
+    )
+
+
+def start_from(path: str | Path, work: Path) -> None:
+    """Begins a work folder with the weights of a repository: no stage has to be run before `latents`.
+
+    Raises:
+        InputError: the repository cannot be read back, or the work folder holds something already.
+    """
+    if work.exists() and any(work.iterdir()):
+        raise InputError(f"{work} is in use: leave out --start to go on with it, or name another folder")
+    pipeline = import_repository(path)
+    for folder in (pipeline.tokenizer, pipeline.tokenizer_2):
+        shutil.copytree(folder, work / "text" / folder.name)
+    words = json.dumps(Repository.open(path).config.words)
+    (work / "text" / "words.json").write_text(words, encoding="utf-8")
+    save_autoencoder(pipeline.autoencoder.float(), work / "autoencoder")
+    parts = {"transformer": pipeline.transformer, "clip": pipeline.clip, "t5": pipeline.t5}
+    torch.save({name: part.float().state_dict() for name, part in parts.items()}, work / _START)
+
+
+def _start(work: Path) -> dict[str, dict[str, Tensor]]:
+    """What `start_from` left, by part; nothing where the work folder began empty."""
+    return torch.load(work / _START) if (work / _START).exists() else {}
 
 
 @torch.no_grad()
@@ -186,9 +220,15 @@ def _autoencoder(work: Path) -> Autoencoder:
     return channels_last(load_autoencoder(work / "autoencoder").eval())
 
 
-def _text(work: Path, config: ModelConfig) -> TextEncoders:
-    state = torch.load(_need(work / "text" / "run" / "state.pt", "text"), weights_only=False)
+def load_text_encoders(work: Path, config: ModelConfig) -> TextEncoders:
+    """The text encoders that the stage flow begins with: of the stage text, or of `start_from`."""
     encoders = TextEncoders(config, work / "text")
+    start = _start(work)
+    if start:
+        encoders.clip.load_state_dict(start["clip"])
+        encoders.t5.load_state_dict(start["t5"])
+        return encoders
+    state = torch.load(_need(work / "text" / "run" / "state.pt", "text"), weights_only=False)
     weights = state["parts"]["model"]
     encoders.load_state_dict(
         {k.removeprefix("encoders."): v for k, v in weights.items() if k.startswith("encoders.")}
