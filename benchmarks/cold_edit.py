@@ -29,8 +29,6 @@ folder, picture, prompt, steps, theta, out = sys.argv[1:]
 pipeline = FluxKontextPipeline.from_pretrained(folder)
 pipeline.transformer.pos_embed.theta = int(theta)
 pipeline.set_progress_bar_config(disable=True)
-pipeline.tokenizer.pad_token, pipeline.tokenizer_2.pad_token = "<|endoftext|>", "<pad>"
-pipeline.tokenizer_max_length = pipeline.text_encoder.config.max_position_embeddings
 image = Image.open(picture).convert("RGB")
 result = pipeline(
     image=image, prompt=prompt, num_inference_steps=int(steps), height=image.height, width=image.width,

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from transformers import PreTrainedTokenizerFast
 
 import openkontext
 from openkontext.data.instructions import every_word
@@ -14,6 +15,7 @@ from openkontext.export.repository import import_repository
 from openkontext.images import from_model, to_model
 from openkontext.model.config import PRESETS
 from openkontext.repository import Repository
+from openkontext.text import Tokenizers
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "scene.png"
 
@@ -39,6 +41,15 @@ def test_its_checkpoint_can_be_read_back_and_is_the_preset() -> None:
     assert config.t5 == preset.t5
     assert config.clip == preset.clip
     assert config.autoencoder.block_out_channels == preset.autoencoder.block_out_channels
+
+
+def test_its_tokenizers_open_in_transformers_as_they_are() -> None:
+    repository = Repository.open("nano")
+    prompt = "make the red house blue"
+    ours = Tokenizers(repository).encode(prompt)
+    for name, ids in (("tokenizer", ours.clip_ids), ("tokenizer_2", ours.t5_ids)):
+        theirs = PreTrainedTokenizerFast.from_pretrained(repository.path / name)
+        np.testing.assert_array_equal(theirs(prompt, padding="max_length")["input_ids"], ids[0])
 
 
 def test_its_autoencoder_keeps_pictures(editor: openkontext.Editor) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from openkontext.data.instructions import every_word
 from openkontext.data.scenes import render
@@ -48,6 +49,9 @@ def test_tokenizers_know_every_taught_word_whole(work: Path) -> None:
     for word in every_word():
         assert len(t5.encode(word).tokens[: t5.encode(word).tokens.index("</s>")]) == 1, word
     assert clip.token_to_id("<|endoftext|>") == clip.get_vocab_size() - 1
+    for name, tokenizer in (("tokenizer", clip), ("tokenizer_2", t5)):
+        theirs = PreTrainedTokenizerFast.from_pretrained(work / "text" / name)
+        assert theirs("a red car", padding="max_length")["input_ids"] == tokenizer.encode("a red car").ids
 
 
 def test_cached_latents_are_those_of_the_pictures(work: Path) -> None:

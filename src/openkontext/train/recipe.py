@@ -116,7 +116,8 @@ def run_recipe(recipe: Recipe, work: Path, processes: int = 1) -> None:
     settings = recipe.settings
     if isinstance(settings, TextRecipe):
         if not (work / "text" / "words.json").exists():
-            train_tokenizers(work / "text", seed=settings.seed)
+            lengths = config.clip.length, config.t5.length
+            train_tokenizers(work / "text", lengths=lengths, seed=settings.seed)
         train_text(settings, config, work / "text", work / "text" / "run")
     elif isinstance(settings, AutoencoderRecipe):
         model = train_autoencoder(settings, config.autoencoder, work / "autoencoder" / "run")

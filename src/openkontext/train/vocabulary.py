@@ -104,16 +104,35 @@ def train_t5_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def train_tokenizers(folder: Path, *, vocab_size: int = 688, count: int = 10_000, seed: int = 0) -> None:
-    """Writes `tokenizer/` (CLIP), `tokenizer_2/` (T5) and `words.json`, the taught words."""
+def train_tokenizers(
+    folder: Path,
+    *,
+    lengths: tuple[int, int] = (32, 32),
+    vocab_size: int = 688,
+    count: int = 10_000,
+    seed: int = 0,
+) -> None:
+    """Writes `tokenizer/` (CLIP), `tokenizer_2/` (T5) and `words.json`, the taught words.
+
+    Each has the settings beside it that transformers and diffusers look for: padding, and the most tokens
+    (`lengths`: CLIP's, T5's).
+    """
     corpus = list(_corpus(seed, count))
     trained = {
         "tokenizer": train_clip_tokenizer(iter(corpus), vocab_size),
         "tokenizer_2": train_t5_tokenizer(iter(corpus), vocab_size),
     }
-    for name, tokenizer in trained.items():
+    for (name, tokenizer), pad, length in zip(trained.items(), (CLIP_END, T5_PAD), lengths, strict=True):
         (folder / name).mkdir(parents=True, exist_ok=True)
         new = folder / name / "tokenizer.json.new"
         tokenizer.save(str(new))
         new.replace(folder / name / "tokenizer.json")
+        settings = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "pad_token": pad,
+            "model_max_length": length,
+        }
+        (folder / name / "tokenizer_config.json").write_text(
+            json.dumps(settings, indent=2) + "\n", encoding="utf-8"
+        )
     (folder / "words.json").write_text(json.dumps(every_word(), indent=0) + "\n", encoding="utf-8")
