@@ -21,6 +21,19 @@ ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "examples" / "scene.png"
 PROMPT = "make it night"
 
+# In a process of its own: a child's peak memory counts what its parent held when it started it.
+PREPARE = """
+import sys
+from openkontext.export.repository import import_repository
+from openkontext.model.pipeline import save_pipeline
+from openkontext.repository import Repository
+pipeline = import_repository(Repository.open("nano").path)
+for network in (pipeline.transformer, pipeline.autoencoder, pipeline.clip, pipeline.t5):
+    network.float()
+save_pipeline(pipeline, sys.argv[1])
+print(pipeline.transformer.config.theta)
+"""
+
 PEER = """
 import sys, torch
 from diffusers import FluxKontextPipeline
@@ -32,7 +45,8 @@ pipeline.set_progress_bar_config(disable=True)
 image = Image.open(picture).convert("RGB")
 result = pipeline(
     image=image, prompt=prompt, num_inference_steps=int(steps), height=image.height, width=image.width,
-    max_sequence_length=32, _auto_resize=False, generator=torch.Generator().manual_seed(1),
+    max_area=image.height * image.width, max_sequence_length=32, _auto_resize=False,
+    generator=torch.Generator().manual_seed(1),
 )
 result.images[0].save(out)
 """
@@ -59,19 +73,12 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
 
-    from openkontext.export.repository import import_repository
-    from openkontext.model.pipeline import save_pipeline
-    from openkontext.repository import Repository
-
     with tempfile.TemporaryDirectory() as folder:
         checkpoint, out = Path(folder, "nano"), str(Path(folder, "out.png"))
-        pipeline = import_repository(Repository.open("nano").path)
-        for network in (pipeline.transformer, pipeline.autoencoder, pipeline.clip, pipeline.t5):
-            network.float()
-        save_pipeline(pipeline, checkpoint)
+        prepare = [sys.executable, "-c", PREPARE, str(checkpoint)]
+        theta = subprocess.run(prepare, check=True, capture_output=True, text=True).stdout.strip()
         Path(folder, "peer.py").write_text(PEER)
         steps = str(options.steps)
-        theta = str(pipeline.transformer.config.theta)
         ours = [sys.executable, "-m", "openkontext", "edit", str(PICTURE), PROMPT, "-o", out]
         ours += ["--steps", steps, "--seed", "1", "--overwrite"]
         peer = [sys.executable, f"{folder}/peer.py", str(checkpoint), str(PICTURE), PROMPT, steps, theta, out]
