@@ -48,6 +48,10 @@ class FlowRecipe:
     readout_weight: float = 0.1
     #: Share of the examples that see no instruction, for classifier-free guidance.
     text_dropout: float = 0.08
+    #: Share of the steps, at the end, that teach the guidance embedding what guidance does, see `guided`.
+    guided: float = 0.0
+    #: Largest guidance scale that is taught.
+    guidance_scale: float = 4.0
     average_decay: float = 0.999
     #: Share of the steps that train text to image: no input picture, and a description as the prompt.
     text_to_image: float = 0.06
@@ -90,8 +94,23 @@ def _inside_blocks(name: str, parameter: Tensor) -> bool:
     return "transformer_blocks." in name and ".norm" not in name and parameter.ndim == 2
 
 
+def guided(target: Tensor, velocity: Tensor, without_text: Tensor, scale: Tensor) -> Tensor:
+    """The target whose expected value is the guided velocity: model guidance (arXiv 2502.12154).
+
+    At rest `velocity = without_text + scale * (with_text - without_text)`, which classifier-free guidance
+    reaches with two passes.
+
+    Args:
+        target: noise minus image [B, L, C].
+        velocity: the model's own at this scale [B, L, C]; its mistakes are not learnt from: pass it detached.
+        without_text: the model's velocity with an empty instruction [B, L, C].
+        scale: guidance scales [B], 1 or more.
+    """
+    return target + (1 - 1 / scale)[:, None, None] * (velocity - without_text)
+
+
 def _loss(
-    model: Kontext, pairs: list[Pair], recipe: FlowRecipe, rng: np.random.Generator
+    model: Kontext, pairs: list[Pair], recipe: FlowRecipe, rng: np.random.Generator, guiding: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The whole loss, and what to log of it."""
     with_context = rng.random() >= recipe.text_to_image
@@ -113,23 +132,35 @@ def _loss(
     noised = torch.lerp(after, noise, t[:, None, None])
     rows, columns = pairs[0].grid
     ids = [position_ids(PATCH * rows, PATCH * columns, image) for image in range(1 + with_context)]
-    with torch.autocast("cpu", torch.bfloat16):
-        pooled, text = model.text(texts)
-        velocity = model.transformer(
-            hidden_states=torch.cat((noised, before), dim=1) if with_context else noised,
-            encoder_hidden_states=text,
-            pooled_projections=pooled,
-            timestep=t,
-            img_ids=torch.from_numpy(np.concatenate(ids)),
-            txt_ids=torch.zeros(text.shape[1], 3),
-            guidance=torch.from_numpy(rng.uniform(1, 5, count).astype(np.float32)),
-        )[:, :length]
-    error = (velocity.float() - (noise - after)).square().mean(-1)
+    scale = torch.from_numpy(rng.uniform(1, recipe.guidance_scale, count).astype(np.float32))
+
+    def predict(texts: list[str]) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            pooled, text = model.text(texts)
+            velocity: Tensor = model.transformer(
+                hidden_states=torch.cat((noised, before), dim=1) if with_context else noised,
+                encoder_hidden_states=text,
+                pooled_projections=pooled,
+                timestep=t,
+                img_ids=torch.from_numpy(np.concatenate(ids)),
+                txt_ids=torch.zeros(text.shape[1], 3),
+                guidance=scale,
+            )
+        return velocity[:, :length].float()
+
+    velocity = predict(texts)
+    scenes = [[p.edit.after, p.edit.before] if with_context else [p.edit.before] for p in pairs]
+    target = noise - after
     weight = torch.where(changed, recipe.changed_weight, 1.0)
     weight = weight / weight.mean(dim=1, keepdim=True)
-    flow = (weight * error).mean()
-    scenes = [[p.edit.after, p.edit.before] if with_context else [p.edit.before] for p in pairs]
     read = model.readout.loss(scenes, changed, weight)
+    if guiding:
+        with torch.no_grad():
+            without_text = predict([""] * count)
+        asked = torch.tensor([text != "" for text in texts])
+        target = guided(target, velocity.detach(), without_text, torch.where(asked, scale, 1.0))
+    error = (velocity - target).square().mean(-1)
+    flow = (weight * error).mean()
     parts = {"loss": flow, "changed": error[changed].mean(), "readout": read}
     return flow + recipe.readout_weight * read, {name: part.detach() for name, part in parts.items()}
 
@@ -176,7 +207,8 @@ def train_flow(
     logged: list[dict[str, Tensor]] = []
     for step in run.steps_left(stop):
         pairs = cache.draw(rng, recipe.batch_size // world_size(), recipe.kinds)
-        loss, parts = _loss(model, pairs, recipe, rng)
+        guiding = step >= (1 - recipe.guided) * recipe.steps
+        loss, parts = _loss(model, pairs, recipe, rng, guiding)
         loss.backward()
         average_gradients(model)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
