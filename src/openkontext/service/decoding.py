@@ -91,6 +91,8 @@ def _look(
     try:
         with Image.open(io.BytesIO(content)) as picture:  # reads the head alone
             width, height = picture.size
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name}: is too large; at most {settings.max_pixels} pixels can be read") from error
     except Exception:
         width = height = 0  # `images.load` says what is wrong
     if width * height > settings.max_pixels:

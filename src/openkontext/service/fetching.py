@@ -149,7 +149,8 @@ def post(url: str, content: bytes, headers: dict[str, str], settings: Settings) 
 def _get(pool: httpcore2.ConnectionPool, url: str, ends: float, limit: int) -> tuple[int, str, bytes]:
     headers = [("User-Agent", AGENT), ("Accept", "image/*")]
     with pool.stream("GET", url, headers=headers, extensions=_timeouts(ends - time.monotonic())) as answer:
-        location = dict(answer.headers).get(b"location", b"").decode("latin-1")
+        answered = {name.lower(): value for name, value in answer.headers}
+        location = answered.get(b"location", b"").decode("latin-1")
         content = bytearray()
         if answer.status == 200:
             for part in answer.iter_stream():
