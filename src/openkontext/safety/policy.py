@@ -1,0 +1,252 @@
+"""The policy: from which score on each category is refused at each stage, and whether people review.
+
+Adjustable categories take their thresholds from a risk profile, a TOML file; `strict`, `default` and
+`permissive` are shipped. The fixed categories are not in it and cannot be put there.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from openkontext.errors import InputError
+from openkontext.safety.verdict import ADJUSTABLE, CATEGORIES, FIXED, Stage
+
+PROFILES = ("strict", "default", "permissive")
+"""Profiles that are shipped."""
+PROFILE_VARIABLE = "OPENKONTEXT_PROFILE"
+"""Environment variable that names the deployment's profile, or its file."""
+OFF = "off"
+
+_FIXED_THRESHOLDS: Mapping[tuple[str, Stage], float] = MappingProxyType(
+    {
+        (category, stage): threshold
+        for category, thresholds in {
+            "csam": (0.4, 0.3, 0.3, 0.3),
+            "ncii": (0.5, 0.5, 0.5, 0.5),
+            "known_material": (0.5, 0.5, 0.5, 0.5),
+        }.items()
+        for stage, threshold in zip(Stage, thresholds, strict=True)
+    }
+)
+"""Nothing but this table decides on the fixed categories."""
+
+_TOLERANCES = {0: "strict", 2: "default", 6: "permissive"}
+"""The API's safety_tolerance -> the profile that it means; those between lie between."""
+MAX_TOLERANCE = max(_TOLERANCES)
+"""The largest safety_tolerance."""
+
+Threshold = Annotated[float, Field(ge=0.05, le=1)] | Literal["off"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Thresholds(_Record):
+    """Scores from which one category is refused, by stage; "off" leaves it to the reviewers."""
+
+    prompt: Threshold
+    input: Threshold
+    pair: Threshold
+    output: Threshold
+
+
+class Review(_Record):
+    """Whether people review."""
+
+    mode: Literal["off", "refused", "every"] = "off"
+    """Off; what an adjustable filter refuses waits for a person, who decides; or every result does."""
+    reviewers: Annotated[int, Field(ge=1, le=5)] = 1
+    """How many must approve; 2 is the two-person rule."""
+    days: Annotated[float, Field(gt=0, le=90)] = 7.0
+    """How long a request waits, and an approval holds."""
+    database: str = ""
+    """SQLAlchemy address of the queue; empty for SQLite in the folder for data."""
+
+
+class Remote(_Record):
+    """A moderation service that looks, too."""
+
+    kind: Literal["hive", "generic"]
+    url: str = ""
+    """Where it answers; for Hive its own address when empty."""
+    key_variable: str = ""
+    """Environment variable that holds its key; empty where it needs none."""
+    categories: tuple[str, ...] = ()
+    """What a generic service answers for, such as public_figures."""
+    stages: tuple[Literal["input", "output"], ...] = ("input", "output")
+    timeout: Annotated[float, Field(gt=0, le=60)] = 5.0
+    """Seconds of one attempt."""
+    deadline: Annotated[float, Field(gt=0, le=120)] = 10.0
+    """Seconds after which no further attempt begins."""
+
+
+class Profile(_Record):
+    """A risk profile, as its file says it."""
+
+    name: str
+    thresholds: dict[str, Thresholds]
+    """Of every adjustable category."""
+    review: Review = Review()
+    budget_seconds: Annotated[float, Field(ge=0.05, le=300)] = 30.0
+    """What all checks of one stage may take together; the request is refused when it is over."""
+    remote: tuple[Remote, ...] = ()
+    """Moderation services, besides the checks on this machine."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A risk profile in force, and the fixed categories.
+
+    Raises:
+        InputError: a filter is off, and nobody reviews in its place.
+    """
+
+    profile: Profile
+
+    def __post_init__(self) -> None:
+        off = [
+            f"{category} ({stage})"
+            for category in ADJUSTABLE
+            for stage in Stage
+            if getattr(self.profile.thresholds[category], stage) == OFF
+        ]
+        if off and self.profile.review.mode != "every":
+            raise InputError(
+                f"profile {self.profile.name}: the filter for {off[0]} is off, and nobody reviews results; "
+                'set review.mode = "every", or a threshold'
+            )
+
+    def threshold(self, category: str, stage: Stage, tolerance: int | None = None) -> float | None:
+        """Score from which something is refused.
+
+        Args:
+            category: one of `CATEGORIES`.
+            stage: where it was found.
+            tolerance: the request's safety_tolerance, 0 to 6: it can be stricter than the deployment's
+                profile, and never looser. None for the profile alone.
+
+        Returns:
+            The threshold; None where the deployment's reviewers decide.
+        """
+        if category in FIXED:
+            return _FIXED_THRESHOLDS[category, stage]
+        own = _value(self.profile, category, stage)
+        if tolerance is None:
+            return own
+        asked = _at_tolerance(category, stage, tolerance)
+        return asked if own is None else min(own, asked)
+
+
+def load_policy(profile: str | Path | None = None) -> Policy:
+    """The policy of a profile.
+
+    Args:
+        profile: name of a shipped profile, or a TOML file; None for what $OPENKONTEXT_PROFILE names, else
+            "default".
+
+    Raises:
+        InputError: there is no such profile, it is damaged, or it would leave results unchecked.
+    """
+    chosen = str(profile if profile is not None else os.environ.get(PROFILE_VARIABLE) or "default")
+    if chosen in PROFILES:
+        return Policy(_shipped(chosen))
+    path = Path(chosen)
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise InputError(
+            f"profile {chosen!r}: no such file, and none of {', '.join(PROFILES)}; name one of them or a file"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: the profile cannot be read ({type(error).__name__})") from error
+    return Policy(_parse(text, str(path)))
+
+
+def check_tolerance(value: int | None) -> None:
+    """Check a safety_tolerance.
+
+    Args:
+        value: what a request asks for.
+
+    Raises:
+        InputError: it is not a whole number from 0 to 6.
+    """
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_TOLERANCE:
+        raise InputError(
+            f"safety_tolerance is {value!r}; it must be a whole number from 0 to {MAX_TOLERANCE}"
+        )
+
+
+@cache
+def _shipped(name: str) -> Profile:
+    text = resources.files("openkontext.safety").joinpath(f"profiles/{name}.toml").read_text("utf-8")
+    return _parse(text, name)
+
+
+def _parse(text: str, where: str) -> Profile:
+    try:
+        fields = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{where}: is no TOML ({error})") from error
+    base = fields.pop("extends", None)
+    if base is not None:
+        if base not in PROFILES:
+            raise InputError(f"{where}: extends {base!r}, which is none of {', '.join(PROFILES)}")
+        fields = _merged(_shipped(base).model_dump(), fields)
+    for category in fields.get("thresholds", {}):
+        if category in FIXED:
+            raise InputError(f"{where}: {category} is fixed, and no profile sets it; take it out")
+        if category not in ADJUSTABLE:
+            raise InputError(f"{where}: {category!r} is no category; one of {', '.join(ADJUSTABLE)}")
+    try:
+        profile = Profile.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise InputError(f"{where}: {field}: {first['msg'].lower()}") from error
+    if missing := [category for category in ADJUSTABLE if category not in profile.thresholds]:
+        raise InputError(f'{where}: says nothing about {missing[0]}; add it, or: extends = "default"')
+    for service in profile.remote:
+        _check_service(service, where)
+    return profile
+
+
+def _check_service(service: Remote, where: str) -> None:
+    if service.kind == "generic" and not (service.url and service.categories):
+        raise InputError(f"{where}: a generic moderation service needs its url and its categories")
+    if unknown := [name for name in service.categories if name not in CATEGORIES]:
+        raise InputError(f"{where}: {unknown[0]!r} is no category; one of {', '.join(CATEGORIES)}")
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _value(profile: Profile, category: str, stage: Stage) -> float | None:
+    value = getattr(profile.thresholds[category], stage)
+    return None if value == OFF else float(value)
+
+
+def _at_tolerance(category: str, stage: Stage, tolerance: int) -> float:
+    """Between the thresholds of the shipped profiles, linearly."""
+    check_tolerance(tolerance)
+    steps = sorted(_TOLERANCES)
+    # No shipped profile has a filter off.
+    values = [_value(_shipped(_TOLERANCES[step]), category, stage) or 1.0 for step in steps]
+    return float(np.interp(tolerance, steps, values))
