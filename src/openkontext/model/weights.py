@@ -70,6 +70,11 @@ class Weights:
         tensor: Tensor = self._files[name].get_slice(name)[start:stop]
         return tensor
 
+    def scalar(self, name: str) -> Tensor:
+        """A tensor without axes."""
+        tensor: Tensor = self._files[name].get_tensor(name)
+        return tensor
+
 
 @dataclass(frozen=True)
 class Entry:

@@ -1,0 +1,108 @@
+"""Adapters that train: PEFT's LoRA layers in our transformer, and what they have learnt, as in a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer as PeftLayer
+from torch import nn
+
+from openkontext.errors import InputError
+from openkontext.model.lora import Lora, LoraLayer
+from openkontext.model.transformer import FluxTransformer
+
+TARGETS = (
+    "attn.to_q",
+    "attn.to_k",
+    "attn.to_v",
+    "attn.to_out.0",
+    "attn.add_q_proj",
+    "attn.add_k_proj",
+    "attn.add_v_proj",
+    "attn.to_add_out",
+    "ff.net.0.proj",
+    "ff.net.2",
+    "ff_context.net.0.proj",
+    "ff_context.net.2",
+    "proj_mlp",
+    "proj_out",
+)
+"""All of a block's linear layers but its modulation, by the end of their names."""
+
+_NAME = "default"
+
+
+def add_adapter(
+    transformer: FluxTransformer,
+    *,
+    rank: int,
+    alpha: float,
+    targets: tuple[str, ...] = TARGETS,
+    seed: int = 0,
+) -> None:
+    """Freeze a transformer and put LoRA layers beside some of its own; they begin by adding nothing.
+
+    Args:
+        transformer: what to adapt; its forward pass stays the same until the adapter has learnt something.
+        rank: of every layer's adapter.
+        alpha: its scale is alpha / rank.
+        targets: ends of the names of linear layers inside the blocks.
+        seed: of the adapter's first weights.
+
+    Raises:
+        InputError: a target is no linear layer of a block.
+    """
+    linear = [
+        name
+        for name, module in transformer.named_modules()
+        if isinstance(module, nn.Linear) and "transformer_blocks." in name
+    ]
+    for target in targets:
+        if not any(name.endswith(f".{target}") for name in linear):
+            raise InputError(
+                f"the target {target!r} is no linear layer of a block; such are {', '.join(TARGETS)}"
+            )
+    names = [name for name in linear if any(name.endswith(f".{target}") for target in targets)]
+    transformer.requires_grad_(False)
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=names)  # type: ignore[arg-type]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, transformer, adapter_name=_NAME)
+
+
+def adapter_layers(transformer: nn.Module) -> dict[str, Any]:
+    """The adapted layers, by the name that they have in a transformer without adapters."""
+    return {name: module for name, module in transformer.named_modules() if isinstance(module, PeftLayer)}
+
+
+def adapter_lora(transformer: nn.Module) -> Lora:
+    """What an adapter has learnt, to be saved or merged."""
+    lora = {}
+    for name, layer in adapter_layers(transformer).items():
+        down, up = (part[_NAME].weight.detach() for part in (layer.lora_A, layer.lora_B))
+        lora[name] = LoraLayer(down, up, float(layer.scaling[_NAME] * layer.r[_NAME]))
+    return lora
+
+
+@torch.no_grad()
+def set_adapter(transformer: FluxTransformer, lora: Lora) -> None:
+    """Give an adapter a file's weights to go on from.
+
+    Raises:
+        InputError: the file is for other layers, another rank or another alpha than the adapter.
+    """
+    layers = adapter_layers(transformer)
+    if lora.keys() != layers.keys():
+        odd = sorted(lora.keys() ^ layers.keys())[0]
+        raise InputError(f"the LoRA to go on from does not have the layers that the recipe names: see {odd}")
+    for name, layer in layers.items():
+        theirs, rank = lora[name], layer.r[_NAME]
+        if theirs.rank != rank or theirs.alpha != layer.scaling[_NAME] * rank:
+            raise InputError(
+                f"the LoRA to go on from has rank {theirs.rank} and alpha {theirs.alpha:g} in {name}, "
+                f"and the recipe rank {rank} and alpha {layer.scaling[_NAME] * rank:g}; give it the same"
+            )
+        layer.lora_A[_NAME].weight.copy_(theirs.down)
+        layer.lora_B[_NAME].weight.copy_(theirs.up)
