@@ -8,6 +8,7 @@ import torch
 
 from openkontext.errors import InputError
 from openkontext.export.quantize import nvfp4, svdquant
+from openkontext.export.quantize.svdquant import LayerInputs
 
 
 def layer(outputs: int = 256, channels: int = 192, outliers: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
@@ -69,26 +70,30 @@ def test_low_rank_of_full_rank_is_exact():
 @pytest.mark.parametrize(("shape", "outliers"), [((256, 192), 6), ((128, 512), 20), ((384, 128), 3)])
 def test_outlier_channels_cost_clearly_less_than_in_plain_nvfp4(shape: tuple[int, int], outliers: int):
     weight, inputs = layer(*shape, outliers)
-    quantized = svdquant.quantize(weight, inputs, rank=32)
+    quantized = svdquant.quantize(weight, LayerInputs.of(inputs), rank=32)
     for given in (inputs, fresh(inputs)):
         expected = given @ weight.T
         assert error(quantized(given), expected) < 0.3 * error(plain_nvfp4(weight, given), expected)
 
 
-def test_smoothing_and_branch_each_lower_the_error(monkeypatch: pytest.MonkeyPatch):
+def test_smoothing_and_branch_each_lower_the_error():
     weight, inputs = layer()
     expected = inputs @ weight.T
-    full = error(svdquant.quantize(weight, inputs, rank=32)(inputs), expected)
-    low = error(svdquant.quantize(weight, inputs, rank=2)(inputs), expected)
-    monkeypatch.setattr(svdquant, "EXPONENTS", ())
-    unsmoothed = error(svdquant.quantize(weight, inputs, rank=32)(inputs), expected)
+    full = error(svdquant.quantize(weight, LayerInputs.of(inputs), rank=32)(inputs), expected)
+    low = error(svdquant.quantize(weight, LayerInputs.of(inputs), rank=2)(inputs), expected)
+    unsmoothed = error(
+        svdquant.quantize(weight, LayerInputs.of(inputs), rank=32, smooth=False)(inputs), expected
+    )
+    plain = svdquant.quantize(weight, LayerInputs.of(inputs), rank=0, smooth=False)
     assert full < 0.6 * low
     assert full < 0.6 * unsmoothed
+    assert plain.smoothing is plain.lora_a is plain.lora_b is None
+    torch.testing.assert_close(plain(inputs), plain_nvfp4(weight, inputs))
 
 
 def test_the_stored_parts_make_up_the_weight():
     weight, inputs = layer()
-    quantized = svdquant.quantize(weight, inputs, rank=32)
+    quantized = svdquant.quantize(weight, LayerInputs.of(inputs), rank=32)
     for part in (quantized.smoothing, quantized.lora_a, quantized.lora_b):
         assert part.dtype == torch.bfloat16
     branch = quantized.lora_b.float() @ quantized.lora_a.float()
@@ -100,14 +105,16 @@ def test_dead_channels_and_zero_weights():
     weight, inputs = layer()
     inputs[:, :40] = 0
     weight[:, 30:50] = 0
-    quantized = svdquant.quantize(weight, inputs, rank=8)
+    quantized = svdquant.quantize(weight, LayerInputs.of(inputs), rank=8)
     assert error(quantized(inputs), inputs @ weight.T) < 0.15
-    assert not svdquant.quantize(torch.zeros(32, 32), torch.zeros(4, 32), rank=4)(torch.ones(2, 32)).any()
+    assert not svdquant.quantize(torch.zeros(32, 32), LayerInputs.of(torch.zeros(4, 32)), rank=4)(
+        torch.ones(2, 32)
+    ).any()
 
 
 def test_the_same_seed_gives_the_same_layer():
     weight, inputs = layer()
-    first, second = (svdquant.quantize(weight, inputs, rank=8, seed=3) for _ in range(2))
+    first, second = (svdquant.quantize(weight, LayerInputs.of(inputs), rank=8, seed=3) for _ in range(2))
     assert torch.equal(first.lora_a, second.lora_a)
     assert torch.equal(first.residual.packed, second.residual.packed)
 
@@ -116,15 +123,15 @@ def test_the_same_seed_gives_the_same_layer():
     ("weight", "inputs", "rank", "message"),
     [
         ((32, 32), (4, 16), 4, "do not fit a weight"),
-        ((32, 32), (0, 32), 4, "do not fit a weight"),
+        ((32, 32), (0, 32), 4, "without a single input"),
         ((32, 32), (4, 32), 33, "use 1 to 32"),
-        ((32, 32), (4, 32), 0, "use 1 to 32"),
+        ((32, 32), (4, 32), -1, "use 1 to 32"),
         ((32, 24), (4, 24), 4, "multiple of 16"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(weight, inputs, rank, message):
     with pytest.raises(InputError, match=message):
-        svdquant.quantize(torch.ones(weight), torch.ones(inputs), rank=rank)
+        svdquant.quantize(torch.ones(weight), LayerInputs.of(torch.ones(inputs)), rank=rank)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -133,4 +140,4 @@ def test_values_that_are_no_numbers_are_refused(where: int, bad: float):
     tensors = layer()
     tensors[where][3, 5] = bad
     with pytest.raises(InputError, match="infinite, or not a number"):
-        svdquant.quantize(*tensors)
+        svdquant.quantize(tensors[0], LayerInputs.of(tensors[1]))

@@ -29,12 +29,13 @@ def amax(values: Tensor, percentile: float = 100.0) -> Tensor:
         raise InputError(f"a percentile must be above 0 and at most 100, not {percentile:g}")
     if not values.numel():
         raise InputError("an empty tensor cannot be quantised")
-    magnitudes = values.detach().abs().flatten()
-    top = magnitudes.amax().float()
+    low, high = torch.aminmax(values.detach())  # a NaN makes both NaN
+    top = torch.maximum(-low, high).float()
     if not bool(torch.isfinite(top)):
         raise InputError("a tensor to quantise holds values that are infinite, or not a number")
     if percentile == 100:
         return top
+    magnitudes = values.detach().abs().flatten()
     clipped = round(len(magnitudes) * (1 - percentile / 100))
     return magnitudes.topk(clipped + 1, sorted=True).values[-1].float()
 

@@ -4,7 +4,7 @@
 
 The branch takes the largest singular values of the smoothed weight, so that what is left for NVFP4 has a
 smaller range; smoothing moves outliers from the input to the weight, where the branch takes them up
-(Li et al., SVDQuant, arXiv 2411.05007).
+(Li et al., SVDQuant, arXiv 2411.05007). Without a branch (rank 0) and without smoothing, it is plain NVFP4.
 """
 
 from dataclasses import dataclass
@@ -16,23 +16,51 @@ from openkontext.errors import InputError
 from openkontext.export.quantize import fp8, nvfp4
 from openkontext.export.quantize.nvfp4 import NVFP4Tensor
 
-EXPONENTS = tuple(i / 10 for i in range(11))
+EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Searched for the smoothing, beside no smoothing at all."""
 
+SAMPLED_ROWS = 128
+"""Inputs of a layer that the search tries its candidates on."""
+
+_SAMPLED_OUTPUTS = 512  # rows of a large weight tell as much about the input's channels as all of them
 _OVERSAMPLING = 10
 _POWER_ITERATIONS = 2
-_SEARCHED_OUTPUTS = 1024  # rows of a large weight tell as much about the input's channels as all of them
+
+
+@dataclass(frozen=True)
+class LayerInputs:
+    """What there is to know about a layer's inputs, in the size of some rows whatever their number."""
+
+    amax: Tensor
+    """Largest magnitude in each channel: float32 [in]."""
+    mean: Tensor
+    """Mean magnitude in each channel: float32 [in]."""
+    rows: Tensor
+    """Some of the inputs themselves, evenly over all timesteps: float32 [N, in]."""
+
+    @classmethod
+    def of(cls, inputs: Tensor) -> "LayerInputs":
+        """From all inputs [N, in].
+
+        Raises:
+            InputError: there are none.
+        """
+        if not inputs.numel():
+            raise InputError("a layer without a single input cannot be calibrated")
+        inputs = inputs.detach().float()
+        sizes = inputs.abs()
+        return cls(sizes.amax(0), sizes.mean(0), evenly(inputs, SAMPLED_ROWS))
 
 
 @dataclass(frozen=True)
 class SVDQuantLinear:
     """The parts of a quantised layer, as an export stores them."""
 
-    smoothing: Tensor
+    smoothing: Tensor | None
     """Factor of each input channel, [in]. Stored as `*.input_quantizer._pre_quant_scale`."""
-    lora_a: Tensor
+    lora_a: Tensor | None
     """[rank, in]. Stored as `*.weight_quantizer._svdquant_lora_a`."""
-    lora_b: Tensor
+    lora_b: Tensor | None
     """[out, rank]. Stored as `*.weight_quantizer._svdquant_lora_b`."""
     residual: NVFP4Tensor
     """[out, in]."""
@@ -41,21 +69,29 @@ class SVDQuantLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """What the layer computes, without its bias: [..., in] -> float32 [..., out]."""
-        smoothed = x.float() * self.smoothing.float()
-        branch = smoothed @ self.lora_a.float().T @ self.lora_b.float().T
-        rounded = nvfp4.dequantize(nvfp4.quantize(smoothed, self.input_scale))
-        return rounded @ nvfp4.dequantize(self.residual).T + branch
+        x = x.float() if self.smoothing is None else x.float() * self.smoothing.float()
+        y = nvfp4.dequantize(nvfp4.quantize(x, self.input_scale)) @ nvfp4.dequantize(self.residual).T
+        if self.lora_a is None or self.lora_b is None:
+            return y
+        return y + x @ self.lora_a.float().T @ self.lora_b.float().T
 
 
 def quantize(
-    weight: Tensor, inputs: Tensor, rank: int = 32, seed: int = 0, dtype: torch.dtype = torch.bfloat16
+    weight: Tensor,
+    inputs: LayerInputs,
+    rank: int = 32,
+    *,
+    smooth: bool = True,
+    seed: int = 0,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> SVDQuantLinear:
     """Quantise a layer with the smoothing that serves its inputs best.
 
     Args:
         weight: [out, in], in a multiple of 16.
-        inputs: what the layer was given in calibration, [N, in]; some hundred rows over all timesteps.
-        rank: of the branch, at most the smaller side of the weight; 32 as published.
+        inputs: what the layer was given in calibration.
+        rank: of the branch, at most the smaller side of the weight; 32 as published, 0 for no branch.
+        smooth: whether to search for a smoothing.
         seed: of the randomised decomposition.
         dtype: stored type of the smoothing and the branch. Their rounding is not lost: the residual is taken
             from what is stored.
@@ -63,22 +99,25 @@ def quantize(
     Raises:
         InputError: the sizes do not fit each other, or a value is infinite or not a number.
     """
-    if weight.ndim != 2 or inputs.ndim != 2 or not len(inputs) or weight.shape[1] != inputs.shape[1]:
+    rows = inputs.rows
+    if weight.ndim != 2 or rows.ndim != 2 or not len(rows) or weight.shape[1] != rows.shape[1]:
         raise InputError(
-            f"inputs of shape {tuple(inputs.shape)} do not fit a weight of shape {tuple(weight.shape)}"
+            f"inputs of shape {tuple(rows.shape)} do not fit a weight of shape {tuple(weight.shape)}"
         )
-    for values in (weight, inputs):
+    for values in (weight, rows, inputs.amax):
         fp8.amax(values)  # refuses what is not finite; the decomposition would not say where it failed
-    weight, inputs = weight.detach().float(), inputs.detach().float()
-    smoothing = _search_smoothing(weight, inputs, rank, seed, dtype)
-    return _with_smoothing(weight, inputs, smoothing, rank, seed, dtype)
+    weight = weight.detach().float()
+    smoothing = _search_smoothing(weight, inputs, rank, seed, dtype) if smooth else None
+    return _with_smoothing(weight, inputs.amax, smoothing, rank, seed, dtype, _POWER_ITERATIONS)
 
 
-def low_rank(matrix: Tensor, rank: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+def low_rank(
+    matrix: Tensor, rank: int, seed: int = 0, power_iterations: int = _POWER_ITERATIONS
+) -> tuple[Tensor, Tensor]:
     """Factors b [m, rank], a [rank, n] whose product is near the best approximation of that rank.
 
     Randomised subspace iteration (Halko, Martinsson & Tropp, arXiv 0909.4061, algorithms 4.4 and 5.1) with
-    p = 10 columns more than the rank k and q = 2 power iterations. Let s_j be the singular values, and tau^2
+    p = 10 columns more than the rank k and q power iterations. Let s_j be the singular values, and tau^2
     the sum of s_j^2 over j > k: the squared error of the best approximation. Then, in the Frobenius norm,
 
         E |matrix - b a|^2  <=  (1 + k / (p - 1) * (s_(k+1) / s_k)^(4 q)) * tau^2.
@@ -90,6 +129,7 @@ def low_rank(matrix: Tensor, rank: int, seed: int = 0) -> tuple[Tensor, Tensor]:
         matrix: float32 [m, n].
         rank: from 1 to min(m, n).
         seed: of the random test matrix.
+        power_iterations: q.
 
     Raises:
         InputError: the rank is out of range.
@@ -102,7 +142,7 @@ def low_rank(matrix: Tensor, rank: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     width = min(rank + _OVERSAMPLING, smaller)
     basis = torch.linalg.qr(matrix @ torch.randn(matrix.shape[1], width, generator=generator)).Q
-    for _ in range(_POWER_ITERATIONS):
+    for _ in range(power_iterations):
         basis = torch.linalg.qr(matrix.T @ basis).Q
         basis = torch.linalg.qr(matrix @ basis).Q
     u, s, vh = torch.linalg.svd(basis.T @ matrix, full_matrices=False)
@@ -110,28 +150,44 @@ def low_rank(matrix: Tensor, rank: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return (basis @ u[:, :rank]) * root, root[:, None] * vh[:rank]
 
 
-def _search_smoothing(weight: Tensor, inputs: Tensor, rank: int, seed: int, dtype: torch.dtype) -> Tensor:
-    """The smoothing [in] with the smallest output error on the inputs.
+def evenly(rows: Tensor, count: int) -> Tensor:
+    """At most `count` of the rows of a tensor, evenly spaced; copied."""
+    if len(rows) <= count:
+        return rows.clone()
+    return rows[torch.linspace(0, len(rows) - 1, count).round().long()]
+
+
+def _search_smoothing(
+    weight: Tensor, inputs: LayerInputs, rank: int, seed: int, dtype: torch.dtype
+) -> Tensor | None:
+    """The smoothing [in] with the smallest output error on the sampled inputs, or None where none is best.
 
     Candidates are those of AWQ (Lin et al., arXiv 2306.00978, section 3.2) in the form of SmoothQuant
-    (arXiv 2211.10438, equation 4): mean|w|^(1 - e) / mean|x|^e for each exponent e.
+    (arXiv 2211.10438, equation 4): mean|w|^(1 - e) / mean|x|^e for each exponent e. They are compared on a
+    sample of the outputs, with one power iteration: the same for all, so that it does not decide.
     """
-    step = -(-len(weight) // _SEARCHED_OUTPUTS)
-    rows = weight[::step]
-    if min(rows.shape) < rank:
-        rows = weight
-    expected = inputs @ rows.T
-    candidates = [torch.ones_like(inputs[0]).to(dtype)]
-    input_size, weight_size = inputs.abs().mean(0), weight.abs().mean(0)
+    sampled = evenly(weight, _SAMPLED_OUTPUTS)
+    if min(sampled.shape) < rank:
+        sampled = weight
+    expected = inputs.rows @ sampled.T
+    candidates: list[Tensor | None] = [None]
+    input_size, weight_size = _positive(inputs.mean), _positive(_mean_size(weight))
     for exponent in EXPONENTS:
-        factor = _positive(weight_size) ** (1 - exponent) / _positive(input_size) ** exponent
+        factor = weight_size ** (1 - exponent) / input_size**exponent
         factor = factor / (factor.max() * factor.min()).sqrt()
         candidates.append(factor.clamp(1e-4, 1e4).to(dtype))
     errors = [
-        (_with_smoothing(rows, inputs, smoothing, rank, seed, dtype)(inputs) - expected).norm()
+        (
+            _with_smoothing(sampled, inputs.amax, smoothing, rank, seed, dtype, 1)(inputs.rows) - expected
+        ).norm()
         for smoothing in candidates
     ]
     return candidates[int(torch.stack(errors).argmin())]
+
+
+def _mean_size(weight: Tensor) -> Tensor:
+    """Mean magnitude of each column, from a sample of a large weight's rows."""
+    return evenly(weight, 4 * _SAMPLED_OUTPUTS).abs_().mean(0)
 
 
 def _positive(sizes: Tensor) -> Tensor:
@@ -141,10 +197,19 @@ def _positive(sizes: Tensor) -> Tensor:
 
 
 def _with_smoothing(
-    weight: Tensor, inputs: Tensor, smoothing: Tensor, rank: int, seed: int, dtype: torch.dtype
+    weight: Tensor,
+    input_amax: Tensor,
+    smoothing: Tensor | None,
+    rank: int,
+    seed: int,
+    dtype: torch.dtype,
+    power_iterations: int,
 ) -> SVDQuantLinear:
-    smoothed = weight / smoothing.float()
-    lora_b, lora_a = (factor.to(dtype) for factor in low_rank(smoothed, rank, seed))
-    residual = smoothed - lora_b.float() @ lora_a.float()
-    input_amax = (inputs.abs().amax(0) * smoothing.float()).max()
-    return SVDQuantLinear(smoothing, lora_a, lora_b, nvfp4.quantize(residual), nvfp4.scale_of(input_amax))
+    factor = torch.ones(()) if smoothing is None else smoothing.float()
+    residual, lora_a, lora_b = weight / factor, None, None
+    if rank:
+        b, a = low_rank(residual, rank, seed, power_iterations)
+        lora_b, lora_a = b.to(dtype), a.to(dtype)
+        residual.addmm_(lora_b.float(), lora_a.float(), alpha=-1)
+    scale = nvfp4.scale_of((input_amax * factor).max())
+    return SVDQuantLinear(smoothing, lora_a, lora_b, nvfp4.quantize(residual), scale)
