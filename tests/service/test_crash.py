@@ -63,7 +63,7 @@ def kill_one(service: Service, random_: random.Random) -> str:
     line = victim.cmdline()
     victim.send_signal(signal.SIGKILL)
     if victim.pid != supervisor.pid:
-        return line[line.index("--role") + 1]
+        return line[line.index("--role") + 1] if "--role" in line else "not yet begun"
     service.process.wait()
     psutil.wait_procs(children, timeout=30)  # they notice that they are orphans
     service.start()

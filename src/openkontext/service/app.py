@@ -53,7 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
     ):
         app.add_exception_handler(kind, handler)
     for module in (flux, results, openai, account, health):
-        app.include_router(module.router)
+        app.include_router(module.router, responses=errors.responses(400))
     app.middleware("http")(_around)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts(settings))
     return app

@@ -55,7 +55,13 @@ class Database:
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         if self.is_sqlite and parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        self.engine = create_engine(parsed, pool_size=10, max_overflow=20, pool_pre_ping=not self.is_sqlite)
+        self.engine = create_engine(
+            parsed,
+            pool_size=10,
+            max_overflow=20,
+            pool_pre_ping=not self.is_sqlite,
+            hide_parameters=True,  # errors go into logs, which tell no instructions
+        )
         # SQLite gives writers their turn as they begin, so that none fails when it first writes.
         self._writer = self.engine.execution_options(writes=True)
         if self.is_sqlite:

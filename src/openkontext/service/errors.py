@@ -7,6 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from openkontext.errors import InputError
 from openkontext.service.jobs import NotAccepted
@@ -36,7 +37,7 @@ class Refused(Exception):
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The documentation of error answers, for a route."""
     said = {
-        400: "Bad Request",
+        400: "Bad Request: no JSON, or a host name that is none of the service's",
         401: "Not authenticated",
         402: "Payment Required: not enough credit",
         403: "Forbidden: no valid key, terms not accepted, or the account is suspended",
@@ -78,7 +79,12 @@ async def invalid(request: Request, error: Exception) -> JSONResponse:
 async def http_error(request: Request, error: Exception) -> JSONResponse:
     """Answer for what the framework refuses, such as an unknown address or too large a body."""
     assert isinstance(error, HTTPException)
-    return _answer(request, error.status_code, str(error.detail), dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:  # the framework names the methods of one of the address's routes only
+        paths = request.app.openapi()["paths"]
+        found = [paths[path] for path in paths if compile_path(path)[0].match(request.url.path)]
+        headers["Allow"] = ", ".join(sorted(method.upper() for methods in found for method in methods))
+    return _answer(request, error.status_code, str(error.detail), headers)
 
 
 def _answer(

@@ -4,6 +4,18 @@ import logging
 import sys
 
 import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+_traceback = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
+
+
+def _without_content(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Leave out of tracebacks what an exception says: it may quote an instruction."""
+    for part in event.get("exception", []):
+        part["exc_value"] = ""
+    return event
 
 
 def set_up_logs() -> None:
@@ -12,7 +24,8 @@ def set_up_logs() -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks,
+            _traceback,
+            _without_content,
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

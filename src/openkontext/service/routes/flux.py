@@ -51,7 +51,9 @@ class Accepted(BaseModel):
 
     id: str
     polling_url: str
-    cost: float | None = None
+    cost: float | None = Field(None, description="Credits that it costs.")
+    status: str | None = Field(None, description="With a webhook: that it is on its way.")
+    webhook_url: str | None = Field(None, description="With a webhook: where it will be told of.")
 
 
 class Cancelled(BaseModel):
@@ -70,7 +72,13 @@ class Credits(BaseModel):
 def accept(request: Request, caller: Caller, asked: Asked) -> Accepted:
     """Submit and answer as the FLUX API does."""
     job = submit(request, caller, asked)
-    return Accepted(id=job.id, polling_url=f"{job.base_url}/v1/get_result?id={job.id}", cost=job.cost)
+    return Accepted(
+        id=job.id,
+        polling_url=f"{job.base_url}/v1/get_result?id={job.id}",
+        cost=job.cost,
+        status="Pending" if job.webhook_url else None,
+        webhook_url=job.webhook_url,
+    )
 
 
 def _edit(
