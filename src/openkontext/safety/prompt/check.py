@@ -1,0 +1,44 @@
+"""The prompt check: an instruction in, a score for each category out."""
+
+from openkontext.safety.prompt.readings import readings
+from openkontext.safety.prompt.rules import rules
+
+FIXED = ("csam", "ncii")
+"""Categories that no setting loosens."""
+ADJUSTABLE = (
+    "nudity",
+    "sexual",
+    "gore",
+    "violence",
+    "hate_symbols",
+    "self_harm",
+    "weapons",
+    "public_figures",
+    "characters_logos",
+)
+"""Categories that a risk profile sets."""
+CATEGORIES = FIXED + ADJUSTABLE
+"""All that a prompt is scored for."""
+
+
+class PromptCheck:
+    """Scores an instruction. Has no state; one serves all threads."""
+
+    name = "prompt"
+    version = "1"
+
+    def scores(self, text: str) -> dict[str, float]:
+        """How likely an instruction asks for what a category names.
+
+        Args:
+            text: An instruction, as it was handed in.
+
+        Returns:
+            Category to score, 0 to 1, for all of `CATEGORIES`. From 0.5 on, the text more likely asks for it
+            than not.
+        """
+        found = dict.fromkeys(CATEGORIES, 0.0)
+        for words in readings(text):
+            for hit in rules().hits(words):
+                found[hit.category] = max(found[hit.category], hit.score)
+        return found

@@ -1,0 +1,183 @@
+"""Text as it is read, whatever characters spell it.
+
+A writer who wants to get past a filter spells words so that people and models still read them: with letters
+of other scripts, digits, spaces, invisible characters. Here are the ways back, each a function from text to
+text; `readings.py` puts them together.
+"""
+
+import base64
+import binascii
+import codecs
+import html
+import re
+import string
+import unicodedata
+import urllib.parse
+from functools import lru_cache
+
+from anyascii import anyascii
+
+_LONE = "一-鿿㐀-䶿豈-﫿぀-ヿ가-힣฀-๿"
+"""Scripts without spaces, or with endings glued on (Han, kana, Hangul, Thai): each character is a token."""
+_SIGNS = "🔞🍆🍑💦👙👶👧👦🧒🍼🔫🔪💣🩸"
+"""Emoji that say something here; all others only part words."""
+_TOKEN = re.compile(f"[{_LONE}{_SIGNS}]|[^\\W_{_LONE}]+")
+_INVISIBLE = dict.fromkeys([0x034F, 0x0640, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0])
+"""Letters that print nothing (fillers, joiners) or only lengthen a word (the tatweel)."""
+
+_LEET = {
+    **dict(zip("0345789@$€£¥(+µ", "oeasttgaselyctu", strict=True)),
+    "6": "g",
+    "8": "b",
+    "7": "t",
+    "9": "g",
+    "2": "z",
+}
+_AMBIGUOUS = "1!|"
+"""Stand for i as well as for l."""
+_LEET_PAIRS = (
+    ("|\\|", "n"),
+    ("/\\/", "n"),
+    ("|)", "d"),
+    ("\\/", "v"),
+    ("()", "o"),
+    ("|_|", "u"),
+    ("vv", "w"),
+)
+_EDGE = ".,;:!?\"'`´“”‘’()[]{}<>…-–—*_~#/\\"
+_PLAIN_NUMBER = re.compile(
+    r"\d+(?:st|nd|rd|th|s|k|d|x|p|mm|cm|m|px|ft|in|yo|yr|yrs|y|kg|g|am|pm|%)?", re.ASCII
+)
+
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{8,}={0,2}")
+_HEX = re.compile(r"(?:(?:0x|\\x)?[0-9a-fA-F]{2}[\s,]*){4,}")
+_BINARY = re.compile(r"(?:[01]{8}\s*){3,}")
+_MORSE = re.compile(r"(?:[.\-·–−]{1,4}(?:\s+/?\s*|/|$)){3,}")
+_MORSE_SIGNS = (
+    ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- "
+    "-. --- .--. --.- .-. ... - ..- ...- .-- -..- -.-- --.."
+)
+_MORSE_CODE = dict(
+    zip(
+        _MORSE_SIGNS.split(),
+        string.ascii_lowercase,
+        strict=True,
+    )
+)
+
+
+def fold(text: str) -> str:
+    """Lower case without marks, invisible characters and typographic variants; scripts stay as they are.
+
+    Compatibility forms (fullwidth, circled, mathematical letters) become plain letters (NFKC); what is drawn
+    on top of or through a letter goes, and so does what prints nothing: format and control characters,
+    variation selectors, tags.
+    """
+    if "&" in text:
+        text = html.unescape(text)
+    text = unicodedata.normalize("NFKC", text.translate(_INVISIBLE)).casefold()
+    kept = []
+    for character in unicodedata.normalize("NFKD", text):
+        category = unicodedata.category(character)
+        if category in ("Zs", "Zl", "Zp") or character in "\t\n\r\v\f":
+            kept.append(" ")
+        elif 0x1F1E6 <= ord(character) <= 0x1F1FF:  # flags are made of letters
+            kept.append(chr(ord(character) - 0x1F1E6 + ord("a")))
+        elif category not in ("Mn", "Me", "Cf", "Cc", "Co", "Cn"):
+            kept.append(character)
+    return unicodedata.normalize("NFC", "".join(kept))
+
+
+def tokens(folded: str) -> list[str]:
+    """The words of a folded text; what has no spaces between words comes character by character."""
+    return _TOKEN.findall(folded)
+
+
+def latin(folded: str) -> str:
+    """The text with letters of other scripts read as Latin ones that look alike (Unicode's confusables)."""
+    if folded.isascii():
+        return folded
+    table = _confusables()
+    return " ".join(_latin_word(word, table) for word in folded.split(" "))
+
+
+def _latin_word(word: str, table: dict[str, str]) -> str:
+    return word if word.isascii() else "".join(table.get(character, character) for character in word)
+
+
+def transliterate(folded: str) -> str:
+    """The text in ASCII letters, by sound: Russian, Chinese and the rest as typed on a Latin keyboard."""
+    if folded.isascii():
+        return folded
+    return "".join(c if c.isascii() else anyascii(c).lower() for c in folded)
+
+
+@lru_cache(maxsize=1)
+def _confusables() -> dict[str, str]:
+    """Single characters beyond ASCII that look like an ASCII letter, folded, to that letter."""
+    from confusable_homoglyphs.confusables import confusables_data
+
+    table: dict[str, str] = {}
+    for character, lookalikes in confusables_data.items():
+        if len(character) != 1 or character.isascii():
+            continue
+        letters = [
+            other["c"].lower() for other in lookalikes if other["c"].isascii() and other["c"].isalpha()
+        ]
+        letters = [letter for letter in letters if len(letter) == 1]
+        if letters:
+            table[character.casefold()] = min(letters, key=lambda letter: letter in "il")
+    # Letters that look Latin in lower case only, or that such writing uses though the table lacks them.
+    table |= dict(
+        zip("вкмнтгпиузчьыѕіјԁһѡαβγεηικνορτυχωκшщ", "bkmhtrnnyz4bbsijdhwabyenikvoptuxwkww", strict=True)
+    )
+    return table
+
+
+def unleet(folded: str, ambiguous: str) -> str:
+    """Digits and signs inside words as the letters that they stand for ("n4k3d"); numbers stay.
+
+    Args:
+        folded: Text.
+        ambiguous: What 1, ! and | stand for: "i" or "l".
+    """
+    words = []
+    for word in folded.split(" "):
+        core = word.strip(_EDGE)
+        for pair, letter in _LEET_PAIRS:
+            if pair in core and pair != "vv":
+                core = core.replace(pair, letter)
+        if any(c.isalpha() for c in core) and not core.isalpha() and not _PLAIN_NUMBER.fullmatch(core):
+            core = "".join(ambiguous if c in _AMBIGUOUS else _LEET.get(c, c) for c in core)
+        elif core.isdigit() and 4 <= len(core) <= 8 and core[0] in "0346789":
+            core = "".join(ambiguous if c == "1" else _LEET.get(c, c) for c in core)
+        words.append(core or word)
+    return " ".join(words)
+
+
+def decoded(text: str) -> list[str]:
+    """What it says in base64, hexadecimal, binary, percent escapes, Morse code or rot13, if anything."""
+    found = []
+    for piece in _BASE64.findall(text):
+        padded = piece.rstrip("=").translate(str.maketrans("-_", "+/"))
+        try:
+            found.append(base64.b64decode(padded + "=" * (-len(padded) % 4)).decode())
+        except (binascii.Error, UnicodeDecodeError):
+            continue
+    for match in _HEX.finditer(text):
+        digits = re.sub(r"0x|\\x|[\s,]", "", match.group())
+        if len(digits) % 2 == 0:
+            found.append(bytes.fromhex(digits).decode(errors="ignore"))
+    for match in _BINARY.finditer(text):
+        bits = re.sub(r"\s", "", match.group())
+        found.append(bytes(int(bits[i : i + 8], 2) for i in range(0, len(bits), 8)).decode(errors="ignore"))
+    for match in _MORSE.finditer(text):
+        letters = re.split(r"\s+|/", match.group().translate(str.maketrans("·–−", ".--")))
+        found.append("".join(_MORSE_CODE.get(letter, " ") for letter in letters))
+    if "%" in text:
+        unquoted = urllib.parse.unquote(text)
+        found += [unquoted] if unquoted != text else []
+    found = [
+        piece for piece in found if sum(c.isprintable() for c in piece) > 0.9 * len(piece) and piece.strip()
+    ]
+    return [*found, codecs.encode(text, "rot13")]

@@ -1,0 +1,160 @@
+"""Rules: patterns over groups of words. What they mean is said in rules.toml."""
+
+import re
+import tomllib
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+
+from openkontext.safety.prompt.lexicon import Lexicon, Spans, lexicon
+
+HARMLESS = "harmless"
+"""The category whose matches take words away from all others."""
+
+
+@dataclass(frozen=True)
+class Element:
+    """One step of a pattern."""
+
+    groups: frozenset[str]
+    words: frozenset[str]
+    least: int = 1
+    most: int = 1
+    gap: bool = False
+    """Any word will do."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One pattern of one category."""
+
+    category: str
+    score: float
+    parts: tuple[tuple[Element, ...], ...]
+    """Sequences that must all be somewhere in the text."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A rule that holds."""
+
+    category: str
+    score: float
+    spans: tuple[tuple[int, int], ...]
+    """Of its parts, in tokens."""
+
+
+class Rules:
+    """All rules over a lexicon.
+
+    Args:
+        table: what rules.toml holds.
+        words: the groups that the patterns name.
+
+    Raises:
+        ValueError: a pattern that cannot be read.
+    """
+
+    def __init__(self, table: list[dict[str, object]], words: Lexicon) -> None:
+        self._lexicon = words
+        self._harmless: list[Rule] = []
+        self._rules: list[Rule] = []
+        for entry in table:
+            for line in str(entry["patterns"]).strip().splitlines():
+                parts = tuple(tuple(_element(e) for e in part.split()) for part in line.split(" & "))
+                rule = Rule(str(entry["category"]), float(str(entry.get("score", 1.0))), parts)
+                (self._harmless if rule.category == HARMLESS else self._rules).append(rule)
+
+    def hits(self, tokens: list[str]) -> list[Hit]:
+        """The rules that hold for a text.
+
+        Args:
+            tokens: what `readings` gives, one reading.
+        """
+        spans = self._lexicon.find(tokens)
+        harmless = [hit for rule in self._harmless for hit in _holds(rule, tokens, spans, every=True)]
+        if harmless:
+            covered = {i for hit in harmless for start, end in hit.spans for i in range(start, end)}
+            spans = _without(spans, covered)
+        return [hit for rule in self._rules for hit in _holds(rule, tokens, spans, every=False)]
+
+
+def _without(spans: Spans, covered: set[int]) -> Spans:
+    left: Spans = defaultdict(lambda: defaultdict(list))
+    for group, starts in spans.items():
+        for start, ends in starts.items():
+            kept = [end for end in ends if covered.isdisjoint(range(start, end))]
+            if kept:
+                left[group][start] = kept
+    return left
+
+
+def _holds(rule: Rule, tokens: list[str], spans: Spans, *, every: bool) -> list[Hit]:
+    """The rule's matches: all of them, or just one that shows that it holds."""
+    found: list[tuple[int, int]] = []
+    for part in rule.parts:
+        if any(e.least and e.groups and not e.words and not any(g in spans for g in e.groups) for e in part):
+            return []
+        matches = _matches(part, tokens, spans, every=every)
+        if not matches:
+            return []
+        found += matches
+    return [Hit(rule.category, rule.score, tuple(found))]
+
+
+def _matches(
+    part: tuple[Element, ...], tokens: list[str], spans: Spans, *, every: bool
+) -> list[tuple[int, int]]:
+    matches = []
+    for start in range(len(tokens)):
+        ends = {start}
+        for element in part:
+            ends = _advance(element, ends, tokens, spans)
+            if not ends:
+                break
+        ends.discard(start)
+        if ends:
+            matches.append((start, max(ends)))
+            if not every:
+                break
+    return matches
+
+
+def _advance(element: Element, starts: set[int], tokens: list[str], spans: Spans) -> set[int]:
+    """Where an element may end that starts at one of these places."""
+    if element.gap:
+        return {end for start in starts for end in range(start, min(start + element.most, len(tokens)) + 1)}
+    reached = set(starts) if element.least == 0 else set()
+    edge = starts
+    for _ in range(element.most):
+        edge = {end for start in edge for end in _ends(element, start, tokens, spans)} - reached
+        if not edge:
+            break
+        reached |= edge
+    return reached
+
+
+def _ends(element: Element, start: int, tokens: list[str], spans: Spans) -> list[int]:
+    ends = [end for group in element.groups if group in spans for end in spans[group].get(start, ())]
+    if start < len(tokens) and tokens[start] in element.words:
+        ends.append(start + 1)
+    return ends
+
+
+def _element(text: str) -> Element:
+    if gap := re.fullmatch(r"\.\.(\d+)", text):
+        return Element(frozenset(), frozenset(), 0, int(gap[1]), gap=True)
+    repeat = text[-1] if text[-1] in "?*" else ""
+    least, most = {"": (1, 1), "?": (0, 1), "*": (0, 12)}[repeat]
+    body = text.removesuffix(repeat) if repeat else text
+    if body.startswith("<") and body.endswith(">"):
+        return Element(frozenset(body[1:-1].split("|")), frozenset(), least, most)
+    return Element(frozenset(), frozenset(body.split("|")), least, most)
+
+
+@lru_cache(maxsize=1)
+def rules() -> Rules:
+    """The rules that the package ships."""
+    file = resources.files("openkontext.safety.prompt") / "rules.toml"
+    return Rules(tomllib.loads(file.read_text(encoding="utf-8"))["rule"], lexicon())
