@@ -1,4 +1,4 @@
-"""Draws the example picture, and the README's picture with the shipped model.
+"""Draws the example picture, those of the page, and the README's picture with the shipped model.
 
 python examples/pictures.py
 """
@@ -26,6 +26,38 @@ SCENE = Scene(
     ),
     detail=7,
 )
+PAGE = HERE.parent / "src" / "openkontext" / "service" / "page" / "examples"
+PAGE_SCENES = {
+    "beach": Scene(
+        160,
+        96,
+        "beach",
+        "summer",
+        "day",
+        (Thing("boat", "red", "left", 0.4), Thing("kite", "yellow", "sky right", 0.34)),
+        detail=3,
+    ),
+    "city": Scene(
+        144,
+        112,
+        "city",
+        "summer",
+        "day",
+        (Thing("car", "blue", "middle", 0.4, dy=0.03), Thing("balloon", "purple", "sky right", 0.3)),
+        detail=5,
+    ),
+    "forest": Scene(
+        128,
+        128,
+        "forest",
+        "autumn",
+        "day",
+        (Thing("tent", "blue", "right", 0.36), Thing("cat", "orange", "left", 0.34)),
+        detail=11,
+    ),
+}
+"""Pictures that the page offers beside the meadow of `SCENE`, by their names there."""
+
 INSTRUCTIONS = ("make it night", "make it winter", "make it black and white")
 
 _SIDE, _GAP, _CAPTION = 288, 14, 40
@@ -50,6 +82,8 @@ def hero() -> Image.Image:
 
 if __name__ == "__main__":
     Image.fromarray(render(SCENE)).save(HERE / "scene.png")
+    for name, scene in {"meadow": SCENE, **PAGE_SCENES}.items():
+        Image.fromarray(render(scene)).save(PAGE / f"{name}.png", optimize=True)
     HERO.parent.mkdir(parents=True, exist_ok=True)
     hero().save(HERO)
     print(HERO)

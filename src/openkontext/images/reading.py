@@ -115,8 +115,11 @@ def load_mask(source: ImageInput, size: Size) -> NDArray[np.float32]:
     return mask
 
 
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+def read_metadata(path: str | os.PathLike[str] | bytes) -> dict[str, str]:
     """What `save` put into a file besides the picture; empty where there is none of ours.
+
+    Args:
+        path: of the file, or its bytes.
 
     Raises:
         InputError: the file cannot be opened or is not a picture.

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from openkontext.service import accounts
 from openkontext.service.database import now
 from openkontext.service.errors import Refused
-from openkontext.service.models import Account, PageSession, Role, Standing
+from openkontext.service.models import Account, ApiKey, PageSession, Role, Standing
 from openkontext.service.settings import LOOPBACK, Settings
 from openkontext.service.state import State, get_state
 
@@ -36,6 +36,11 @@ class Caller:
     scopes: tuple[str, ...]
     csrf: str | None = None
     """Token that the page must send with what changes something."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is the machine's own user, of whom no key and no terms are asked."""
+        return self.key_id is None and self.csrf is None
 
 
 # They document for clients how a key is sent; `_identify` reads it.
@@ -73,11 +78,20 @@ def _identify(request: Request, session: Session, state: State) -> Caller | None
             sent = request.headers.get("x-csrf-token", "")
             if request.method not in SAFE_METHODS and not hmac.compare_digest(csrf, sent):
                 raise Refused(403, "the page is out of date; load it again")
-            return _caller(found.account, found.key_id, accounts.SCOPES, csrf)
+            return _caller(found.account, found.key_id, _scopes(session, found.key_id), csrf)
     if is_open(session, state.settings):
+        known = session.scalar(select(Account).where(Account.name == accounts.LOCAL))
+        if known is not None:
+            return _caller(known, None, accounts.SCOPES)
         with state.database.transaction() as writing:
             return _caller(accounts.local_account(writing), None, accounts.SCOPES)
     return None
+
+
+def _scopes(session: Session, key_id: str | None) -> tuple[str, ...]:
+    """What a session of the page may do: no more than the key that it was opened with."""
+    key = session.get(ApiKey, key_id) if key_id else None
+    return tuple(key.scopes) if key else ()
 
 
 def _caller(account: Account, key_id: str | None, scopes: tuple[str, ...], csrf: str | None = None) -> Caller:
@@ -95,8 +109,13 @@ def check_origin(request: Request) -> None:
     Raises:
         Refused: 403.
     """
+    if request.method in SAFE_METHODS:
+        return
+    # Browsers tell where a request comes from in one of two headers, which no page can change.
+    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        raise Refused(403, "requests from other sites' pages are not taken")
     origin = request.headers.get("origin")
-    if request.method in SAFE_METHODS or origin is None:
+    if origin is None:
         return
     public = urlsplit(get_state(request).settings.public_url).netloc
     if urlsplit(origin).netloc not in (request.headers.get("host"), public):
@@ -118,7 +137,8 @@ def in_good_standing(request: Request, caller: Annotated[Caller, Depends(identif
                 f"this account is {account.standing} ({account.standing_reason}); appeal: POST /v1/appeals"
             )
             raise Refused(403, reason)
-        if not accounts.has_accepted(session, caller.account_id, state.settings.terms_version):
+        accepted = accounts.has_accepted(session, caller.account_id, state.settings.terms_version)
+        if not accepted and not caller.is_local:  # the terms are the operator's, who is this machine's user
             version = state.settings.terms_version
             raise Refused(403, f"accept the terms first, version {version}: GET /v1/terms, POST /v1/consent")
     return caller
@@ -159,7 +179,7 @@ def sign_in(state: State, key: str) -> tuple[str, Caller] | None:
         )
         row.last_used = session.scalar(select(now()))
         csrf = csrf_token(state.settings, cookie)
-        return cookie, _caller(row.account, row.id, accounts.SCOPES, csrf)
+        return cookie, _caller(row.account, row.id, tuple(row.scopes), csrf)
 
 
 def sign_out(state: State, cookie: str) -> None:

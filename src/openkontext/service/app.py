@@ -14,7 +14,7 @@ from openkontext.errors import InputError
 from openkontext.service import errors
 from openkontext.service.access import allowed_hosts
 from openkontext.service.jobs import NotAccepted
-from openkontext.service.routes import account, flux, health, openai, results
+from openkontext.service.routes import account, flux, health, history, openai, page, results
 from openkontext.service.settings import Settings
 from openkontext.service.state import State
 from openkontext.version import __version__
@@ -52,8 +52,9 @@ def create_app(settings: Settings) -> FastAPI:
         (HTTPException, errors.http_error),
     ):
         app.add_exception_handler(kind, handler)
-    for module in (flux, results, openai, account, health):
+    for module in (flux, results, openai, history, account, health, page):
         app.include_router(module.router, responses=errors.responses(400))
+    app.mount("/static", page.Assets(directory=page.FOLDER), name="static")
     app.middleware("http")(_around)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts(settings))
     return app

@@ -39,6 +39,8 @@ class Asked:
     mask: bytes | str | None = None
     alpha_is_mask: bool = False
     parent_id: str | None = None
+    edits_parent: bool = False
+    """The picture to edit is the parent's result; `pictures` are the further ones."""
     webhook_url: str | None = None
     webhook_secret: str | None = None
     idempotency_key: str | None = None
@@ -67,8 +69,11 @@ def submit(request: Request, caller: Caller, asked: Asked) -> Job:
     # Reading pictures can take long: no transaction is open meanwhile.
     inputs = [
         _store(state, picture, "input_image" if index == 1 else f"input_image_{index}")
-        for index, picture in enumerate(asked.pictures, 1)
+        for index, picture in enumerate(asked.pictures, 2 if asked.edits_parent else 1)
     ]
+    if asked.parent_id is not None:
+        parent = _parent(state, caller, asked.parent_id)
+        inputs = [parent, *inputs] if asked.edits_parent else inputs
     mask = None
     if asked.mask is not None:
         mask = _store(state, asked.mask, "mask", alpha_is_mask=asked.alpha_is_mask)
@@ -88,6 +93,15 @@ def submit(request: Request, caller: Caller, asked: Asked) -> Job:
     )
     with database.transaction() as session:
         return jobs.submit(session, settings, submission)
+
+
+def _parent(state: State, caller: Caller, parent_id: str) -> str:
+    """Digest of the result of the caller's own task."""
+    with state.database.reading() as session:
+        job = session.get(Job, parent_id) if "\0" not in parent_id else None
+        if job is None or job.account_id != caller.account_id or job.output is None:
+            raise InputError("parent_id: you have no task of that id with a result; name one that is ready")
+        return job.output
 
 
 def parse_ratio(text: str) -> list[int]:
@@ -131,7 +145,7 @@ def _check_options(asked: Asked) -> None:
     ratio = options.get("aspect_ratio")
     EditRequest(
         prompt=options["prompt"],
-        image=b"" if asked.pictures else None,
+        image=b"" if asked.pictures or asked.edits_parent else None,
         mask_image=b"" if asked.mask is not None else None,
         num_inference_steps=options.get("steps"),
         guidance_scale=options.get("guidance"),
@@ -177,6 +191,7 @@ def _fingerprint(asked: Asked) -> str:
         json.dumps(asked.options, sort_keys=True),
         asked.webhook_url or "",
         asked.mask or "",
+        asked.parent_id or "",
     ]
     for part in (*parts, *asked.pictures):
         content = part if isinstance(part, bytes) else part.encode()

@@ -46,11 +46,11 @@ class Me(BaseModel):
     standing: str
     standing_reason: str | None
     credit: int | None
-    accepted_terms: bool
+    scopes: list[str]
+    accepted_terms: bool = Field(description="Or none are asked for.")
     terms_version: str
     csrf: str | None
     open: bool = Field(description="No key is needed: this machine alone reaches the service.")
-    feedback_address: str
 
 
 class Text(BaseModel):
@@ -104,11 +104,12 @@ def get_me(request: Request, caller: Anyone) -> Me:
             standing=account.standing,
             standing_reason=account.standing_reason,
             credit=account.credit,
-            accepted_terms=accounts.has_accepted(session, account.id, state.settings.terms_version),
+            scopes=list(caller.scopes),
+            accepted_terms=caller.is_local
+            or accounts.has_accepted(session, account.id, state.settings.terms_version),
             terms_version=state.settings.terms_version,
             csrf=caller.csrf,
             open=is_open(session, state.settings),
-            feedback_address=state.settings.feedback_address,
         )
 
 

@@ -43,7 +43,9 @@ class KontextInputs(BaseModel):
     steps: int | None = Field(None, ge=1, le=1000, description="Denoising steps; the model's own by default.")
     guidance: float | None = Field(None, ge=0, le=100, description="How strictly to follow the prompt.")
     fit: Literal["stretch", "crop", "pad"] = Field("stretch", description="How a picture comes to the ratio.")
-    parent_id: str | None = Field(None, max_length=36, description="Task whose result this edits.")
+    parent_id: str | None = Field(
+        None, max_length=36, description="Own task whose result this edits; input_image may be left out then."
+    )
 
 
 class Accepted(BaseModel):
@@ -105,6 +107,7 @@ def _edit(
         pictures=pictures,
         mask=inputs.mask or None,
         parent_id=inputs.parent_id,
+        edits_parent=inputs.parent_id is not None and not inputs.input_image,
         webhook_url=inputs.webhook_url,
         webhook_secret=inputs.webhook_secret,
         idempotency_key=idempotency_key,

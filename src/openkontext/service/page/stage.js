@@ -1,0 +1,166 @@
+// The large picture: what is chosen in the history, how far it is, what came of it.
+import { call, follow, picture } from "./api.js";
+import { showBoth, showOne } from "./compare.js";
+import { $, facts, make, size } from "./dom.js";
+import { feedback, report } from "./shell.js";
+
+const place = () => $("picture");
+
+/** Names of what is written into a file, as people say them. */
+const IN_FILE = {
+  prompt: "Instruction", negative_prompt: "Not to show", seed: "Seed", num_inference_steps: "Steps", guidance_scale: "Guidance",
+  model: "Model", precision: "Precision", digest: "Digest of the model", software: "Made by",
+};
+
+export class Stage {
+  /** `actions` has again(node) and finished(node), called when an edit came to its end. */
+  constructor(actions) {
+    this.actions = actions;
+    this.node = null;
+    this.shown = "";
+    this.stop = () => {};
+    $("cancel").addEventListener("click", () => this.cancel());
+    $("report").addEventListener("click", () => feedback("harmful result", this.node.edit.id));
+    $("in-file-open").addEventListener("click", () => this.toggleFile());
+    $("again").addEventListener("click", () => this.actions.again(this.node));
+  }
+
+  /** Show a node, or the empty stage. What is shown already stays. */
+  async show(node) {
+    const shown = node ? `${node.id} ${node.state}` : "";
+    if (this.node === node && this.shown === shown) return;
+    this.stop();
+    this.stop = () => {};
+    Object.assign(this, { node, shown });
+    $("empty").hidden = node !== null;
+    $("shown").hidden = node === null;
+    for (const part of ["progress", "message", "result", "in-file"]) $(part).hidden = true;
+    $("in-file-open").setAttribute("aria-expanded", "false");
+    if (!node) return;
+    const still = () => this.node === node && this.shown === shown;
+    if (node.state === "source") {
+      const here = await node.picture();
+      if (still()) showOne(place(), here?.url, node.title);
+    } else if (node.state === "ready") {
+      const [before, after] = await Promise.all([node.before(), node.picture()]);
+      if (!still()) return;
+      if (after) showBoth(place(), before?.url, after.url);
+      else showOne(place(), null, "This result was deleted after its time");
+      if (after) this.showResult(after);
+    } else {
+      const before = await node.before();
+      if (!still()) return;
+      if (before) showOne(place(), before.url, "The picture to edit", node.state === "running" ? "working" : "");
+      else place().replaceChildren(make("p", { class: "unseen" }, node.unfinished ? "Your picture will appear here." : "There is no picture."));
+      if (node.unfinished) this.follow(node);
+      this.showMessage(node);
+    }
+  }
+
+  follow(node) {
+    const bar = $("bar");
+    const update = (state) => {
+      node.edit = { ...node.edit, ...state };
+      this.shown = `${node.id} ${node.state}`;
+      $("progress").hidden = false;
+      const share = state.progress ?? 0;
+      if (node.state === "running") bar.value = share;
+      else bar.removeAttribute("value");
+      const percent = Math.round(100 * share);
+      $("progress-text").textContent = { queued: "Waiting for its turn", held: "Waiting for a person" }[node.state] ?? `Working, ${percent}%`;
+      document.title = node.state === "running" ? `${percent}% · openkontext` : "Waiting · openkontext";
+      if (state.preview) this.showPreview(state.preview.image);
+      this.actions.progress(node);
+      this.showMessage(node);
+    };
+    update(node.edit);
+    this.stop = follow(node.edit.id, {
+      onProgress: update,
+      onDone: () => this.actions.finished(node),
+      onLost: () => this.say("wait", "The connection to the service is lost. Your edit goes on there; trying to reach it again…"),
+      onBack: () => this.showMessage(node),
+    });
+  }
+
+  showPreview(url) {
+    const known = place().querySelector(".preview");
+    if (known) known.src = url;
+    else place().append(make("img", { class: "preview working", src: url, alt: "A first glimpse of the result" }));
+  }
+
+  showMessage(node) {
+    const { edit, state } = node;
+    if (node.refused) {
+      const where = edit.details.stage === "output" || state === "content_moderated" ? "The result" : "The request";
+      const why = edit.details.message ?? "It does not fit what this service may be used for.";
+      const wrong = make("button", { type: "button", onclick: () => feedback("wrong refusal", edit.id) }, "This refusal is wrong");
+      this.say("bad", `${where} was refused by a filter. ${why}`, wrong);
+    } else if (state === "held") {
+      this.say("wait", "A person looks at this request before it goes on. You may close this page and come back later.");
+    } else if (state === "error" || state === "cancelled") {
+      const again = make("button", { type: "button", onclick: () => this.actions.again(node) }, "Try again");
+      this.say(state === "error" ? "bad" : "", state === "error" ? `It failed: ${edit.details.error}.` : "It was cancelled.", again);
+    } else {
+      $("message").hidden = true;
+    }
+  }
+
+  say(kind, text, ...buttons) {
+    const message = $("message");
+    message.className = `notice ${kind}`;
+    message.replaceChildren(make("span", {}, text), ...buttons);
+    message.hidden = false;
+  }
+
+  showResult(after) {
+    const { edit } = this.node;
+    const { seed, width, height, seconds, warnings = [], notes = [] } = edit.result;
+    const sizes = width ? ` · ${width} × ${height}` : "";
+    const took = seconds ? ` · ${seconds.toFixed(1)} s` : "";
+    $("caption").replaceChildren(make("b", {}, edit.prompt), make("span", { class: "muted" }, `  seed ${seed}${sizes}${took}`));
+    $("warnings").replaceChildren(...[...warnings, ...notes].map((text) => make("li", {}, text)));
+    const extension = edit.options.output_format ?? "png";
+    Object.assign($("download"), { href: after.url, download: `openkontext-${edit.id.slice(0, 8)}.${extension}` });
+    $("result").hidden = false;
+  }
+
+  async toggleFile() {
+    const card = $("in-file");
+    const opened = card.hidden;
+    card.hidden = !opened;
+    $("in-file-open").setAttribute("aria-expanded", String(opened));
+    if (!opened) return;
+    const { edit } = this.node;
+    card.replaceChildren(make("p", { class: "muted" }, "Reading the file…"));
+    try {
+      const file = await call("GET", `/v1/jobs/${edit.id}/file`);
+      if (this.node.edit.id === edit.id) card.replaceChildren(...inFile(file));
+    } catch (problem) {
+      card.replaceChildren(make("p", { class: "bad-text" }, problem.message));
+    }
+  }
+
+  async cancel() {
+    $("cancel").disabled = true;
+    try {
+      await call("POST", `/v1/cancel?id=${encodeURIComponent(this.node.edit.id)}`);
+    } catch (problem) {
+      report(problem);
+    }
+    $("cancel").disabled = false;
+  }
+}
+
+function inFile(file) {
+  const told = Object.entries(file.metadata).map(([name, value]) => [IN_FILE[name] ?? name, value]);
+  return [
+    make("h2", { class: "small" }, "Written into the file"),
+    told.length ? facts(told) : make("p", {}, "Nothing about how it was made."),
+    make("h2", { class: "small" }, "The file"),
+    facts([
+      ["Type", `${file.media_type}, ${file.width} × ${file.height}, ${size(file.bytes)}`],
+      ["SHA-256", file.sha256],
+    ]),
+    make("p", { class: "muted hint" }, "Downloading it shares it with nobody."),
+  ];
+}

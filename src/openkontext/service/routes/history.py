@@ -1,0 +1,169 @@
+"""What an account did before: its edits, their pictures, and what is in a result's file."""
+
+import hashlib
+import io
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from PIL import Image
+from pydantic import BaseModel, Field
+from sqlalchemy import select
+
+from openkontext import images
+from openkontext.service.access import Caller, may
+from openkontext.service.errors import Refused, responses
+from openkontext.service.models import Job, JobState
+from openkontext.service.results import MEDIA_TYPES, Result, describe
+from openkontext.service.state import State, get_state
+
+router = APIRouter(tags=["History"])
+Reading = Annotated[Caller, Depends(may("read"))]
+JobId = Annotated[str, Path(max_length=100, description="Of the task.")]
+
+THUMBNAIL_SIDE = 160
+"""Pixels of a thumbnail's longer side: sharp at 80 on fine screens."""
+REFUSED = (JobState.REQUEST_MODERATED, JobState.CONTENT_MODERATED)
+
+_MAGIC = {
+    b"\x89PNG": "image/png",
+    b"\xff\xd8\xff": "image/jpeg",
+    b"GIF8": "image/gif",
+    b"BM": "image/bmp",
+    b"RIFF": "image/webp",
+    b"II*\0": "image/tiff",
+    b"MM\0*": "image/tiff",
+}
+"""Media types of what `images.load` reads, by their first bytes."""
+
+
+class Edit(Result):
+    """A task as its account sees it again later."""
+
+    parent_id: str | None = Field(description="The task whose result it edits.")
+    source: str | None = Field(description="Alike for tasks that edit the same picture handed in.")
+    prompt: str
+    options: dict[str, Any] = Field(description="The options that were given.")
+    references: int = Field(description="How many further pictures it speaks of.")
+    has_mask: bool
+    created: float = Field(description="Seconds since 1970.")
+
+
+class Edits(BaseModel):
+    """Tasks of an account, the newest first."""
+
+    edits: list[Edit]
+
+
+class InFile(BaseModel):
+    """What is in a result's file besides the picture."""
+
+    media_type: str
+    bytes: int
+    sha256: str
+    width: int
+    height: int
+    metadata: dict[str, str] = Field(description="How it was made, as written into the file.")
+
+
+@router.get("/v1/jobs", responses=responses(403))
+def list_edits(request: Request, caller: Reading, limit: Annotated[int, Query(ge=1, le=200)] = 60) -> Edits:
+    """The newest tasks whose pictures are still kept."""
+    state = get_state(request)
+    with state.database.reading() as session:
+        mine = select(Job).where(Job.account_id == caller.account_id, Job.erased.is_(None))
+        newest = mine.order_by(Job.created.desc(), Job.id).limit(limit)
+        return Edits(edits=[_edit(job, state) for job in session.scalars(newest)])
+
+
+@router.get("/v1/jobs/{id}", responses=responses(403, 404))
+def get_edit(request: Request, caller: Reading, id: JobId) -> Edit:
+    """One task."""
+    state = get_state(request)
+    return _edit(_own(state, caller, id), state)
+
+
+@router.get(
+    "/v1/jobs/{id}/pictures/{name}",
+    response_class=Response,
+    responses={200: {"content": {"image/*": {}}}, **responses(403, 404)},
+)
+def get_picture(
+    request: Request,
+    caller: Reading,
+    id: JobId,
+    name: Annotated[str, Path(max_length=20, description="input, mask, output, reference-1, ...")],
+) -> Response:
+    """A picture of a task. Those of a refused one are not given out again."""
+    state = get_state(request)
+    job = _own(state, caller, id)
+    found = {"input": job.inputs[0] if job.inputs else None, "mask": job.mask, "output": job.output}
+    found |= {f"reference-{index}": digest for index, digest in enumerate(job.inputs[1:], 1)}
+    content = _content(state, job, found.get(name))
+    kind = next((kind for magic, kind in _MAGIC.items() if content.startswith(magic)), None)
+    return Response(content, media_type=kind or "application/octet-stream")
+
+
+@router.get(
+    "/v1/jobs/{id}/thumbnail",
+    response_class=Response,
+    responses={200: {"content": {"image/webp": {}}}, **responses(403, 404)},
+)
+def get_thumbnail(request: Request, caller: Reading, id: JobId) -> Response:
+    """The result of a task in small."""
+    state = get_state(request)
+    job = _own(state, caller, id)
+    with Image.open(io.BytesIO(_content(state, job, job.output))) as picture:  # our own file
+        small = picture.convert("RGB")
+    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=80)
+    return Response(buffer.getvalue(), media_type="image/webp")
+
+
+@router.get("/v1/jobs/{id}/file", responses=responses(403, 404))
+def get_file(request: Request, caller: Reading, id: JobId) -> InFile:
+    """What is in the file of a result besides the picture."""
+    state = get_state(request)
+    job = _own(state, caller, id)
+    content = _content(state, job, job.output)
+    with Image.open(io.BytesIO(content)) as picture:
+        width, height = picture.size
+    return InFile(
+        media_type=MEDIA_TYPES[job.asked.get("output_format", "png")],
+        bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        width=width,
+        height=height,
+        metadata=images.read_metadata(content),
+    )
+
+
+def _own(state: State, caller: Caller, id: str) -> Job:
+    with state.database.reading() as session:
+        job = session.get(Job, id) if "\0" not in id else None
+        if job is None or job.account_id != caller.account_id:
+            raise Refused(404, "you have no such task")
+        return job
+
+
+def _content(state: State, job: Job, digest: str | None) -> bytes:
+    if job.state in REFUSED:
+        raise Refused(404, "pictures of a refused task are not given out again")
+    try:
+        return state.store.get(digest or "")
+    except KeyError as error:
+        raise Refused(404, "this task has no such picture, or it was deleted") from error
+
+
+def _edit(job: Job, state: State) -> Edit:
+    options = {key: value for key, value in job.asked.items() if key != "prompt" and value is not None}
+    return Edit(
+        **describe(job, state.settings).model_dump(),
+        parent_id=job.parent_id,
+        source=job.inputs[0][:32] if job.inputs and job.parent_id is None else None,
+        prompt=job.asked.get("prompt", ""),
+        options=options,
+        references=max(0, len(job.inputs) - 1),
+        has_mask=job.mask is not None,
+        created=job.created,
+    )
