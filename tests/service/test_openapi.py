@@ -37,7 +37,7 @@ def fuzz(service: Service, *options: str) -> str:
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/openapi.json"]
     command += ["-H", f"x-key: {service.key}", "--checks", CHECKS, "--suppress-health-check", "all"]
     command += ["--seed", "1", "--generation-database", "none", "--no-color", *options]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=service.data)  # it keeps a cache there
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

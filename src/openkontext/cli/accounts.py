@@ -107,6 +107,68 @@ def standing(
         print(f"{name}: {to}")
 
 
+@accounts.command("appeals")
+def appeals(json: options.Json = False) -> None:
+    """List appeals that wait for a decision."""
+    with _service() as (session, _):
+        from sqlalchemy import select
+
+        from openkontext.service.models import Account, Appeal
+
+        waiting = select(Appeal, Account).join(Account, Account.id == Appeal.account_id)
+        rows = [
+            {
+                "id": appeal.id,
+                "account": account.name,
+                "standing": account.standing,
+                "reason": account.standing_reason,
+                "text": appeal.text,
+            }
+            for appeal, account in session.execute(
+                waiting.where(Appeal.decided.is_(None)).order_by(Appeal.created)
+            )
+        ]
+    if json:
+        console.print_json({"appeals": rows})
+    for row in [] if json else rows:
+        print(f"{row['id']}  {row['account']}: {row['standing']} ({row['reason']})\n  {row['text']}")
+
+
+@accounts.command("appeal")
+def appeal(
+    identifier: Annotated[str, typer.Argument(metavar="ID", help="As `accounts appeals` shows it.")],
+    reason: Reason,
+    grant: Annotated[bool, typer.Option("--grant/--reject", help="Restore the account, or not.")],
+) -> None:
+    """Decide about an appeal."""
+    with _service() as (session, audit):
+        from openkontext.service.accounts import decide_appeal
+
+        decide_appeal(session, audit, identifier, grant=grant, reason=reason)
+    print(f"{identifier}: {'granted' if grant else 'rejected'}")
+
+
+@accounts.command("feedback")
+def feedback(
+    count: Annotated[int, typer.Option(help="Last ones to show.")] = 20, json: options.Json = False
+) -> None:
+    """Show what people wrote to the operator."""
+    with _service() as (session, _):
+        from sqlalchemy import select
+
+        from openkontext.service.models import Feedback
+
+        last = session.scalars(select(Feedback).order_by(Feedback.created.desc()).limit(count)).all()
+        rows = [
+            {"id": one.id, "kind": one.kind, "job": one.job_id, "contact": one.contact, "text": one.text}
+            for one in reversed(last)
+        ]
+    if json:
+        console.print_json({"feedback": rows})
+    for row in [] if json else rows:
+        print(f"{row['kind']}  job {row['job'] or '-'}  {row['contact'] or 'no contact'}\n  {row['text']}")
+
+
 @accounts.command("audit")
 def show_audit(
     count: Annotated[int, typer.Option(help="Last rows to show.")] = 20, json: options.Json = False

@@ -2,19 +2,22 @@
 
 import hashlib
 import hmac
+import ipaddress
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from openkontext.errors import InputError
 from openkontext.service.audit import Audit
 from openkontext.service.database import now
-from openkontext.service.models import Account, ApiKey, Consent, PageSession, Role, Standing
+from openkontext.service.fetching import is_public
+from openkontext.service.models import Account, ApiKey, Appeal, Consent, PageSession, Role, Standing
+from openkontext.service.settings import Settings
 
 PREFIX = "ok"
 LOCAL = "local"
@@ -170,6 +173,48 @@ def add_credit(session: Session, audit: Audit, account: Account, amount: int, *,
     left = max(0, (account.credit or 0) + amount)
     session.execute(update(Account).where(Account.id == account.id).values(credit=left))
     audit.write(session, actor, "account.credit", account.id, amount=amount, left=left)
+
+
+def note_source(session: Session, settings: Settings, account_id: str, address: str) -> None:
+    """Note the network that an account is used from, as a keyed hash; private networks say nothing.
+
+    Args:
+        session: to write in.
+        settings: of the service.
+        account_id: whose.
+        address: IP address of the client.
+    """
+    try:
+        if not is_public(address):
+            return
+    except ValueError:
+        return  # no IP address, as over a socket in a file
+    bits = 24 if ipaddress.ip_address(address).version == 4 else 48
+    network = str(ipaddress.ip_network(f"{address}/{bits}", strict=False))
+    source = hmac.new(settings.key("sources"), network.encode(), "sha256").hexdigest()
+    other = or_(Account.source.is_(None), Account.source != source)
+    session.execute(update(Account).where(Account.id == account_id, other).values(source=source))
+
+
+def decide_appeal(
+    session: Session, audit: Audit, appeal_id: str, *, grant: bool, reason: str, actor: str = "cli"
+) -> Appeal:
+    """Decide about an appeal; one that is granted restores the account.
+
+    Raises:
+        InputError: there is no such appeal, or it is decided.
+    """
+    appeal = session.get(Appeal, appeal_id, with_for_update=True)
+    if appeal is None or appeal.decided is not None:
+        raise InputError(f"there is no open appeal {appeal_id!r}; see openkontext accounts appeals")
+    appeal.decided, appeal.decided_by = session.scalar(select(now())), actor
+    appeal.granted, appeal.reason = grant, reason
+    session.flush()
+    if grant:
+        set_standing(session, audit, appeal.account_id, Standing.GOOD, f"appeal: {reason}", actor=actor)
+    decision = "grant" if grant else "reject"
+    audit.write(session, actor, f"appeal.{decision}", appeal.account_id, appeal=appeal.id, reason=reason)
+    return appeal
 
 
 def set_standing(

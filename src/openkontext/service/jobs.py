@@ -7,7 +7,7 @@ writes names the token, so that a worker that was given up for dead cannot write
 import math
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import CursorResult, and_, func, or_, select, text, update
@@ -70,8 +70,10 @@ class Outcome:
     result: Mapping[str, Any] | None = None
     refusal: Mapping[str, Any] | None = None
     error: str | None = None
-    keep: Sequence[str] = field(default=())
-    """Further pictures to keep with the job."""
+    review: str | None = None
+    """Where a person shall decide: the request's id in the review queue."""
+    seed: int | None = None
+    """Where a person shall decide: the seed that makes it the same request again."""
 
 
 def repeated(session: Session, account_id: str, key: str | None, fingerprint: str | None) -> Job | None:
@@ -134,7 +136,8 @@ def check_room(session: Session, settings: Settings, account_id: str) -> None:
     if not states:
         return
     own = select(func.count()).select_from(Job)
-    active = session.scalar(own.where(Job.account_id == account_id, Job.state.in_(UNFINISHED))) or 0
+    at_work = own.where(Job.account_id == account_id, Job.state.in_((JobState.QUEUED, JobState.RUNNING)))
+    active = session.scalar(at_work) or 0
     if active >= settings.concurrency:
         wait = _time_to_room(session, settings)
         raise NotAccepted(429, f"{active} of your edits are unfinished, the most there may be", wait)
@@ -223,8 +226,11 @@ def finish(session: Session, settings: Settings, job_id: str, token: str, outcom
     job.result = dict(outcome.result) if outcome.result is not None else None
     job.refusal = dict(outcome.refusal) if outcome.refusal is not None else None
     job.lease = job.leased_until = job.preview = None
+    job.review = outcome.review or job.review
+    if outcome.seed is not None:
+        job.asked = {**job.asked, "seed": outcome.seed}
     session.flush()
-    store.hold(session, [*_pictures(job), *outcome.keep], settings.retention_hours * 3600)
+    store.hold(session, _pictures(job), settings.retention_hours * 3600)
     if outcome.state not in UNFINISHED:
         _settle(session, job)
     return True
@@ -237,6 +243,25 @@ def decide(session: Session, settings: Settings, job_id: str, outcome: Outcome) 
     if not _count(session.execute(change.values(state=JobState.RUNNING, lease=token))):
         return False
     return finish(session, settings, job_id, token, outcome)
+
+
+def requeue(session: Session, settings: Settings, job_id: str) -> bool:
+    """Have a job done that was held and is approved; returns whether it was still held."""
+    values = {
+        "state": JobState.QUEUED,
+        "attempts": 0,
+        "progress": 0.0,
+        "refusal": None,
+        "deadline": now() + settings.deadline_seconds,
+    }
+    change = update(Job).where(Job.id == job_id, Job.state == JobState.HELD)
+    return bool(_count(session.execute(change.values(**values))))
+
+
+def keep_held(session: Session, settings: Settings) -> None:
+    """Keep the pictures of jobs that wait for a person, who may take longer than the retention time."""
+    for job in session.scalars(select(Job).where(Job.state == JobState.HELD)):
+        store.hold(session, _pictures(job), settings.retention_hours * 3600)
 
 
 def release(session: Session, job_id: str, token: str) -> None:

@@ -4,6 +4,7 @@ import hmac
 import json
 import random
 import threading
+import time
 from datetime import UTC, datetime
 
 import structlog
@@ -17,12 +18,14 @@ from openkontext.service.database import Database, now
 from openkontext.service.fetching import post
 from openkontext.service.models import Job, JobState, Webhook
 from openkontext.service.results import describe
+from openkontext.service.reviews import Reviews
 from openkontext.service.settings import Settings
 from openkontext.service.store import ImageStore, sweep
 from openkontext.service.submitting import unseal
 
 LOOK_SECONDS = 0.25
 SWEEP_SECONDS = 60.0
+REVIEW_SECONDS = 1.0
 CLAIM_SECONDS = 60.0
 """How long a delivery is another keeper's while one tries it."""
 FIRST_RETRY = 2.0
@@ -38,27 +41,32 @@ class Keeper:
     def __init__(self, settings: Settings, database: Database) -> None:
         self.settings, self.database = settings, database
         self.store, self.audit = ImageStore(settings), Audit(settings)
+        self.reviews = Reviews(settings, database)
         self.stopping = threading.Event()
 
     def run(self) -> None:
         """Work until `stopping` is set."""
-        waited = SWEEP_SECONDS
+        next_tidy = next_review = 0.0
         while not self.stopping.is_set():
             try:
-                if waited >= SWEEP_SECONDS:
+                if time.monotonic() >= next_tidy:
                     self.tidy()
-                    waited = 0.0
+                    next_tidy = time.monotonic() + SWEEP_SECONDS
+                if time.monotonic() >= next_review:
+                    self.reviews.follow()
+                    next_review = time.monotonic() + REVIEW_SECONDS
                 if not self.deliver_next():
                     self.stopping.wait(LOOK_SECONDS)
-                    waited += LOOK_SECONDS
             except Exception as error:  # what failed is tried again; the keeper must not end
                 log.exception("keeper", error=type(error).__name__)
                 self.stopping.wait(1)
 
     def tidy(self) -> None:
-        """Delete what is past its time and judge accounts by what they did."""
+        """Delete what is past its time, keep what waits for a person, judge accounts by what they did."""
         with self.database.transaction() as session:
             erased = jobs.erase(session, self.settings)
+        with self.database.transaction() as session:
+            jobs.keep_held(session, self.settings)
         with self.database.transaction() as session:
             deleted = sweep(session, self.store)
         with self.database.transaction() as session:
@@ -101,6 +109,7 @@ class Keeper:
         body = describe(job, self.settings).model_dump(exclude={"preview", "progress"})
         if job.state != JobState.READY:
             body["error"] = job.state
+            body["message"] = (job.refusal or {}).get("message") or job.error or str(job.state)
         finished = datetime.fromtimestamp(job.finished or 0.0, UTC)
         body["timestamp"] = finished.isoformat(timespec="seconds").replace("+00:00", "Z")
         content = json.dumps(body).encode()

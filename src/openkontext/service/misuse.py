@@ -5,15 +5,18 @@ log with its rule, and an account may appeal to a person.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from openkontext.safety.verdict import UNCHECKED
 from openkontext.service import accounts
 from openkontext.service.audit import Audit
 from openkontext.service.database import now
-from openkontext.service.models import Account, Job, JobState, Signal, Standing
+from openkontext.service.models import Account, AuditEntry, Job, JobState, Signal, Standing
 from openkontext.service.settings import Settings
 
 DAY = 86400.0
@@ -42,6 +45,8 @@ class Rule:
     standing: Standing
     lasts: float | None
     """Seconds that a suspension lasts; None without end."""
+    share: float = 0.0
+    """Of the account's finished jobs that must have been refused, so that much use is no misuse."""
 
 
 RULES = (
@@ -49,26 +54,32 @@ RULES = (
     Rule(FIXED, 1, 30 * DAY, Standing.SUSPENDED, 7 * DAY),
     Rule(PROBING, 10, DAY, Standing.SUSPENDED, DAY),
     Rule(MANY_ACCOUNTS, 1, DAY, Standing.SUSPENDED, DAY),
-    Rule(REFUSED, 30, DAY, Standing.SUSPENDED, DAY),
+    Rule(REFUSED, 30, DAY, Standing.SUSPENDED, DAY, share=0.2),
     Rule(PROBING, 4, DAY, Standing.WARNED, None),
-    Rule(REFUSED, 10, DAY, Standing.WARNED, None),
+    Rule(REFUSED, 10, DAY, Standing.WARNED, None, share=0.2),
 )
 """The strictest first; the first that holds counts."""
 
 _SEVERITY = list(Standing)
 
 
-def note_refusal(session: Session, account_id: str, job_id: str, *, fixed: bool, prompt: str) -> None:
-    """Note that a filter refused a job, and whether it looks like trying a filter's edges."""
+def note_refusal(session: Session, job: Job, refusal: Mapping[str, Any]) -> None:
+    """Note that a filter refused a job, and whether it looks like trying a filter's edges.
+
+    A check that could not look refuses too; that is no doing of the account.
+    """
+    if refusal.get("category") == UNCHECKED:
+        return
+    account_id, prompt = job.account_id, job.asked["prompt"]
     at = session.scalar(select(now())) or 0.0
     print_ = simhash(prompt)
     before = select(Signal.detail).where(
         Signal.account_id == account_id, Signal.kind == REFUSED, Signal.at > at - DAY
     )
     earlier = [int(detail["simhash"], 16) for detail in session.scalars(before) if "simhash" in detail]
-    detail = {"job": job_id, "simhash": f"{print_:016x}"}
+    detail = {"job": job.id, "simhash": f"{print_:016x}"}
     kinds = [REFUSED]
-    if fixed:
+    if refusal.get("fixed"):
         kinds.append(FIXED)
     if any((print_ ^ other).bit_count() <= PROBE_BITS for other in earlier):
         kinds.append(PROBING)
@@ -98,16 +109,7 @@ def judge(session: Session, audit: Audit, account_id: str) -> bool:
     for rule in RULES:
         if _SEVERITY.index(rule.standing) <= _SEVERITY.index(Standing(account.standing)):
             continue
-        counted = (
-            select(func.count())
-            .select_from(Signal)
-            .where(
-                Signal.account_id == account_id,
-                Signal.kind == rule.kind,
-                Signal.at > max(at - rule.within, account.judged_from),
-            )
-        )
-        if (session.scalar(counted) or 0) >= rule.count:
+        if _holds(session, account, rule, at):
             reason = f"{rule.kind}: {rule.count} in {rule.within / DAY:g} days"
             until = at + rule.lasts if rule.lasts else None
             accounts.set_standing(
@@ -115,6 +117,25 @@ def judge(session: Session, audit: Audit, account_id: str) -> bool:
             )
             return True
     return False
+
+
+def _holds(session: Session, account: Account, rule: Rule, at: float) -> bool:
+    """Whether a rule holds, and something new happened since it, or a stricter one, last did."""
+    counted = select(func.count(), func.max(Signal.at)).where(
+        Signal.account_id == account.id,
+        Signal.kind == rule.kind,
+        Signal.at > max(at - rule.within, account.judged_from),
+    )
+    count, newest = session.execute(counted).one()
+    if count < rule.count:
+        return False
+    if rule.share and refusal_rate(session, account.id, rule.within) < rule.share:
+        return False
+    as_strict = [f"account.{each}" for each in _SEVERITY[_SEVERITY.index(rule.standing) :]]
+    applied = select(func.max(AuditEntry.at)).where(
+        AuditEntry.subject == account.id, AuditEntry.actor == "rules", AuditEntry.action.in_(as_strict)
+    )
+    return newest > (session.scalar(applied) or 0.0)
 
 
 def refusal_rate(session: Session, account_id: str, within: float = DAY) -> float:

@@ -183,6 +183,8 @@ class Job(Base):
     refusal: Mapped[dict[str, Any] | None]
     """What a filter said, where one refused or held it."""
     error: Mapped[str | None]
+    review: Mapped[str | None]
+    """Id in the review queue, where a person decides or decided."""
 
     base_url: Mapped[str]
     """How the client reached the service; addresses in answers begin with it."""

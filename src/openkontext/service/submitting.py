@@ -16,6 +16,7 @@ from openkontext.errors import InputError
 from openkontext.request import EditRequest
 from openkontext.service import jobs
 from openkontext.service.access import Caller
+from openkontext.service.accounts import note_source
 from openkontext.service.decoding import check_picture
 from openkontext.service.fetching import check_url, fetch
 from openkontext.service.models import Job
@@ -92,6 +93,8 @@ def submit(request: Request, caller: Caller, asked: Asked) -> Job:
         fingerprint=fingerprint if asked.idempotency_key else None,
     )
     with database.transaction() as session:
+        if request.client is not None:
+            note_source(session, settings, caller.account_id, request.client.host)
         return jobs.submit(session, settings, submission)
 
 

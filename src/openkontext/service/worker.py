@@ -13,10 +13,12 @@ from PIL import Image
 from openkontext.editor import Editor, load
 from openkontext.errors import InputError, RefusedError
 from openkontext.request import EditRequest, EditResult, EditStep
+from openkontext.safety.verdict import FilterRefusalError, HeldError, Stage
 from openkontext.service import jobs
+from openkontext.service.audit import Audit
 from openkontext.service.database import Database
 from openkontext.service.jobs import Lease, Outcome
-from openkontext.service.misuse import note_refusal
+from openkontext.service.misuse import judge, note_refusal
 from openkontext.service.models import Job, JobState
 from openkontext.service.settings import Settings
 from openkontext.service.store import ImageStore, keep
@@ -46,7 +48,7 @@ class Worker:
 
     def __init__(self, settings: Settings, database: Database, editor: Editor | None = None) -> None:
         self.settings, self.database = settings, database
-        self.store = ImageStore(settings)
+        self.store, self.audit = ImageStore(settings), Audit(settings)
         self.editor = editor or load(
             settings.model,
             precision=settings.precision,
@@ -86,9 +88,9 @@ class Worker:
             heart.stop()
         with self.database.transaction() as session:
             kept = jobs.finish(session, self.settings, lease.job.id, lease.token, outcome)
-            if kept and outcome.refusal is not None:
-                prompt, fixed = lease.job.asked["prompt"], bool(outcome.refusal.get("fixed"))
-                note_refusal(session, lease.job.account_id, lease.job.id, fixed=fixed, prompt=prompt)
+            if kept and outcome.refusal is not None and outcome.review is None:
+                note_refusal(session, lease.job, outcome.refusal)
+                judge(session, self.audit, lease.job.account_id)
         seconds = round(time.monotonic() - started, 3)
         log.info("job", id=lease.job.id, state=str(outcome.state), kept=kept, seconds=seconds)
         return True
@@ -97,6 +99,9 @@ class Worker:
         try:
             result = self.editor.run(self._request(lease.job), heart.step)
             content, result_facts = _encode(result, lease.job.asked.get("output_format", "png"))
+        except HeldError as error:
+            refusal = _refusal(error)
+            return Outcome(JobState.HELD, refusal=refusal, review=error.request, seed=error.seed)
         except RefusedError as error:
             return _refused(error)
         except InputError as error:
@@ -209,15 +214,15 @@ def _encode(result: EditResult, kind: str) -> tuple[bytes, dict[str, Any]]:
     return content, facts
 
 
+def _refusal(error: RefusedError) -> dict[str, Any]:
+    """What a filter said, for the database: the verdict, with a line for the client."""
+    verdict = error.verdict.record() if isinstance(error, FilterRefusalError) else {}
+    return {"message": str(error), "stage": "", "category": "", "fixed": False, **verdict}
+
+
 def _refused(error: RefusedError) -> Outcome:
     """How a refusal shows: by the request's own pictures and words, or by what came out."""
-    verdict = getattr(error, "verdict", None)
-    stage, category = str(getattr(verdict, "stage", "")), str(getattr(verdict, "category", ""))
-    refusal = {
-        "stage": stage,
-        "category": category,
-        "fixed": bool(getattr(verdict, "fixed", False)),
-        "message": str(error),
-    }
-    state = JobState.CONTENT_MODERATED if "output" in stage else JobState.REQUEST_MODERATED
+    refusal = _refusal(error)
+    by_output = refusal["stage"] == Stage.OUTPUT
+    state = JobState.CONTENT_MODERATED if by_output else JobState.REQUEST_MODERATED
     return Outcome(state, refusal=refusal)
