@@ -112,6 +112,7 @@ def test_json_is_one_object_and_nothing_else(run: Run, copier: Path) -> None:
         "true_cfg_scale": 3.0,
         "model": "copier",
         "precision": "fp32",
+        "arithmetic": "faithful",
         "notes": [],
     }
     assert Image.open("a.webp").size == (64, 48)

@@ -22,6 +22,7 @@ from openkontext.latents import latent_mask, latent_shape, nearest_size
 from openkontext.repository import Repository
 from openkontext.request import EditRequest, EditResult, EditStep
 from openkontext.runtime import Components
+from openkontext.runtime.lowering import ARITHMETICS, check_arithmetic
 from openkontext.runtime.providers import check_provider
 from openkontext.sampling import Mask, TextEmbeds, denoise, randn, schedule
 from openkontext.text import Tokenizers
@@ -39,6 +40,7 @@ def load(
     *,
     precision: str | None = None,
     provider: str = "cpu",
+    arithmetic: str = ARITHMETICS[0],
     low_memory: bool = False,
 ) -> "Editor":
     """Open a model repository for editing.
@@ -47,13 +49,17 @@ def load(
         model: a folder, or the name of a shipped or pulled repository.
         precision: of its graphs; None for the repository's first.
         provider: what runs the graphs: "cpu", "cuda", "tensorrt" and others of ONNX Runtime.
+        arithmetic: of graphs in FP8 and FP4: "faithful" as their files say, or "fast".
         low_memory: keep one graph in memory at a time.
 
     Raises:
-        InputError: there is no such repository, precision or provider, or something is missing from it.
+        InputError: there is no such repository, precision, provider or arithmetic, or something is missing
+            from it.
     """
     repository = Repository.open(model)
-    return Editor(repository, precision=precision, provider=provider, low_memory=low_memory)
+    return Editor(
+        repository, precision=precision, provider=provider, arithmetic=arithmetic, low_memory=low_memory
+    )
 
 
 class Editor:
@@ -65,13 +71,17 @@ class Editor:
         *,
         precision: str | None = None,
         provider: str = "cpu",
+        arithmetic: str = ARITHMETICS[0],
         low_memory: bool = False,
     ) -> None:
         check_provider(provider)
+        check_arithmetic(arithmetic)
         precision = repository.precision(precision)
         repository.verify(precision)
         self.repository = repository
-        self.components = Components(repository, precision, provider, low_memory=low_memory)
+        self.components = Components(
+            repository, precision, provider, arithmetic=arithmetic, low_memory=low_memory
+        )
         self.tokenizers = Tokenizers(repository)
 
     @cached_property
@@ -237,6 +247,7 @@ class Editor:
             precision=self.components.precision,
             digest=self.digest,
             seconds=time.perf_counter() - started,
+            arithmetic=self.components.arithmetic,
             notes=inputs.notes,
             warnings=tuple(warnings),
         )

@@ -139,6 +139,8 @@ class EditResult:
     """Digest of its files."""
     seconds: float
     """Wall time, without opening the repository."""
+    arithmetic: str = "faithful"
+    """How graphs in FP8 and FP4 were computed: as their files say, or "fast"."""
     notes: tuple[str, ...] = ()
     """What was done to the input on the way in, such as turning it upright."""
     warnings: tuple[str, ...] = ()
@@ -157,6 +159,7 @@ class EditResult:
             "model": self.model,
             "precision": self.precision,
             "digest": self.digest,
+            "arithmetic": None if self.arithmetic == "faithful" else self.arithmetic,
             "software": f"openkontext {__version__}",
         }
         return {key: str(value) for key, value in values.items() if value is not None}

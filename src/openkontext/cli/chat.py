@@ -37,6 +37,7 @@ def chat(
     guidance: options.Guidance = None,
     seed: options.Seed = None,
     provider: options.Provider = "cpu",
+    arithmetic: options.Arithmetic = "faithful",
     low_memory: options.LowMemory = False,
     no_metadata: options.NoMetadata = False,
     overwrite: options.Overwrite = False,
@@ -55,7 +56,7 @@ def chat(
     EditRequest(prompt="checks the settings before the first line is read", **settings)
     picture = images.load(image)
     console.show_notes(picture.notes, ())
-    editor = load(model, precision=precision, provider=provider, low_memory=low_memory)
+    editor = load(model, precision=precision, provider=provider, arithmetic=arithmetic, low_memory=low_memory)
 
     def edit(image: "Image.Image", prompt: str) -> "EditResult":
         request = EditRequest(prompt=prompt, image=image, **settings)

@@ -36,6 +36,7 @@ def edit(
     negative: options.Negative = None,
     true_cfg: options.TrueCfg = 1.0,
     provider: options.Provider = "cpu",
+    arithmetic: options.Arithmetic = "faithful",
     low_memory: options.LowMemory = False,
     preview: Preview = None,
     no_metadata: options.NoMetadata = False,
@@ -59,7 +60,13 @@ def edit(
         **options.parse_size(size),
     )
     target = Path(output) if output else _free_name(f"{Path(image).stem}-edited")
-    setup = {"model": model, "precision": precision, "provider": provider, "low_memory": low_memory}
+    setup = {
+        "model": model,
+        "precision": precision,
+        "provider": provider,
+        "arithmetic": arithmetic,
+        "low_memory": low_memory,
+    }
     _make(request, target, setup, preview, not no_metadata, overwrite, json)
 
 
@@ -76,6 +83,7 @@ def generate(
     negative: options.Negative = None,
     true_cfg: options.TrueCfg = 1.0,
     provider: options.Provider = "cpu",
+    arithmetic: options.Arithmetic = "faithful",
     low_memory: options.LowMemory = False,
     preview: Preview = None,
     no_metadata: options.NoMetadata = False,
@@ -97,7 +105,13 @@ def generate(
     )
     words = "-".join(re.findall(r"\w+", prompt.lower()))[:40].strip("-_")
     target = Path(output) if output else _free_name(words or "generated")
-    setup = {"model": model, "precision": precision, "provider": provider, "low_memory": low_memory}
+    setup = {
+        "model": model,
+        "precision": precision,
+        "provider": provider,
+        "arithmetic": arithmetic,
+        "low_memory": low_memory,
+    }
     _make(request, target, setup, preview, not no_metadata, overwrite, json)
 
 

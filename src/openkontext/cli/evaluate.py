@@ -34,6 +34,7 @@ def edits(
         str | None, typer.Option(metavar="FILE", help="Write a picture with the first cases of each kind.")
     ] = None,
     provider: options.Provider = "cpu",
+    arithmetic: options.Arithmetic = "faithful",
     low_memory: options.LowMemory = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
@@ -51,7 +52,7 @@ def edits(
 
     if sheet is not None:
         images.check_output(sheet, overwrite)
-    editor = load(model, precision=precision, provider=provider, low_memory=low_memory)
+    editor = load(model, precision=precision, provider=provider, arithmetic=arithmetic, low_memory=low_memory)
     if ceiling:
         edit = round_trip(editor.components)
     else:

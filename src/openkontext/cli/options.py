@@ -16,6 +16,10 @@ Precision = Annotated[
     typer.Option(metavar="P", help="Precision of the graphs; the repository's first when left out."),
 ]
 Provider = Annotated[str, typer.Option(metavar="NAME", help="What runs the graphs: cpu, cuda or tensorrt.")]
+Arithmetic = Annotated[
+    str,
+    typer.Option(metavar="faithful|fast", help="How FP8 and FP4 are computed: as published, or fast."),
+]
 LowMemory = Annotated[bool, typer.Option("--low-memory", help="Keep one graph in memory at a time.")]
 Output = Annotated[
     str | None,

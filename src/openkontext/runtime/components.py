@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openkontext.runtime.graph import Graph, load_graph
+from openkontext.runtime.lowering import ARITHMETICS
 
 if TYPE_CHECKING:
     from openkontext.repository import Repository
@@ -22,6 +23,7 @@ class Components:
         repository: where the graphs are.
         precision: of the transformer: one of `repository.precisions`.
         provider: one of `available_providers()`.
+        arithmetic: of graphs in FP8 or FP4; see `load_graph`.
         low_memory: keep at most one graph open; calling another closes it and opens that one.
         threads: CPU threads of one operator; 0 leaves it to ONNX Runtime.
     """
@@ -32,12 +34,14 @@ class Components:
         precision: str,
         provider: str = "cpu",
         *,
+        arithmetic: str = ARITHMETICS[0],
         low_memory: bool = False,
         threads: int = 0,
     ) -> None:
         self.repository = repository
         self.precision = precision
         self.provider = provider
+        self.arithmetic = arithmetic
         self.low_memory = low_memory
         self.threads = threads
         self._open: dict[str, Graph] = {}
@@ -80,6 +84,10 @@ class Components:
             if self.low_memory:
                 self.close()
             self._open[role] = load_graph(
-                self.repository.graph(role, self.precision), self.provider, role=role, threads=self.threads
+                self.repository.graph(role, self.precision),
+                self.provider,
+                arithmetic=self.arithmetic,
+                role=role,
+                threads=self.threads,
             )
         return self._open[role].run(**arrays)[output].astype(np.float32, copy=False)

@@ -16,7 +16,7 @@ from onnx import ModelProto, TensorProto
 
 from openkontext.errors import InputError
 from openkontext.runtime.contract import check_contract
-from openkontext.runtime.lowering import lower, widened_bytes
+from openkontext.runtime.lowering import ARITHMETICS, lower, widened_bytes
 from openkontext.runtime.model_file import Shape, data_files, nodes, read_model, resolve_links
 from openkontext.runtime.providers import PROVIDERS, check_provider
 
@@ -108,7 +108,12 @@ class Graph:
 
 
 def load_graph(
-    path: str | Path, provider: str = "cpu", *, role: str | None = None, threads: int = 0
+    path: str | Path,
+    provider: str = "cpu",
+    *,
+    arithmetic: str = ARITHMETICS[0],
+    role: str | None = None,
+    threads: int = 0,
 ) -> Graph:
     """Open an ONNX graph, rewriting it in memory where the provider cannot execute it as it is.
 
@@ -118,13 +123,16 @@ def load_graph(
     Args:
         path: of `model.onnx`; its data files lie beside it.
         provider: one of `available_providers()`.
+        arithmetic: of a graph in FP8 or FP4: "faithful" computes what its file says, "fast" with the values
+            of its weights alone. TensorRT always computes what the file says.
         role: what the graph is in a repository (a key of `contract.CONTRACT`); its inputs and outputs are
             checked against it. None checks nothing.
         threads: CPU threads of one operator; 0 leaves it to ONNX Runtime, which takes one per core.
 
     Raises:
-        InputError: no such provider or graph, a data file is missing or cut short, the graph is not one of
-            its role, it is quantised in a way that is not known, or has an operator that the provider lacks.
+        InputError: no such provider, arithmetic or graph, a data file is missing or cut short, the graph is
+            not one of its role, it is quantised in a way that is not known, or has an operator that the
+            provider lacks.
     """
     check_provider(provider)
     path = Path(path)
@@ -133,8 +141,8 @@ def load_graph(
     if role is not None:
         check_contract(model, path, role)
     folder = resolve_links(model, files)
-    lowered = lower(model, path, provider)
-    mapped = lowered is not None and widened_bytes(lowered) > FOLDED_BYTES
+    mapped = widened_bytes(model) > FOLDED_BYTES
+    lowered = lower(model, path, provider, arithmetic)
     if lowered is None and folder is None:
         source: str | bytes = str(path)
     else:
@@ -165,6 +173,8 @@ def _session_options(folder: Path, threads: int) -> onnxruntime.SessionOptions:
     # reserves more than plain allocation peaks at; neither saved measurable time.
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
+    # ONNX Runtime moves and merges quantisers where it likes, and quantises anew for it.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     return options
 

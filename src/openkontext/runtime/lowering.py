@@ -18,25 +18,39 @@ from openkontext.runtime.providers import COMPILERS, HALF_TYPES, refused_half_ty
 if TYPE_CHECKING:
     from onnx_ir.passes import InPlacePass
 
-_NARROW_TYPES = HALF_TYPES | {TensorProto.FLOAT8E4M3FN, TensorProto.UINT4}
+ARITHMETICS = ("faithful", "fast")
+"""What a quantised graph may be computed as.
+
+"faithful" is what its file says, the rounding of activations included; "fast" keeps the values of the
+weights, and uses the kernels of the machine. The two differ only where a graph is quantised.
+"""
+
+_TINY_TYPES = frozenset({TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2, TensorProto.FLOAT4E2M1})
+_NARROW_TYPES = HALF_TYPES | _TINY_TYPES
 """Types of weights that are widened to float32 when they are used."""
 
 
-def lower(model: ModelProto, path: Path, provider: str) -> ModelProto | None:
+def lower(
+    model: ModelProto, path: Path, provider: str, arithmetic: str = ARITHMETICS[0]
+) -> ModelProto | None:
     """The graph as a provider can execute it, or None where it can take the file as it is.
 
-    FP8 and FP4 as TensorRT writes them become standard operators of the same arithmetic. 16-bit types that
-    the provider does not compute in (found by trying, `providers.refused_half_types`) become float32.
-    Weights in external data files stay there: the result refers to the same files.
+    FP8 and FP4 as TensorRT writes them become standard operators, of the same arithmetic or of the quantised
+    weights alone. 16-bit types that the provider does not compute in (found by trying,
+    `providers.refused_half_types`) become float32. Weights in external data files stay there: the result
+    refers to the same files.
 
     Args:
         model: the graph read from `path`.
         path: for the messages.
         provider: short name of an available provider.
+        arithmetic: one of `ARITHMETICS`.
 
     Raises:
-        InputError: the graph cannot be rewritten: it is damaged, or quantised in a way that is not known.
+        InputError: no such arithmetic, or the graph cannot be rewritten: it is damaged, or quantised in a way
+            that is not known.
     """
+    check_arithmetic(arithmetic)
     quantised = _mentions_quantised(model)
     if provider in COMPILERS or not (quantised or _mentions_half(model)):
         return None
@@ -46,7 +60,7 @@ def lower(model: ModelProto, path: Path, provider: str) -> ModelProto | None:
         model = onnx.shape_inference.infer_shapes(model)
         if quantised:
             # The types of what follows TensorRT's operators are known only once these are replaced.
-            model = onnx.shape_inference.infer_shapes(_standard_operators(model))
+            model = onnx.shape_inference.infer_shapes(_standard_operators(model, arithmetic))
         refused = refused_half_types(model, provider)
         return _in_float32(model, refused) if refused else model if quantised else None
     except InputError as error:
@@ -58,6 +72,16 @@ def lower(model: ModelProto, path: Path, provider: str) -> ModelProto | None:
         ) from error
 
 
+def check_arithmetic(name: str) -> None:
+    """Check that an arithmetic can be asked for.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    if name not in ARITHMETICS:
+        raise InputError(f"unknown arithmetic '{name}': choose one of {', '.join(ARITHMETICS)}")
+
+
 def widened_bytes(model: ModelProto) -> int:
     """Bytes that the weights of less than 32 bits of a graph would take in float32."""
     return sum(
@@ -65,10 +89,12 @@ def widened_bytes(model: ModelProto) -> int:
     )
 
 
-def _standard_operators(model: ModelProto) -> ModelProto:
-    from openkontext.runtime.passes import Fp4Activations, Fp4Weights, StandardFp8
+def _standard_operators(model: ModelProto, arithmetic: str) -> ModelProto:
+    from openkontext.runtime.passes import Fp4Activations, Fp4Weights, StandardFp8, WeightsOnly
 
-    return _apply(model, StandardFp8(), Fp4Activations(), Fp4Weights())
+    fast = arithmetic == "fast"
+    passes = (StandardFp8(), Fp4Activations(), Fp4Weights(kernel=fast))
+    return _apply(model, *((WeightsOnly(),) if fast else ()), *passes)
 
 
 def _in_float32(model: ModelProto, refused: Collection[int]) -> ModelProto:
@@ -92,10 +118,14 @@ def _apply(model: ModelProto, *passes: "InPlacePass") -> ModelProto:
 
 
 def _mentions_quantised(model: ModelProto) -> bool:
-    """Whether TensorRT's operators or 4-bit floats are in the graph."""
-    return any(node.domain == "trt" for node in nodes(model)) or any(
-        tensor.data_type == TensorProto.FLOAT4E2M1 for tensor in tensors(model)
-    )
+    """Whether TensorRT's operators, or floats of 8 or 4 bits, are in the graph."""
+    return any(
+        node.domain == "trt"
+        or any(
+            attribute.name == "output_dtype" and attribute.i in _TINY_TYPES for attribute in node.attribute
+        )
+        for node in nodes(model)
+    ) or any(tensor.data_type in _TINY_TYPES for tensor in tensors(model))
 
 
 def _mentions_half(model: ModelProto) -> bool:

@@ -57,6 +57,8 @@ class Settings(BaseSettings):
     """Of its graphs; None for the repository's first."""
     provider: str = "cpu"
     """What runs the graphs."""
+    arithmetic: str = "faithful"
+    """How graphs in FP8 and FP4 are computed: "faithful" as their files say, or "fast"."""
     low_memory: bool = False
     """Keep one graph in memory at a time."""
     workers: int = Field(1, ge=0, le=64)

@@ -53,6 +53,7 @@ class Worker:
             settings.model,
             precision=settings.precision,
             provider=settings.provider,
+            arithmetic=settings.arithmetic,
             low_memory=settings.low_memory,
         )
         self.stopping = threading.Event()

@@ -32,16 +32,30 @@ class Fp4Activations(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, bool(found))
 
 
-def _rewrite(node: ir.Node) -> None:
+def check_dynamic_quantizer(node: ir.Node) -> list[ir.Node]:
+    """Check that a `TRT_FP4DynamicQuantize` is used as TensorRT's tools do.
+
+    Returns:
+        The nodes that dequantise its values.
+
+    Raises:
+        InputError: it is used in another way.
+    """
     if len(node.inputs) != 2 or None in node.inputs or len(node.outputs) != 2:
         not_understood(
             node, "two inputs, a tensor and its scale, and two outputs, FP4 values and block scales"
         )
+    x = node.inputs[0]
+    assert x is not None
+    return _readers(node, _block_size(node, x))
+
+
+def _rewrite(node: ir.Node) -> None:
+    readers = check_dynamic_quantizer(node)
     x, scale = node.inputs
     assert x is not None
     assert scale is not None
-    block = _check_attributes(node, x)
-    readers = _readers(node, block)
+    block = _block_size(node, x)
 
     build = Builder()
     x, scale = build.cast(x, _FLOAT), build.cast(scale, _FLOAT)
@@ -64,7 +78,7 @@ def _rewrite(node: ir.Node) -> None:
         _dequantize(reader, shape)
 
 
-def _check_attributes(node: ir.Node, x: ir.Value) -> int:
+def _block_size(node: ir.Node, x: ir.Value) -> int:
     axis = node.attributes.get_int("axis", -1)
     block = node.attributes.get_int("block_size", 16)
     scale_type = node.attributes.get_int("scale_type", int(_FP8))

@@ -1,5 +1,7 @@
 """FP8 as TensorRT's own operators write it -> ONNX's QuantizeLinear and DequantizeLinear."""
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
@@ -68,5 +70,5 @@ def _dequantize(node: ir.Node) -> None:
     build.replace(node, [build.cast(value, dtype)])
 
 
-def _axis(node: ir.Node) -> dict[str, int]:
+def _axis(node: ir.Node) -> dict[str, Any]:
     return {"axis": node.attributes["axis"].as_int()} if "axis" in node.attributes else {}
