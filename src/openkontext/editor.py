@@ -19,6 +19,7 @@ from openkontext import images
 from openkontext.errors import InputError
 from openkontext.images import Fit
 from openkontext.latents import latent_mask, latent_shape, nearest_size
+from openkontext.provenance.record import Ingredient, Record
 from openkontext.repository import Repository
 from openkontext.request import EditRequest, EditResult, EditStep
 from openkontext.runtime import Components
@@ -214,6 +215,7 @@ class Editor:
             mask = Mask(latent_mask(inputs.fit.apply(inputs.mask)), context[0])
         noise = randn(latent_shape(*inputs.fit.size, config.latent_channels), seed)
         tokens = noise.shape[2] * noise.shape[3] // 4
+        record = Record(model=config.name, digest=self.digest, ingredients=inputs.ingredients)
 
         # Denoise: from noise to the latents of the result.
         for step in denoise(
@@ -232,6 +234,7 @@ class Editor:
                 count=step.count,
                 sigma=step.sigma,
                 preview=partial(self._decode, step.denoised, inputs),
+                record=record,
             )
 
         # Decode the latents to the finished picture.
@@ -247,6 +250,7 @@ class Editor:
             precision=self.components.precision,
             digest=self.digest,
             seconds=time.perf_counter() - started,
+            record=record,
             arithmetic=self.components.arithmetic,
             notes=inputs.notes,
             warnings=tuple(warnings),
@@ -315,6 +319,8 @@ class _Inputs:
     """What was done to the pictures."""
     warnings: tuple[str, ...]
     """What of them is lost."""
+    ingredients: tuple[Ingredient, ...]
+    """What the result is made from, as it came."""
 
 
 def _read(request: EditRequest, sizes: Sequence[Size]) -> _Inputs:
@@ -349,11 +355,13 @@ def _read(request: EditRequest, sizes: Sequence[Size]) -> _Inputs:
         warnings.append(crop.note)
 
     context = [] if pixels is None else [fit.apply(pixels)]
+    ingredients = [Ingredient.of(picture)] if picture else []
     for index, source in enumerate(request.reference_images, 1):
         reference = images.load(source)
+        ingredients.append(Ingredient.of(reference, "inputTo"))
         context.append(Fit(reference.size, nearest_size(*reference.size, sizes)).apply(reference.pixels))
         notes += [f"reference {index}: {note}" for note in reference.notes]
-    return _Inputs(pixels, mask, context, fit, output_size, tuple(notes), tuple(warnings))
+    return _Inputs(pixels, mask, context, fit, output_size, tuple(notes), tuple(warnings), tuple(ingredients))
 
 
 def _model_size(asked: Size, preferred: Size) -> Size:
