@@ -14,12 +14,6 @@ hypothesis.settings.register_profile("house", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("house")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _data_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keys that tests make, and whatever else lasts, lie in a folder of the run."""
-    os.environ["OPENKONTEXT_DATA"] = str(tmp_path_factory.mktemp("data"))
-
-
 @pytest.fixture(scope="session")
 def copier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the repository that `tests/copier.py` describes; not to be changed."""

@@ -97,6 +97,10 @@ def test_json_is_one_object_and_nothing_else(run: Run, copier: Path) -> None:
     found = json.loads(done.out)
     assert found.pop("seconds") > 0
     assert len(found.pop("digest")) == 64
+    verdict = found.pop("verdict")
+    assert (verdict["allowed"], verdict["category"]) == (True, None)
+    looked = {(check["name"], check["stage"]) for check in verdict["checks"]}
+    assert {("prompt", "prompt"), ("nudenet", "input"), ("ocr", "output"), ("together", "pair")} <= looked
     (warning,) = found.pop("warnings")
     assert "'zebra'" in warning
     assert warning in done.err

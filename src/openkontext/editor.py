@@ -1,12 +1,13 @@
-"""One edit, readable from top to bottom: check -> encode -> denoise -> decode.
+"""One edit, readable from top to bottom: check -> encode -> denoise -> decode -> check.
 
-Everything that edits goes through `Editor.steps`: the command line, Python, the evaluation.
+Everything that edits goes through `Editor.steps`: the command line, Python, the evaluation. So nothing goes
+round the filters, which have no switch here.
 """
 
+import hashlib
 import secrets
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -18,22 +19,21 @@ from PIL import Image
 from openkontext import images
 from openkontext.errors import InputError
 from openkontext.images import Fit
-from openkontext.latents import latent_mask, latent_shape, nearest_size
-from openkontext.provenance.record import Ingredient, Record
+from openkontext.inputs import Inputs, read_inputs
+from openkontext.latents import latent_mask, latent_shape
 from openkontext.repository import Repository
 from openkontext.request import EditRequest, EditResult, EditStep
 from openkontext.runtime import Components
 from openkontext.runtime.lowering import ARITHMETICS, check_arithmetic
 from openkontext.runtime.providers import check_provider
+from openkontext.safety.guard import Asked, Screening, standard_guard
+from openkontext.safety.policy import load_policy
 from openkontext.sampling import Mask, TextEmbeds, denoise, randn, schedule
 from openkontext.text import Tokenizers
 
 Float = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 Size = tuple[int, int]
-
-TOKEN = 16
-"""Pixels along one side of a token: the autoencoder's 8 times the packing's 2."""
 
 
 def load(
@@ -43,6 +43,7 @@ def load(
     provider: str = "cpu",
     arithmetic: str = ARITHMETICS[0],
     low_memory: bool = False,
+    profile: str | Path | None = None,
 ) -> "Editor":
     """Open a model repository for editing.
 
@@ -52,14 +53,21 @@ def load(
         provider: what runs the graphs: "cpu", "cuda", "tensorrt" and others of ONNX Runtime.
         arithmetic: of graphs in FP8 and FP4: "faithful" as their files say, or "fast".
         low_memory: keep one graph in memory at a time.
+        profile: risk profile of the filters, "strict", "default", "permissive" or a TOML file; None for what
+            $OPENKONTEXT_PROFILE names, else "default".
 
     Raises:
-        InputError: there is no such repository, precision, provider or arithmetic, or something is missing
-            from it.
+        InputError: there is no such repository, precision, provider, arithmetic or profile, or something is
+            missing from it.
     """
     repository = Repository.open(model)
     return Editor(
-        repository, precision=precision, provider=provider, arithmetic=arithmetic, low_memory=low_memory
+        repository,
+        precision=precision,
+        provider=provider,
+        arithmetic=arithmetic,
+        low_memory=low_memory,
+        profile=profile,
     )
 
 
@@ -74,7 +82,9 @@ class Editor:
         provider: str = "cpu",
         arithmetic: str = ARITHMETICS[0],
         low_memory: bool = False,
+        profile: str | Path | None = None,
     ) -> None:
+        self.guard = standard_guard(load_policy(profile))
         check_provider(provider)
         check_arithmetic(arithmetic)
         precision = repository.precision(precision)
@@ -106,6 +116,7 @@ class Editor:
         height: int | None = None,
         aspect_ratio: tuple[int, int] | None = None,
         fit: str = "stretch",
+        safety_tolerance: int | None = None,
         on_step: Callable[[EditStep], None] | None = None,
     ) -> EditResult:
         """Edit a picture as an instruction says.
@@ -124,10 +135,12 @@ class Editor:
             height: see width.
             aspect_ratio: width and height of the result in any unit, in place of pixels.
             fit: how the input comes to another aspect: "stretch", "crop" or "pad".
+            safety_tolerance: 0 (most strict) to 6; never looser than the filters' profile. None for that.
             on_step: called after each step; an exception that it raises stops the edit.
 
         Raises:
             InputError: an argument, a picture or the model repository cannot be used; the line says why.
+            RefusedError: a filter refused the request or its result, or a person must look at it first.
         """
         if image is None:
             raise InputError("there is no image to edit; Editor.generate makes one from the prompt alone")
@@ -145,6 +158,7 @@ class Editor:
             height=height,
             aspect_ratio=aspect_ratio,
             fit=fit,
+            safety_tolerance=safety_tolerance,
         )
         return self.run(request, on_step)
 
@@ -160,6 +174,7 @@ class Editor:
 
         Raises:
             InputError: as for `edit`.
+            RefusedError: as for `edit`.
         """
         return self.run(EditRequest(prompt=prompt, **options), on_step)
 
@@ -172,6 +187,7 @@ class Editor:
 
         Raises:
             InputError: a picture or the model repository cannot be used.
+            RefusedError: a filter refused, or a person must look first.
         """
         steps = self.steps(request)
         while True:
@@ -193,6 +209,7 @@ class Editor:
 
         Raises:
             InputError: a picture or the model repository cannot be used.
+            RefusedError: a filter refused, or a person must look first.
         """
         started = time.perf_counter()
         config = self.repository.config
@@ -201,8 +218,10 @@ class Editor:
         seed = int(secrets.randbelow(2**32) if request.seed is None else request.seed)
 
         # Check what was handed in, and settle the sizes.
-        inputs = _read(request, config.sizes)
+        inputs = read_inputs(request, config.sizes)
         warnings = [*inputs.warnings, *self._warnings(request)]
+        screening = self._screen(request, inputs, seed=seed, steps=count, guidance=guidance)
+        screening.admit()
 
         # Encode words and pictures to what the transformer reads.
         prompts = [request.prompt]
@@ -215,7 +234,6 @@ class Editor:
             mask = Mask(latent_mask(inputs.fit.apply(inputs.mask)), context[0])
         noise = randn(latent_shape(*inputs.fit.size, config.latent_channels), seed)
         tokens = noise.shape[2] * noise.shape[3] // 4
-        record = Record(model=config.name, digest=self.digest, ingredients=inputs.ingredients)
 
         # Denoise: from noise to the latents of the result.
         for step in denoise(
@@ -233,13 +251,14 @@ class Editor:
                 index=step.index + 1,
                 count=step.count,
                 sigma=step.sigma,
-                preview=partial(self._decode, step.denoised, inputs),
-                record=record,
+                preview=partial(self._preview, step.denoised, inputs, screening),
             )
 
-        # Decode the latents to the finished picture.
+        # Decode the latents to the finished picture, and check it before anyone sees it.
+        image = self._decode(step.latents, inputs)
+        verdict = screening.release(np.asarray(image))
         return EditResult(
-            image=self._decode(step.latents, inputs),
+            image=image,
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
             seed=seed,
@@ -250,11 +269,37 @@ class Editor:
             precision=self.components.precision,
             digest=self.digest,
             seconds=time.perf_counter() - started,
-            record=record,
             arithmetic=self.components.arithmetic,
             notes=inputs.notes,
             warnings=tuple(warnings),
+            verdict=verdict,
         )
+
+    def _screen(self, request: EditRequest, inputs: Inputs, **decided: float) -> Screening:
+        """What the filters judge: words, pictures, and whatever else a reviewer's approval is bound to."""
+        mask = None if inputs.mask is None else hashlib.sha256(inputs.mask.tobytes()).hexdigest()
+        asked = Asked(
+            request.prompt,
+            request.negative_prompt or "",
+            inputs.shown,
+            request.safety_tolerance,
+            request.requester,
+            options={
+                **decided,
+                "true_cfg_scale": float(request.true_cfg_scale),
+                "negative_prompt": request.negative_prompt,
+                "size": list(inputs.output_size),
+                "fit": request.fit,
+                "mask": mask,
+                "model": self.digest,
+            },
+        )
+        return self.guard.screen(asked)
+
+    def _preview(self, latents: Float, inputs: Inputs, screening: Screening) -> Image.Image:
+        """What the model foresees; plain grey where the filters would not let that out."""
+        image = self._decode(latents, inputs)
+        return image if screening.may_preview(np.asarray(image)) else Image.new("RGB", image.size, "grey")
 
     def _warnings(self, request: EditRequest) -> list[str]:
         """What of the words will not have the effect that the user may expect."""
@@ -284,7 +329,7 @@ class Editor:
         latents = self.components.encode(images.to_model(pixels))
         return (latents - np.float32(config.shift_factor)) * np.float32(config.scaling_factor)
 
-    def _decode(self, latents: Float, inputs: "_Inputs") -> Image.Image:
+    def _decode(self, latents: Float, inputs: Inputs) -> Image.Image:
         """Latents [1, C, H, W] in the transformer's scale -> the picture, what the mask keeps put back."""
         config = self.repository.config
         if not np.isfinite(latents).all():
@@ -299,77 +344,3 @@ class Editor:
             to_output = Fit(inputs.fit.input_size, inputs.output_size, inputs.fit.mode)
             pixels = images.blend(pixels, to_output.apply(inputs.pixels), to_output.apply(inputs.mask))
         return Image.fromarray(pixels)
-
-
-@dataclass(frozen=True, eq=False)
-class _Inputs:
-    """The pictures of a request, read, and how they come to the model's size and back."""
-
-    pixels: Pixels | None
-    """The picture to edit, uint8 [H, W, 3] of `fit.input_size`."""
-    mask: Float | None
-    """Where it may change, float32 [H, W] in 0..1 of the same size."""
-    context: list[Pixels]
-    """The picture and the references at the sizes the model sees them in."""
-    fit: Fit
-    """Between the picture's size and the model's."""
-    output_size: Size
-    """Of the result."""
-    notes: tuple[str, ...]
-    """What was done to the pictures."""
-    warnings: tuple[str, ...]
-    """What of them is lost."""
-    ingredients: tuple[Ingredient, ...]
-    """What the result is made from, as it came."""
-
-
-def _read(request: EditRequest, sizes: Sequence[Size]) -> _Inputs:
-    """Read the pictures of a request and settle all sizes."""
-    picture = None if request.image is None else images.load(request.image)
-    mask = None
-    if picture and request.mask_image is not None:
-        mask = images.load_mask(request.mask_image, picture.size)
-    pixels = picture.pixels if picture else None
-    notes = list(picture.notes) if picture else []
-    warnings = []
-
-    shape = request.asked_shape or (picture.size if picture else (1, 1))
-    size = nearest_size(*shape, sizes)
-    if request.asked_shape is None:
-        fit = Fit(picture.size if picture else size, size, request.fit)
-        output_size = fit.output_size
-        crop = fit
-    else:
-        # The picture first comes to the asked shape, which then stands in its place.
-        output_size = Fit(shape, size).output_size
-        if request.width and request.height:
-            output_size = (request.width, request.height)
-            size = _model_size(output_size, size)
-        fit = Fit(output_size, size)
-        crop = Fit(picture.size if picture else output_size, output_size, request.fit)
-        pixels = None if pixels is None else crop.apply(pixels)
-        mask = None if mask is None else crop.apply(mask)
-        if output_size[0] > size[0] or output_size[1] > size[1]:
-            notes.append(f"made at {size[0]}x{size[1]} and scaled to {output_size[0]}x{output_size[1]}")
-    if crop.note:
-        warnings.append(crop.note)
-
-    context = [] if pixels is None else [fit.apply(pixels)]
-    ingredients = [Ingredient.of(picture)] if picture else []
-    for index, source in enumerate(request.reference_images, 1):
-        reference = images.load(source)
-        ingredients.append(Ingredient.of(reference, "inputTo"))
-        context.append(Fit(reference.size, nearest_size(*reference.size, sizes)).apply(reference.pixels))
-        notes += [f"reference {index}: {note}" for note in reference.notes]
-    return _Inputs(pixels, mask, context, fit, output_size, tuple(notes), tuple(warnings), tuple(ingredients))
-
-
-def _model_size(asked: Size, preferred: Size) -> Size:
-    """The size to work at for a result of so many pixels.
-
-    It is the asked one in whole tokens where the model knows pictures about as large, else the preferred one.
-    """
-    if not 0.5 <= (asked[0] * asked[1]) / (preferred[0] * preferred[1]) <= 2:
-        return preferred
-    width, height = (TOKEN * round(side / TOKEN) for side in asked)
-    return width, height

@@ -107,9 +107,7 @@ def weights_of():
     """The weights of a module as the graphs take them."""
 
     def read(module: nn.Module, dtype: torch.dtype = torch.float32) -> dict[str, ir.TensorProtocol]:
-        state = module.state_dict()
-        shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-        return lazy_tensors(shapes, state.__getitem__, dtype)
+        return lazy_tensors(module.state_dict(), dtype)
 
     return read
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from openkontext.cli import accounts, chat, edit, evaluate, export, provenance, repositories, serve, train
+from openkontext.cli import accounts, chat, edit, evaluate, export, repositories, serve, train
 from openkontext.cli.options import in_options
 from openkontext.errors import OpenKontextError
 from openkontext.version import __version__
@@ -41,14 +41,12 @@ def _common(
 app.command()(edit.edit)
 app.command()(edit.generate)
 app.command()(chat.chat)
-app.command()(provenance.verify)
 app.command()(repositories.pull)
 app.command()(repositories.doctor)
 app.command()(serve.serve)
 app.add_typer(accounts.accounts, name="accounts")
 app.add_typer(accounts.keys, name="keys")
 app.command()(train.train)
-app.command()(train.finetune)
 app.command()(export.export)
 app.add_typer(evaluate.app, name="evaluate")
 

@@ -38,9 +38,9 @@ def edit(
     provider: options.Provider = "cpu",
     arithmetic: options.Arithmetic = "faithful",
     low_memory: options.LowMemory = False,
+    profile: options.Profile = None,
     preview: Preview = None,
     no_metadata: options.NoMetadata = False,
-    sign_prompt: options.SignPrompt = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
@@ -67,9 +67,9 @@ def edit(
         "provider": provider,
         "arithmetic": arithmetic,
         "low_memory": low_memory,
+        "profile": profile,
     }
-    saving = {"metadata": not no_metadata, "sign_prompt": sign_prompt, "overwrite": overwrite}
-    _make(request, target, setup, preview, saving, json)
+    _make(request, target, setup, preview, not no_metadata, overwrite, json)
 
 
 def generate(
@@ -87,9 +87,9 @@ def generate(
     provider: options.Provider = "cpu",
     arithmetic: options.Arithmetic = "faithful",
     low_memory: options.LowMemory = False,
+    profile: options.Profile = None,
     preview: Preview = None,
     no_metadata: options.NoMetadata = False,
-    sign_prompt: options.SignPrompt = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
@@ -114,9 +114,9 @@ def generate(
         "provider": provider,
         "arithmetic": arithmetic,
         "low_memory": low_memory,
+        "profile": profile,
     }
-    saving = {"metadata": not no_metadata, "sign_prompt": sign_prompt, "overwrite": overwrite}
-    _make(request, target, setup, preview, saving, json)
+    _make(request, target, setup, preview, not no_metadata, overwrite, json)
 
 
 def _make(
@@ -124,15 +124,16 @@ def _make(
     target: Path,
     setup: dict[str, Any],
     preview: str | None,
-    saving: dict[str, Any],
+    metadata: bool,
+    overwrite: bool,
     json: bool,
 ) -> None:
     """Run a request, write its picture, and show what was done."""
     from openkontext import images
     from openkontext.editor import load
 
-    images.check_output(target, saving["overwrite"])
-    folder = _preview_folder(preview, saving["overwrite"])
+    images.check_output(target, overwrite)
+    folder = _preview_folder(preview, overwrite)
     editor = load(**setup)
 
     with console.progress("editing" if request.image else "making") as show:
@@ -143,8 +144,8 @@ def _make(
                 _save_preview(folder, step)
 
         result = editor.run(request, on_step)
-    result.save(target, **saving)
-    console.show_notes(result.notes, result.warnings)
+    notes = result.save(target, metadata=metadata, overwrite=overwrite)
+    console.show_notes((*result.notes, *notes), result.warnings)
     if json:
         console.print_json({"output": str(target), **_record(result)})
     else:
@@ -172,15 +173,20 @@ def _preview_folder(name: str | None, overwrite: bool) -> Path | None:
 
 
 def _save_preview(folder: Path, step: "EditStep") -> None:
+    import numpy as np
+
+    from openkontext import images
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); name another folder") from error
     name = f"step-{step.index:0{len(str(step.count))}}.png"
-    step.save(folder / name, overwrite=True)
+    images.save(folder / name, np.asarray(step.preview()), overwrite=True)
 
 
 def _record(result: "EditResult") -> dict[str, Any]:
     """A result as JSON."""
-    fields = {name: value for name, value in vars(result).items() if name not in ("image", "record")}
-    return {"width": result.image.width, "height": result.image.height, **fields}
+    fields = {name: value for name, value in vars(result).items() if name not in ("image", "verdict")}
+    size = {"width": result.image.width, "height": result.image.height}
+    return {**size, **fields, "verdict": result.verdict.record()}

@@ -21,6 +21,10 @@ Arithmetic = Annotated[
     typer.Option(metavar="faithful|fast", help="How FP8 and FP4 are computed: as published, or fast."),
 ]
 LowMemory = Annotated[bool, typer.Option("--low-memory", help="Keep one graph in memory at a time.")]
+Profile = Annotated[
+    str | None,
+    typer.Option(metavar="P", help="Filters' risk profile: strict, default, permissive or a TOML file."),
+]
 Output = Annotated[
     str | None,
     typer.Option("--output", "-o", metavar="FILE", help="Where to write; the ending names the format."),
@@ -51,9 +55,6 @@ Size = Annotated[
 ]
 NoMetadata = Annotated[
     bool, typer.Option("--no-metadata", help="Write the picture alone, without how it was made.")
-]
-SignPrompt = Annotated[
-    bool, typer.Option("--sign-prompt", help="Put the instruction into the signed record too.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output file where it exists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]

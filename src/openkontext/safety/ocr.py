@@ -35,8 +35,9 @@ MAX_LINES = 24
 
 _MAX_SIDE = 640
 """Pixels of the longer side in which lines are looked for."""
-_MIN_SIDE = 256
-"""Pixels to which the longer side of a small picture is enlarged: letters of 8 pixels are missed."""
+_MIN_SIDE = 192
+"""Pixels to which the longer side of a small picture is enlarged: letters of 8 pixels are missed otherwise.
+256 found no more in pictures of 128 and takes twice as long."""
 _STRIDE = 32
 """Pixels that the detector's sides are multiples of."""
 _THRESHOLD = 0.3

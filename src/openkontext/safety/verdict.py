@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -67,6 +67,17 @@ class Stage(StrEnum):
     """The picture that was made."""
 
 
+class Turn(IntEnum):
+    """When a check looks. Those of one turn look side by side; what one turn refuses, the next never sees."""
+
+    CHEAP = 0
+    """It takes a few milliseconds."""
+    COSTLY = 1
+    """It takes longer: a model, or a service elsewhere."""
+    LAST = 2
+    """It puts together what the others scored."""
+
+
 @dataclass(frozen=True, eq=False)
 class Subject:
     """What is judged at one stage."""
@@ -83,7 +94,7 @@ class Subject:
     name: str = ""
     """What the file is called."""
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """What earlier checks of this edit scored: name of the check -> category or sign -> 0..1."""
+    """What was scored so far in this edit: stage -> category or sign -> the highest of all checks, 0..1."""
 
 
 class Check(Protocol):
@@ -105,8 +116,8 @@ class Check(Protocol):
         ...
 
     @property
-    def cheap(self) -> bool:
-        """Whether it takes a few milliseconds: what such a check refuses, no other need look at."""
+    def turn(self) -> "Turn":
+        """When it looks."""
         ...
 
     def scores(self, subject: Subject) -> Mapping[str, float]:
@@ -225,7 +236,16 @@ class Verdict:
             "category": self.category,
             "stage": self.stage,
             "fixed": self.fixed,
-            "checks": [asdict(check) for check in self.checks],
+            "checks": [
+                {
+                    **asdict(check),
+                    "findings": [
+                        {**asdict(found), "fixed": found.fixed, "refused": found.refused}
+                        for found in check.findings
+                    ],
+                }
+                for check in self.checks
+            ],
         }
 
     def joined(self, others: "Sequence[Verdict]") -> "Verdict":

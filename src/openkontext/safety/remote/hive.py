@@ -22,7 +22,7 @@ CLASSES: Mapping[str, tuple[str, ...]] = {
     "violence": ("yes_fight", "hanging", "noose"),
     "self_harm": ("yes_self_harm",),
     "weapons": ("gun_in_hand", "gun_not_in_hand", "knife_in_hand", "knife_not_in_hand"),
-    "hate": ("yes_nazi", "yes_kkk", "yes_terrorist", "yes_confederate"),
+    "hate_symbols": ("yes_nazi", "yes_kkk", "yes_terrorist", "yes_confederate"),
 }
 """Category -> the classes of Hive that are evidence of it; the strongest counts."""
 

@@ -1,0 +1,283 @@
+"""The checks that come with openkontext, each as a `verdict.Check`."""
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import SecretStr
+
+from openkontext.errors import InputError
+from openkontext.safety import nudenet
+from openkontext.safety.known.material import KnownMaterial, Match
+from openkontext.safety.policy import Remote
+from openkontext.safety.signs import signs
+from openkontext.safety.verdict import FIXED, Stage, Subject, Turn
+
+if TYPE_CHECKING:
+    from openkontext.safety.quarantine import Quarantine
+    from openkontext.safety.remote.generic import GenericModerator
+    from openkontext.safety.remote.hive import Hive
+
+PICTURES = frozenset({Stage.INPUT, Stage.OUTPUT})
+"""Stages at which one picture is looked at."""
+
+_GENITAL = frozenset({"anus_exposed", "female_genitalia_exposed", "male_genitalia_exposed"})
+_SURELY_A_PERSON = 0.3
+"""NudeNet's confidence in a part from which somebody is in the picture."""
+_CLOTHED = 0.25
+"""NudeNet's confidence in nudity below which somebody was dressed."""
+_LEANING = 1.5
+"""What scores of nudity are multiplied by where a child may be concerned: it errs on refusing."""
+
+
+class TextScorer(Protocol):
+    """What judges words; `openkontext.safety.prompt.PromptCheck`."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def version(self) -> str: ...  # noqa: D102
+    def scores(self, text: str) -> dict[str, float]: ...  # noqa: D102
+
+
+class InstructionCheck:
+    """What the instruction asks for."""
+
+    name = "prompt"
+    stages = frozenset({Stage.PROMPT})
+    turn = Turn.CHEAP
+
+    def __init__(self, words: TextScorer) -> None:
+        """Judge with this.
+
+        Args:
+            words: what judges text.
+        """
+        self._words = words
+
+    @property
+    def version(self) -> str:
+        """Of what judges text."""
+        return self._words.version
+
+    def scores(self, subject: Subject) -> Mapping[str, float]:
+        """Scores of the instruction, and of fixed categories in the negative prompt.
+
+        The rest of a negative prompt says what shall not be seen, which is no offence. Signs are those of
+        `signs`, for the picture that the instruction comes with.
+        """
+        scores = {**signs(subject.prompt), **self._words.scores(subject.prompt)}
+        if subject.negative_prompt:
+            negative = self._words.scores(subject.negative_prompt)
+            for category in FIXED:
+                scores[category] = max(scores.get(category, 0.0), negative.get(category, 0.0))
+        return scores
+
+
+class LettersCheck:
+    """What the words in a picture ask for or say."""
+
+    name = "ocr"
+    stages = PICTURES
+    turn = Turn.COSTLY
+
+    def __init__(self, words: TextScorer) -> None:
+        """Judge with this.
+
+        Args:
+            words: what judges text.
+        """
+        self._words = words
+
+    @property
+    def version(self) -> str:
+        """Of the reader and of what judges text."""
+        from openkontext.safety.ocr import RECOGNISER
+
+        return f"{RECOGNISER.package} {RECOGNISER.version}, {self._words.version}"
+
+    def scores(self, subject: Subject) -> Mapping[str, float]:
+        """Scores and signs of all lines as one text."""
+        from openkontext.safety import ocr
+
+        text = "\n".join(line.text for line in ocr.read(_pixels(subject)).lines)
+        return {**signs(text), **self._words.scores(text)} if text else {}
+
+
+class BodyCheck:
+    """What of people a picture shows, by NudeNet."""
+
+    name = "nudenet"
+    version = nudenet.MODEL.version
+    stages = PICTURES
+    turn = Turn.COSTLY
+
+    def scores(self, subject: Subject) -> Mapping[str, float]:
+        """Scores of nudity and sexual content; the signs "person" and "face"."""
+        parts = nudenet.detect(_pixels(subject))
+
+        def surest(names: Iterable[str] | None) -> float:
+            return max((part.score for part in parts if names is None or part.name in names), default=0.0)
+
+        return {
+            "nudity": surest(nudenet.NUDE),
+            "sexual": surest(_GENITAL),
+            "person": surest(None),
+            "face": surest(nudenet.FACES),
+        }
+
+
+class KnownMaterialCheck:
+    """Whether a picture is on a list of known material."""
+
+    name = "known material"
+    version = "PDQ, MD5, SHA-1, SHA-256"
+    stages = PICTURES
+    turn = Turn.CHEAP
+
+    def __init__(self, known: KnownMaterial) -> None:
+        """Look there.
+
+        Args:
+            known: the installed lists.
+        """
+        self._known = known
+
+    def scores(self, subject: Subject) -> Mapping[str, float]:
+        """1 for a picture that is on a list."""
+        return {"known_material": 1.0} if self.match(subject) else {}
+
+    def match(self, subject: Subject) -> Match | None:
+        """Which list the picture is on.
+
+        Args:
+            subject: with the picture.
+        """
+        return self._known.match(_pixels(subject), subject.data)
+
+    def seal(self, subject: Subject, quarantine: "Quarantine", requester: str) -> str | None:
+        """Put a picture that is on a list into the quarantine.
+
+        Args:
+            subject: with the picture.
+            quarantine: where to.
+            requester: who handed it in, or asked for it.
+
+        Returns:
+            The id of the incident; None where the picture is on no list.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        from openkontext.safety.reports.incident import Requester
+
+        match = self.match(subject)
+        if match is None:
+            return None
+        return quarantine.keep(
+            match,
+            _pixels(subject),
+            subject.data,
+            stage=str(subject.stage),
+            prompt=subject.prompt,
+            file_name=subject.name,
+            requester=Requester(account=requester),
+        )
+
+
+class TogetherCheck:
+    """What instruction and picture are together, from what the other checks saw in each.
+
+    Who is in the picture was not asked: what undresses them by words is intimate imagery without consent,
+    and so is a result that shows bare whom the input shows dressed, whatever the instruction said. Where a
+    child may be concerned, any nudity counts, also where neither words nor picture would be refused alone.
+    """
+
+    name = "together"
+    version = "1"
+    stages = frozenset({Stage.PAIR, Stage.OUTPUT})
+    turn = Turn.LAST
+
+    def scores(self, subject: Subject) -> Mapping[str, float]:
+        """Scores of the fixed categories, and of what the words ask to do with a person."""
+        words = subject.scores.get(Stage.PROMPT, {})
+        before = subject.scores.get(Stage.INPUT, {})
+        after = subject.scores.get(Stage.OUTPUT, {})
+        somebody = before.get("person", 0.0) >= _SURELY_A_PERSON
+        child = max(words.get("minor", 0.0), before.get("minor", 0.0), before.get("child", 0.0))
+        if subject.stage == Stage.OUTPUT:
+            bare = after.get("nudity", 0.0)
+            undressed = bare if somebody and before.get("nudity", 0.0) < _CLOTHED else 0.0
+            return {"ncii": min(1.0, _LEANING * undressed), "csam": min(1.0, _LEANING * child * bare)}
+        asked = max(words.get(name, 0.0) for name in ("nudity", "sexual", "ncii", "csam"))
+        suggestive = max(asked, words.get("suggestive", 0.0)) if somebody else 0.0
+        bare = max(before.get("nudity", 0.0), asked, suggestive)
+        return {
+            "ncii": min(1.0, _LEANING * asked) if somebody else 0.0,
+            "csam": min(1.0, _LEANING * child * bare),
+            "sexual": suggestive,
+        }
+
+
+class RemoteCheck:
+    """What a moderation service elsewhere says."""
+
+    turn = Turn.COSTLY
+
+    def __init__(self, settings: Remote) -> None:
+        """Call nothing yet.
+
+        Args:
+            settings: of the service.
+
+        Raises:
+            InputError: its key is not in the environment, or its address cannot be used.
+        """
+        # Only where there is a service: clients of HTTP take 0.2 s to import.
+        from openkontext.safety.remote import generic, hive
+
+        key = _key(settings)
+        self.stages = frozenset(Stage(stage) for stage in settings.stages)
+        limits = {"timeout": settings.timeout, "deadline": settings.deadline}
+        self._hive: Hive | None = None
+        self._generic: GenericModerator | None = None
+        if settings.kind == "hive":
+            if key is None:
+                raise InputError("Hive needs a key; name the environment variable in key_variable")
+            self._hive = hive.Hive(key, url=settings.url or hive.URL, **limits)
+            self.name, self.version = "hive", "visual moderation V2"
+        else:
+            self._generic = generic.GenericModerator(settings.url, settings.categories, key=key, **limits)
+            self.name, self.version = "remote", ", ".join(settings.categories)
+
+    def scores(self, subject: Subject) -> Mapping[str, float]:
+        """Scores of the service; with Hive also the sign "child", and what it is together with nudity."""
+        pixels = _pixels(subject)
+        if self._generic is not None:
+            return self._generic.scores(pixels, subject.prompt or None)
+        from openkontext.safety.remote.hive import CHILD, by_category
+
+        assert self._hive is not None
+        classes = self._hive.classes(pixels)
+        scores = {**by_category(classes), "child": classes.get(CHILD, 0.0)}
+        if scores["child"] >= 0.5:
+            scores["csam"] = min(1.0, _LEANING * max(scores["nudity"], scores["sexual"]))
+        return scores
+
+
+def _key(settings: Remote) -> SecretStr | None:
+    if not settings.key_variable:
+        return None
+    value = os.environ.get(settings.key_variable)
+    if not value:
+        raise InputError(
+            f"the moderation service needs its key in ${settings.key_variable}, which is not set"
+        )
+    return SecretStr(value)
+
+
+def _pixels(subject: Subject) -> NDArray[np.uint8]:
+    assert subject.pixels is not None, "a check of pictures is only asked where there is one"
+    return subject.pixels

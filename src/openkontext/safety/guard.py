@@ -1,0 +1,391 @@
+"""The guard of an editor: runs the checks of each stage, decides by the policy, holds, seals and refuses."""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openkontext.safety.checks import (
+    BodyCheck,
+    InstructionCheck,
+    KnownMaterialCheck,
+    LettersCheck,
+    RemoteCheck,
+    TextScorer,
+    TogetherCheck,
+)
+from openkontext.safety.folders import list_folders
+from openkontext.safety.known.material import KnownMaterial
+from openkontext.safety.policy import Policy, load_policy
+from openkontext.safety.verdict import (
+    CATEGORIES,
+    Check,
+    CheckResult,
+    FilterRefusalError,
+    Finding,
+    HeldError,
+    Stage,
+    Subject,
+    Turn,
+    Verdict,
+)
+
+if TYPE_CHECKING:
+    from openkontext.safety.quarantine import Quarantine
+    from openkontext.safety.review.queue import ReviewQueue
+
+_log = logging.getLogger(__name__)
+
+Pixels = NDArray[np.uint8]
+Scores = dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A picture that comes with a request."""
+
+    pixels: Pixels
+    """uint8 [H, W, 3], sRGB, upright."""
+    data: bytes | None = None
+    """The file; None where there was none."""
+    name: str = ""
+    """What the file is called."""
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What is asked of one edit, as the guard sees it."""
+
+    prompt: str
+    negative_prompt: str = ""
+    pictures: tuple[Shown, ...] = ()
+    """The picture to edit, then the references."""
+    tolerance: int | None = None
+    """The request's safety_tolerance; None for the profile alone."""
+    requester: str = ""
+    """Who asks; empty where that is not known."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever else decides the result, with `seed`; JSON. A reviewer approves exactly this."""
+
+
+class Guard:
+    """The checks and the policy of one deployment."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        checks: Sequence[Check],
+        *,
+        quarantine: "Quarantine | None" = None,
+        reviews: "ReviewQueue | None" = None,
+    ) -> None:
+        """Guard with these.
+
+        Args:
+            policy: decides.
+            checks: look.
+            quarantine: for known material; None for the one in the folder for data.
+            reviews: the review queue; None opens the policy's where it has people review.
+
+        Raises:
+            InputError: the review queue cannot be opened.
+        """
+        self.policy = policy
+        self.checks = tuple(checks)
+        self.quarantine = quarantine
+        self.reviews = reviews
+        review = policy.profile.review
+        if reviews is None and review.mode != "off":
+            from openkontext.safety.review.queue import ReviewQueue  # SQLAlchemy takes 0.3 s to import
+
+            keep = timedelta(days=review.days)
+            self.reviews = ReviewQueue(review.database or None, reviewers=review.reviewers, keep=keep)
+
+    def screen(self, asked: Asked) -> "Screening":
+        """Begin to judge one edit.
+
+        Args:
+            asked: what is asked.
+        """
+        return Screening(self, asked)
+
+    def judge(
+        self, subjects: Sequence[Subject], tolerance: int | None = None
+    ) -> tuple[Verdict, list[Scores]]:
+        """Run the checks of one stage: the cheap ones first, and side by side within the profile's budget.
+
+        Args:
+            subjects: of one stage, one for each picture.
+            tolerance: the request's safety_tolerance.
+
+        Returns:
+            The verdict, and for each subject the highest scores of all checks.
+        """
+        deadline = time.monotonic() + self.policy.profile.budget_seconds
+        scores: list[Scores] = [{} for _ in subjects]
+        results: list[CheckResult] = []
+        for turn in Turn:
+            looked = [
+                replace(subject, scores={**subject.scores, subject.stage: dict(found)})
+                for subject, found in zip(subjects, scores, strict=True)
+            ]
+            chosen = [
+                (check, at)
+                for check in self.checks
+                for at, subject in enumerate(looked)
+                if check.turn == turn and subject.stage in check.stages
+            ]
+            results += self._run(chosen, looked, scores, deadline, tolerance)
+            if self.is_final(Verdict(tuple(results))):
+                break
+        return Verdict(tuple(results)), scores
+
+    def is_final(self, verdict: Verdict) -> bool:
+        """Whether a verdict refuses what no reviewer could approve: nothing further need look.
+
+        Args:
+            verdict: so far.
+        """
+        return not verdict.allowed and not (self.reviews and not verdict.fixed and not verdict.failure)
+
+    def _run(
+        self,
+        chosen: Sequence[tuple[Check, int]],
+        subjects: Sequence[Subject],
+        scores: list[Scores],
+        deadline: float,
+        tolerance: int | None,
+    ) -> list[CheckResult]:
+        answers: queue.SimpleQueue[tuple[int, Scores | Exception, float]] = queue.SimpleQueue()
+
+        def look(number: int) -> None:
+            check, at = chosen[number]
+            started = time.perf_counter()
+            answer: Scores | Exception
+            try:
+                answer = _sound(check.scores(subjects[at]))
+            except Exception as error:  # whatever it is, nobody looked
+                answer = error
+            answers.put((number, answer, 1000 * (time.perf_counter() - started)))
+
+        for number in range(len(chosen)):
+            # Daemons: one that never comes back must not keep the program from ending.
+            threading.Thread(target=look, args=(number,), daemon=True).start()
+        found: dict[int, CheckResult] = {}
+        while len(found) < len(chosen):
+            try:
+                number, answer, took = answers.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                break
+            check, at = chosen[number]
+            found[number] = self._result(check, subjects[at].stage, answer, took, tolerance)
+            if not isinstance(answer, Exception):
+                for name, score in answer.items():
+                    scores[at][name] = max(score, scores[at].get(name, 0.0))
+        budget = self.policy.profile.budget_seconds
+        late = f"it took longer than {budget:g} s"
+        return [
+            found.get(number)
+            or CheckResult(check.name, check.version, subjects[at].stage, (), 1000 * budget, late)
+            for number, (check, at) in enumerate(chosen)
+        ]
+
+    def _result(
+        self, check: Check, stage: Stage, answer: Scores | Exception, took: float, tolerance: int | None
+    ) -> CheckResult:
+        name, version = check.name, check.version
+        if isinstance(answer, Exception):
+            reason = " ".join(str(answer).split()) or type(answer).__name__
+            _log.warning("the check %s could not look at the %s: %s", name, stage, reason)
+            return CheckResult(name, version, stage, (), took, reason)
+        findings = tuple(
+            Finding(category, score, self.policy.threshold(category, stage, tolerance), stage, name, version)
+            for category, score in answer.items()
+            if category in CATEGORIES and score > 0
+        )
+        return CheckResult(name, version, stage, findings, took)
+
+
+class Screening:
+    """One edit, judged from its instruction to its result."""
+
+    def __init__(self, guard: Guard, asked: Asked) -> None:
+        self._guard, self._asked = guard, asked
+        self._scores: dict[str, Scores] = {}
+        self.verdict = Verdict()
+        """What all checks said so far."""
+
+    def admit(self) -> None:
+        """Judge what was asked, before anything is computed.
+
+        Raises:
+            FilterRefusalError: it is refused.
+            HeldError: it waits for a person.
+        """
+        verdict = self.judge_request()
+        if not verdict.allowed:
+            self._refuse(verdict, {})
+
+    def judge_request(self) -> Verdict:
+        """Judge the instruction, each picture, and both together; what is refused ends it there.
+
+        Returns:
+            What all checks said.
+        """
+        asked, judge = self._asked, self._guard.judge
+        pictures: list[Scores] = []
+        if asked.prompt:
+            subject = Subject(Stage.PROMPT, asked.prompt, asked.negative_prompt)
+            verdict, (self._scores[Stage.PROMPT],) = judge([subject], asked.tolerance)
+            self.verdict = self.verdict.joined([verdict])
+        if asked.pictures and not self._guard.is_final(self.verdict):
+            subjects = [self._subject(Stage.INPUT, each.pixels, each) for each in asked.pictures]
+            verdict, pictures = judge(subjects, asked.tolerance)
+            self._scores[Stage.INPUT] = _highest(pictures)
+            self.verdict = self.verdict.joined([verdict])
+        if asked.prompt and pictures and not self._guard.is_final(self.verdict):
+            subjects = [
+                replace(self._subject(Stage.PAIR, each.pixels), scores={**self._scores, Stage.INPUT: scores})
+                for each, scores in zip(asked.pictures, pictures, strict=True)
+            ]
+            self.verdict = self.verdict.joined([judge(subjects, asked.tolerance)[0]])
+        return self.verdict
+
+    def release(self, pixels: Pixels) -> Verdict:
+        """Judge the result.
+
+        Args:
+            pixels: uint8 [H, W, 3].
+
+        Returns:
+            What all checks said.
+
+        Raises:
+            FilterRefusalError: it is refused.
+            HeldError: it waits for a person.
+        """
+        verdict = self._judge_output(pixels)
+        self.verdict = self.verdict.joined([verdict])
+        if not verdict.allowed or self._guard.policy.profile.review.mode == "every":
+            self._refuse(verdict, {"output": pixels})
+        return self.verdict
+
+    def may_preview(self, pixels: Pixels) -> bool:
+        """Whether a picture that is not finished may be shown.
+
+        Args:
+            pixels: uint8 [H, W, 3].
+        """
+        if self._guard.policy.profile.review.mode == "every":
+            return False
+        return self._judge_output(pixels).allowed
+
+    def _judge_output(self, pixels: Pixels) -> Verdict:
+        return self._guard.judge([self._subject(Stage.OUTPUT, pixels)], self._asked.tolerance)[0]
+
+    def _subject(self, stage: Stage, pixels: Pixels, shown: Shown | None = None) -> Subject:
+        return Subject(
+            stage,
+            self._asked.prompt,
+            self._asked.negative_prompt,
+            pixels,
+            shown.data if shown else None,
+            shown.name if shown else "",
+            self._scores,
+        )
+
+    def _refuse(self, verdict: Verdict, made: Mapping[str, Pixels]) -> None:
+        """Refuse, or hold for a person where one may decide; return where one has approved."""
+        asked, reviews = self._asked, self._guard.reviews
+        if any(each.category == "known_material" for check in verdict.checks for each in check.findings):
+            self._seal(made)
+        if reviews is None or verdict.fixed or verdict.failure:
+            raise FilterRefusalError(verdict)
+        roles = ("input", *(f"reference {number}" for number in range(1, len(asked.pictures))))
+        pictures = {role: each.pixels for role, each in zip(roles, asked.pictures, strict=False)} | dict(made)
+        if reviews.approved(asked.prompt, asked.options, pictures):
+            return
+        held = reviews.hold(
+            prompt=asked.prompt,
+            options=asked.options,
+            verdict=self.verdict.record(),
+            pictures=pictures,
+            requester=asked.requester,
+        )
+        if held.state == "rejected":
+            raise FilterRefusalError(verdict, f"refused: a reviewer rejected request {held.id[:8]}")
+        raise HeldError(verdict, held.id, int(asked.options.get("seed", 0)))
+
+    def _seal(self, made: Mapping[str, Pixels]) -> None:
+        """Put what is on a list of known material into the quarantine; it is refused in any case."""
+        from openkontext.safety.quarantine import Quarantine
+
+        quarantine = self._guard.quarantine or Quarantine()
+        subjects = [self._subject(Stage.OUTPUT, pixels) for pixels in made.values()] or [
+            self._subject(Stage.INPUT, each.pixels, each) for each in self._asked.pictures
+        ]
+        for check in self._guard.checks:
+            if isinstance(check, KnownMaterialCheck):
+                for subject in subjects:
+                    try:
+                        check.seal(subject, quarantine, self._asked.requester)
+                    except Exception as error:
+                        _log.error("known material was refused and could not be sealed: %s", error)
+
+
+def standard_guard(policy: Policy | None = None) -> Guard:
+    """The guard of an editor: all checks that come with openkontext, and the services of the profile.
+
+    Args:
+        policy: of the deployment; None for `load_policy()`.
+
+    Raises:
+        InputError: the profile, a service of it or the review queue cannot be used.
+    """
+    policy = policy or load_policy()
+    words, known = _words(), _known_material(list_folders())
+    checks: list[Check] = [
+        InstructionCheck(words),
+        KnownMaterialCheck(known),
+        BodyCheck(),
+        LettersCheck(words),
+        *map(RemoteCheck, policy.profile.remote),
+        TogetherCheck(),
+    ]
+    return Guard(policy, checks)
+
+
+@cache
+def _words() -> TextScorer:
+    from openkontext.safety.prompt import PromptCheck
+
+    return PromptCheck()
+
+
+@cache
+def _known_material(folders: tuple[Path, ...]) -> KnownMaterial:
+    return KnownMaterial(folders)
+
+
+def _highest(scores: Iterable[Scores]) -> Scores:
+    highest: Scores = {}
+    for each in scores:
+        for name, score in each.items():
+            highest[name] = max(score, highest.get(name, 0.0))
+    return highest
+
+
+def _sound(scores: Mapping[str, float]) -> Scores:
+    for name, score in scores.items():
+        if not 0 <= score <= 1:  # NaN is neither
+            raise ValueError(f"it scored {name} as {score}")
+    return {name: float(score) for name, score in scores.items()}

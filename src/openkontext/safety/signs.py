@@ -1,0 +1,36 @@
+"""Signs in an instruction: what means nothing by itself, and something beside a picture of a person."""
+
+import tomllib
+from functools import cache
+from importlib import resources
+
+from openkontext.safety.prompt.lexicon import lexicon
+from openkontext.safety.prompt.readings import readings
+from openkontext.safety.prompt.rules import HARMLESS, Rules
+
+SIGNS = ("minor", "suggestive")
+"""Somebody is or may be a child; somebody shall be shown in a sexual way."""
+
+
+def signs(text: str) -> dict[str, float]:
+    """Signs of an instruction.
+
+    Args:
+        text: the instruction, as it was handed in.
+
+    Returns:
+        Each of `SIGNS` -> 0 to 1.
+    """
+    found = dict.fromkeys(SIGNS, 0.0)
+    for words in readings(text):
+        for hit in _rules().hits(words):
+            found[hit.category] = max(found[hit.category], hit.score)
+    return found
+
+
+@cache
+def _rules() -> Rules:
+    package = resources.files("openkontext.safety")
+    own = tomllib.loads(package.joinpath("pair.toml").read_text("utf-8"))["rule"]
+    theirs = tomllib.loads(package.joinpath("prompt/rules.toml").read_text("utf-8"))["rule"]
+    return Rules([*(rule for rule in theirs if rule["category"] == HARMLESS), *own], lexicon())
