@@ -70,6 +70,8 @@ class RepositoryConfig:
     """Shift of the schedule (mu) at 4096 target tokens."""
     words: tuple[str, ...] | None = None
     """Words that the model was taught; None for a model trained on open text."""
+    kinds: tuple[str, ...] | None = None
+    """Kinds of edit that the model was taught, of `openkontext.data.edits`; None for all."""
 
     @classmethod
     def load(cls, folder: Path) -> "RepositoryConfig":

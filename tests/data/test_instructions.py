@@ -5,8 +5,10 @@ import re
 import numpy as np
 import pytest
 
-from openkontext.data.edits import KINDS, Edit, family, random_edit
-from openkontext.data.instructions import every_word, phrase
+from openkontext.data.draws import random_edit
+from openkontext.data.edits import FIRST_KINDS, IMPOSSIBLE, KINDS, Edit
+from openkontext.data.families import family
+from openkontext.data.instructions import every_word, phrase, slip
 from openkontext.data.palette import COLOURS
 from openkontext.data.scenes import Scene, Thing
 from openkontext.data.things import SHAPES
@@ -35,6 +37,12 @@ def plain(instruction: str) -> str:
     return re.sub(r"^(please|could you|can you|now) ", "", instruction.lower().rstrip("."))
 
 
+def spoken(edit: Edit, instruction: str) -> set[str]:
+    """The words of an instruction, without what a sign says."""
+    said = {t.form.text.lower() for t in (edit.subject, edit.result) if t is not None and t.form.text}
+    return {word.strip('",') for word in instruction.lower().rstrip(".").split()} - said
+
+
 def meant(scene: Scene, words: str) -> list[Thing]:
     """The things that words at the start of a text can mean, as a reader of English takes them."""
     match = re.match(rf"the (?:({'|'.join(COLOURS)}) )?({'|'.join(SHAPES)})\b ?(.*)", words)
@@ -51,8 +59,8 @@ def meant(scene: Scene, words: str) -> list[Thing]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_instructions_use_listed_words_only(kind: str, held_out: bool):
     words = set(every_word())
-    for _, instruction in instructions(kind, 60, held_out=held_out):
-        assert set(instruction.lower().rstrip(".").split()) <= words, instruction
+    for edit, instruction in instructions(kind, 60, held_out=held_out):
+        assert spoken(edit, instruction) <= words, instruction
 
 
 def test_training_uses_every_listed_word():
@@ -60,7 +68,7 @@ def test_training_uses_every_listed_word():
     for seed in range(120):
         rng = np.random.default_rng([6, seed])
         for edit in family(rng):
-            used.update(phrase(edit, rng).lower().rstrip(".").split())
+            used |= spoken(edit, phrase(edit, rng))
     missing = set(every_word()) - used
     assert not missing
 
@@ -76,7 +84,11 @@ def test_held_out_phrasings_are_none_of_training(kind: str):
         assert not trained & held_out
 
 
-@pytest.mark.parametrize("kind", ["recolour", "replace", "remove", "move"])
+def test_first_kinds_have_fewer_words():
+    assert set(every_word(FIRST_KINDS)) < set(every_word())
+
+
+@pytest.mark.parametrize("kind", ["recolour", "replace", "remove", "move", "resize"])
 def test_an_instruction_names_one_thing(kind: str):
     for edit, instruction in instructions(kind, 80) + instructions(kind, 40, held_out=True):
         text = plain(instruction)
@@ -106,6 +118,46 @@ def test_an_instruction_says_what_is_asked(kind: str):
         article = re.search(r"\b(a|an) (\w)", instruction.lower())
         if article:
             assert (article[1] == "an") == (article[2] in "aeiou"), instruction
+
+
+def test_a_text_instruction_says_the_text_in_capitals():
+    for edit, instruction in instructions("text", 40) + instructions("text", 20, held_out=True):
+        assert re.search(rf'(^|[ "]){edit.result.form.text}($|[ ".])', instruction), instruction
+
+
+def test_a_count_is_said():
+    numbers = {1: "one", 2: "two", 3: "three"}
+    for edit, instruction in instructions("count", 40):
+        assert numbers[edit.result.form.count] in instruction.lower().split(), instruction
+
+
+def test_two_parts_say_both():
+    for edit, instruction in instructions("two parts", 40):
+        first, rest = re.split(r",? (?:and then|and|then) ", instruction, maxsplit=1)
+        assert edit.parts[0].subject is None or edit.parts[0].subject.shape in first
+        assert rest
+
+
+def test_a_slip_is_in_one_word_and_leaves_short_ones_alone():
+    rng = np.random.default_rng(4)
+    for _ in range(40):
+        slipped = slip("make the mushroom bigger", rng).split()
+        wrong = [
+            (a, b) for a, b in zip(["make", "the", "mushroom", "bigger"], slipped, strict=True) if a != b
+        ]
+        assert len(wrong) == 1
+        assert wrong[0][0] in ("mushroom", "bigger")
+        assert len(wrong[0][1]) in (len(wrong[0][0]) - 1, len(wrong[0][0]))
+    assert slip("make it red", rng) == "make it red"
+
+
+def test_instructions_fit_the_text_encoders():
+    longest = max(
+        len(re.findall(r"\w+|[^\w\s]", text))
+        for kind in [*KINDS, IMPOSSIBLE]
+        for _, text in instructions(kind, 60)
+    )
+    assert longest < 32
 
 
 def test_the_same_chance_gives_the_same_words():

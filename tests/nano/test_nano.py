@@ -32,7 +32,7 @@ def test_it_is_whole_small_and_free(editor: openkontext.Editor) -> None:
     assert repository.config.licence == "Apache-2.0"
     assert repository.config.sizes == SIZES
     assert repository.config.words is not None
-    assert set(every_word()) <= set(repository.config.words)
+    assert set(every_word(repository.config.kinds)) <= set(repository.config.words)
 
 
 def test_its_checkpoint_can_be_read_back_and_is_the_preset() -> None:

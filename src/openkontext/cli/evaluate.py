@@ -44,6 +44,7 @@ def edits(
     from rich.progress import track
 
     from openkontext import images
+    from openkontext.data.edits import KINDS
     from openkontext.editor import load
     from openkontext.evaluation.cases import draw_cases
     from openkontext.evaluation.edits import edited_by, evaluate, round_trip
@@ -58,7 +59,7 @@ def edits(
     else:
         edit = edited_by(editor, steps, guidance)
     progress = track(
-        evaluate(draw_cases(seed, count), edit),
+        evaluate(draw_cases(seed, count, editor.repository.config.kinds or KINDS), edit),
         "reading" if ceiling else "editing",
         total=count,
         console=Console(stderr=True),
@@ -94,6 +95,8 @@ def _print_table(report: "Report", title: str) -> None:
             table.add_row(section + name, f"{score.success:.1%}", interval, str(score.count), faults)
         table.add_section()
 
+    if len(report.tasks) > 1:
+        add(report.tasks.items(), "task: ")
     add(report.kinds.items())
     add(report.combinations.items(), "combinations: ")
     add(report.phrasings.items(), "phrasings: ")

@@ -4,21 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from operator import attrgetter
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from openkontext.data.holdout import landscape_held_out, replacement_held_out, thing_held_out
+from openkontext.data import holdout
 from openkontext.data.landscapes import LANDSCAPES, SEASONS, TIMES
-from openkontext.data.palette import COLOURS
-from openkontext.data.sampler import choose, random_scene, random_thing
-from openkontext.data.scenes import GROUND_PLACES, LOOKS, PLACES, SKY_PLACES, Scene, Thing, silhouette
-from openkontext.data.things import GROUND_THINGS, SKY_THINGS
+from openkontext.data.scenes import LOOKS, Scene, Thing, silhouette
+from openkontext.data.styles import STYLES
 
-LOCAL_KINDS = ("recolour", "replace", "remove", "add", "move")
-GLOBAL_KINDS = ("background", "season", "time", "look")
-KINDS = LOCAL_KINDS + GLOBAL_KINDS
+TASKS: dict[str, tuple[str, ...]] = {
+    "local": ("recolour", "replace", "remove", "add", "move", "resize", "count"),
+    "global": ("background", "season", "time", "look", "style", "two parts"),
+    "text": ("text",),
+    "style reference": ("style reference",),
+    "character reference": ("character reference",),
+}
+"""The five tasks of KontextBench (arXiv 2506.15742), and the kinds of edit of each."""
+
+#: Kinds that change one word about the scene, and those that change one thing and leave the rest.
+GLOBAL_KINDS = ("background", "season", "time", "look", "style")
+LOCAL_KINDS = (*TASKS["local"], *TASKS["text"])
+KINDS = tuple(kind for kinds in TASKS.values() for kind in kinds)
+IMPOSSIBLE = "impossible"
+"""The kind of an edit that asks for what cannot be: nothing may change. Belongs to no task."""
+
+FIRST_KINDS = ("recolour", "replace", "remove", "add", "move", "background", "season", "time", "look")
+"""The kinds that the first nano was taught."""
+
+BIGGER = 1.4
+"""Factor on the side of a thing that is made bigger; a smaller one is divided by it."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +47,17 @@ class Edit:
     subject: Thing | None = None
     #: The thing that the instruction asks for, as it is after; None where it asks for none.
     result: Thing | None = None
+    #: Two edits in one instruction, one after the other; or the one edit that is not possible.
+    parts: tuple[Edit, ...] = ()
 
     def region(self) -> np.ndarray:
         """What the edit may change: bool [height, width]; everything for an edit of the whole picture.
 
+        Nothing for one that is not possible.
+
         For a thing, its outline before and after, widened by 5 pixels for its shadow and its soft edge.
         """
-        if self.kind in GLOBAL_KINDS:
+        if self.kind not in (*LOCAL_KINDS, IMPOSSIBLE):
             return np.ones((self.before.height, self.before.width), bool)
         mask = np.zeros((self.before.height, self.before.width), bool)
         for scene, thing in ((self.before, self.subject), (self.after, self.result)):
@@ -47,12 +66,14 @@ class Edit:
         return np.asarray(Image.fromarray(mask).convert("L").filter(ImageFilter.MaxFilter(11))) > 0
 
 
-def _with(scene: Scene, subject: Thing | None, result: Thing | None) -> Scene:
+def swapped(scene: Scene, subject: Thing | None, result: Thing | None) -> Scene:
+    """The scene with one thing in another's stead; None stands for none."""
     things = [t for t in scene.things if t != subject]
     return replace(scene, things=(*things, *([] if result is None else [result])))
 
 
-def _distinct(scene: Scene) -> bool:
+def distinct(scene: Scene) -> bool:
+    """Whether no two things have one name."""
     names = [(t.shape, t.colour) for t in scene.things]
     return len(set(names)) == len(names)
 
@@ -65,8 +86,8 @@ def free_places(scene: Scene, among: tuple[str, ...]) -> list[str]:
 
 def change(kind: str, scene: Scene, subject: Thing | None, result: Thing | None) -> Edit | None:
     """The edit that swaps one thing for another; None where the outcome has two things of one name."""
-    after = _with(scene, subject, result)
-    return Edit(kind, scene, after, subject, result) if _distinct(after) else None
+    after = swapped(scene, subject, result)
+    return Edit(kind, scene, after, subject, result) if distinct(after) else None
 
 
 def moved(thing: Thing, place: str) -> Thing:
@@ -74,60 +95,29 @@ def moved(thing: Thing, place: str) -> Thing:
     return replace(thing, place=place, dx=0.0, dy=0.0)
 
 
-def _unseen(edit: Edit) -> bool:
+def unseen(edit: Edit) -> bool:
     """Whether the edit asks for a combination that training never saw."""
-    result, after = edit.result, edit.after
+    if edit.parts:
+        return any(unseen(part) for part in edit.parts)
+    before, after, subject, result = edit.before, edit.after, edit.subject, edit.result
+    things = [thing for thing in (subject, result) if thing is not None]
     return (
-        (result is not None and thing_held_out(result.shape, result.colour))
-        or (edit.subject is not None and thing_held_out(edit.subject.shape, edit.subject.colour))
-        or (edit.kind == "replace" and replacement_held_out(edit.subject.shape, result.shape))  # type: ignore[union-attr]
-        or landscape_held_out(after.landscape, after.season, after.time, after.look)
+        any(_thing_unseen(thing) for thing in things)
+        or (edit.kind == "replace" and holdout.replacement_held_out(subject.shape, result.shape))  # type: ignore[union-attr]
+        or (edit.kind == "style reference" and holdout.styled_thing_held_out(result.shape, after.style))  # type: ignore[union-attr]
+        or holdout.landscape_held_out(after.landscape, after.season, after.time, after.look)
+        or any(holdout.style_held_out(s.landscape, s.style) for s in (before, after))
     )
 
 
-def _candidate(rng: np.random.Generator, kind: str) -> Edit | None:
-    """Any edit of a kind on a random scene, held out or not; None where the scene does not allow it."""
-    scene = random_scene(rng)
-    if kind in GLOBAL_KINDS:
-        return Edit(kind, scene, choose(rng, list(global_changes(scene, kind))))
-    if kind == "add":
-        place = choose(rng, free_places(scene, tuple(PLACES)))
-        thing = random_thing(rng, place, canonical=True)
-        return change("add", scene, None, replace(thing, colour=choose(rng, list(COLOURS))))
-    subject = choose(rng, scene.things)
-    if kind in ("remove", "move") and rng.random() < 0.5:
-        # Half of these name a thing in any colour, so that held-out names come up.
-        recoloured = replace(subject, colour=choose(rng, list(COLOURS)))
-        scene, subject = _with(scene, subject, recoloured), recoloured
-        if not _distinct(scene):
-            return None
-    if kind == "remove":
-        return change("remove", scene, subject, None)
-    if kind == "move":
-        places = free_places(scene, SKY_PLACES if subject.in_sky else GROUND_PLACES)
-        return change("move", scene, subject, moved(subject, choose(rng, places))) if places else None
-    if kind == "recolour":
-        colours = [c for c in COLOURS if c != subject.colour]
-        return change("recolour", scene, subject, replace(subject, colour=choose(rng, colours)))
-    shapes = [s for s in (SKY_THINGS if subject.in_sky else GROUND_THINGS) if s != subject.shape]
-    result = replace(subject, shape=choose(rng, shapes))
-    if rng.random() < 0.5:
-        result = replace(result, colour=choose(rng, list(COLOURS)))
-    return change("replace", scene, subject, result)
-
-
-def random_edit(rng: np.random.Generator, kind: str, *, unseen: bool) -> Edit:
-    """An edit of a kind on a scene of its own.
-
-    Args:
-        rng: Source of chance.
-        kind: One of KINDS.
-        unseen: Whether it asks for a combination held out of training, or for none that is.
-    """
-    while True:
-        edit = _candidate(rng, kind)
-        if edit is not None and _unseen(edit) == unseen:
-            return edit
+def _thing_unseen(thing: Thing) -> bool:
+    form = thing.form
+    return (
+        holdout.thing_held_out(thing.shape, thing.colour)
+        or holdout.count_held_out(thing.shape, form.count)
+        or (form.text != "" and holdout.text_held_out(form.text))
+        or (form.robot is not None and holdout.robot_held_out(form.robot, thing.colour))
+    )
 
 
 def global_changes(scene: Scene, kind: str) -> Iterator[Scene]:
@@ -137,60 +127,9 @@ def global_changes(scene: Scene, kind: str) -> Iterator[Scene]:
         "season": ("season", SEASONS),
         "time": ("time", tuple(TIMES)),
         "look": ("look", LOOKS),
+        # What a drawing was made from cannot be told from it.
+        "style": ("style", STYLES if scene.style == "plain" else ()),
     }[kind]
     for value in values:
         if value != getattr(scene, field):
             yield replace(scene, **{field: value})  # type: ignore[arg-type]
-
-
-def family(rng: np.random.Generator) -> list[Edit]:
-    """Many edits on one scene and between its variants, none of them held out.
-
-    Variants of a scene share most of its picture, so a family costs few renderings and encodings for its many
-    pairs.
-    """
-    base = random_scene(rng)
-    edits: list[Edit | None] = []
-    for subject in rng.permutation(np.array(base.things, object))[:2]:
-        edits += _thing_family(rng, base, subject)
-    for kind in ("background", "season", "time"):
-        options = [
-            s
-            for s in global_changes(base, kind)
-            if not landscape_held_out(s.landscape, s.season, s.time, s.look)
-        ]
-        variants = [base, *(options[i] for i in rng.permutation(len(options))[:2])]
-        edits += [Edit(kind, a, b) for a in variants for b in variants if a != b]
-    edits += [Edit("look", base, s) for s in global_changes(base, "look")]
-    return [e for e in edits if e is not None and not _unseen(e)]
-
-
-def _thing_family(rng: np.random.Generator, base: Scene, subject: Thing) -> list[Edit | None]:
-    edits: list[Edit | None] = [change("remove", base, subject, None)]
-    others = [c for c in COLOURS if c != subject.colour and not thing_held_out(subject.shape, c)]
-    coloured = [subject, *(replace(subject, colour=others[i]) for i in rng.permutation(len(others))[:3])]
-    shapes = [s for s in (SKY_THINGS if subject.in_sky else GROUND_THINGS) if s != subject.shape]
-    kept = [replace(subject, shape=shapes[i]) for i in rng.permutation(len(shapes))[:2]]
-    shaped = [subject, *kept, replace(kept[0], colour=choose(rng, list(COLOURS)))]
-    shaped = [t for t in dict.fromkeys(shaped) if not thing_held_out(t.shape, t.colour)]
-    for kind, variants in (("recolour", coloured), ("replace", shaped)):
-        for a in variants:
-            scene = _with(base, subject, a)
-            if not _distinct(scene):
-                continue
-            differs = attrgetter("colour" if kind == "recolour" else "shape")
-            edits += [change(kind, scene, a, b) for b in variants if differs(a) != differs(b)]
-    places = free_places(base, SKY_PLACES if subject.in_sky else GROUND_PLACES)
-    if places:
-        edits.append(change("move", base, subject, moved(subject, choose(rng, places))))
-    free = free_places(base, tuple(PLACES))
-    if free:
-        new = random_thing(rng, choose(rng, free), canonical=True)
-        added = change("add", base, None, new)
-        if added is not None:
-            edits += [added, change("remove", added.after, new, None)]
-            edits += [
-                change("move", added.after, new, moved(new, place))
-                for place in free_places(added.after, SKY_PLACES if new.in_sky else GROUND_PLACES)[:1]
-            ]
-    return edits

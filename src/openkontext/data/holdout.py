@@ -6,10 +6,15 @@ for them.
 
 from __future__ import annotations
 
-from openkontext.data.palette import COLOURS
-from openkontext.data.things import SHAPES
+import zlib
 
-_SHAPE_INDEX = {name: i for i, name in enumerate(SHAPES)}
+from openkontext.data.landscapes import LANDSCAPES
+from openkontext.data.palette import COLOURS
+from openkontext.data.robots import BODIES, HEADS, TOPS, Robot
+from openkontext.data.styles import STYLES
+from openkontext.data.things import ALL_SHAPES
+
+_SHAPE_INDEX = {name: i for i, name in enumerate(ALL_SHAPES)}
 _COLOUR_INDEX = {name: i for i, name in enumerate(COLOURS)}
 
 #: One time of day, one season and one look for half of the landscapes each.
@@ -40,3 +45,29 @@ def landscape_held_out(landscape: str, season: str, time: str, look: str) -> boo
         or (landscape, season) in _LANDSCAPE_SEASONS
         or (landscape, look) in _LANDSCAPE_LOOKS
     )
+
+
+def style_held_out(landscape: str, style: str) -> bool:
+    """Whether a landscape in a style of drawing is held out: one style of every landscape."""
+    return style != "plain" and (LANDSCAPES.index(landscape) + STYLES.index(style)) % 5 == 0
+
+
+def styled_thing_held_out(shape: str, style: str) -> bool:
+    """Whether drawing a thing in the style of a picture is held out: one style of every thing."""
+    return style != "plain" and (_SHAPE_INDEX[shape] + STYLES.index(style)) % 5 == 0
+
+
+def count_held_out(shape: str, count: int) -> bool:
+    """Whether several of a thing are held out: three of every third, two of every other third."""
+    return count > 1 and (_SHAPE_INDEX[shape] + count) % 3 == 0
+
+
+def text_held_out(text: str) -> bool:
+    """Whether what a sign says is held out: about one text in six."""
+    return zlib.crc32(text.encode()) % 6 == 0
+
+
+def robot_held_out(robot: Robot, colour: str) -> bool:
+    """Whether a robot is held out: about one in seven."""
+    parts = HEADS.index(robot.head) + 2 * TOPS.index(robot.top) + 3 * BODIES.index(robot.body)
+    return (parts + _COLOUR_INDEX[colour] + 2 * _COLOUR_INDEX[robot.face]) % 7 == 0

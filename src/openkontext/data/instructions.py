@@ -6,11 +6,14 @@ differently.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
-from openkontext.data.edits import Edit
+from openkontext.data.edits import IMPOSSIBLE, KINDS, Edit
 from openkontext.data.sampler import choose
 from openkontext.data.scenes import Scene, Thing
+from openkontext.data.styles import STYLES
 
 #: Phrasings by kind: those that training uses, and those held out of it. {it} names the thing, {a} the thing
 #: asked for ("a red ball"), {new} its shape or its colour and shape, {colour}, {place}, {value} the rest.
@@ -148,6 +151,88 @@ _PHRASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
         ("change it to {value}", "i want the picture {value}", "the whole picture in {value}"),
     ),
+    "resize": (
+        (
+            "make {it} {size}",
+            "{it} should be {size}",
+            "i want {it} {size}",
+            "i want {it} to be {size}",
+            "change the size of {it} and make it {size}",
+            "draw {it} {size}",
+            "turn {it} into a {size} one",
+        ),
+        ("i want to make {it} {size}", "show {it} {size}", "make the size of {it} {size}"),
+    ),
+    "count": (
+        (
+            "turn {it} into {several}",
+            "replace {it} with {several}",
+            "there should be {several} instead of {it}",
+            "i want {several} instead of {it}",
+            "change {it} to {several}",
+            "put {several} in place of {it}",
+            "make {it} {several}",
+            "draw {several} instead of {it}",
+        ),
+        ("swap {it} for {several}", "put {several} instead of {it}", "change {it} into {several}"),
+    ),
+    "text": (
+        (
+            "change the sign to {text}",
+            "make the sign say {text}",
+            "write {text} on the sign",
+            "put {text} on the sign",
+            "the sign should say {text}",
+            "replace {old} with {text}",
+            "change {old} to {text}",
+            "let the sign say {text}",
+            "i want the sign to say {text}",
+            "change the text on the sign to {text}",
+        ),
+        ("make the text on the sign {text}", "i want {text} on the sign", "turn {old} into {text}"),
+    ),
+    "style": (
+        (
+            "make it {value}",
+            "turn it into {value}",
+            "turn the picture into {value}",
+            "draw it as {value}",
+            "show it as {value}",
+            "make the picture look like {value}",
+            "make it look like {value}",
+            "the picture should be {value}",
+        ),
+        ("change the picture into {value}", "draw the picture as {value}", "it should look like {value}"),
+    ),
+    "style reference": (
+        (
+            "draw {a} {where} in this style",
+            "{a} {where} in the same style",
+            "in this style draw {a} {where}",
+            "make {a} {where} in the style of this picture",
+            "use this style to draw {a} {where}",
+            "paint {a} {where} in this style",
+            "i want {a} {where} in this style",
+        ),
+        (
+            "show {a} {where} in this style",
+            "in the same style draw {a} {where}",
+            "paint {a} {where} in the same style",
+        ),
+    ),
+    "character reference": (
+        (
+            "the same robot {where}",
+            "this robot {where}",
+            "show the same robot {where}",
+            "draw this robot {where}",
+            "now the same robot {where}",
+            "put the same robot {where}",
+            "i want the same robot {where}",
+            "take this robot and put it {where}",
+        ),
+        ("show this robot {where}", "draw the same robot {where}", "i want this robot {where}"),
+    ),
 }
 
 #: Whole instructions for values that also go by other words.
@@ -181,6 +266,11 @@ _VALUES: dict[str, tuple[str, ...]] = {
     "beach": ("a beach", "the beach", "the seaside"),
     "desert": ("a desert", "the desert", "a sandy desert"),
     "city": ("a city", "the city", "a town"),
+    "pencil": ("a pencil drawing", "a pencil sketch", "a sketch"),
+    "watercolour": ("a watercolour", "a watercolour painting", "a watercolor painting"),
+    "pixels": ("pixel art", "pixels"),
+    "comic": ("a comic", "a comic drawing", "a cartoon"),
+    "blueprint": ("a blueprint", "a blueprint drawing"),
     "summer": ("summer",),
     "autumn": ("autumn", "fall"),
     "winter": ("winter",),
@@ -208,6 +298,19 @@ _DESTINATIONS: dict[str, tuple[str, ...]] = {
     "sky middle": ("to the top in the middle", "to the middle of the sky"),
     "sky right": ("to the top right", "to the right of the sky"),
 }
+#: Where something is drawn anew.
+_WHERE: dict[str, tuple[str, ...]] = {
+    "meadow": ("in a meadow", "in a field"),
+    "forest": ("in a forest", "in the woods"),
+    "mountains": ("in the mountains", "in a mountain landscape"),
+    "beach": ("at the beach", "on a beach"),
+    "desert": ("in the desert", "in a sandy desert"),
+    "city": ("in the city", "in a town"),
+}
+_WHEN = {"day": "", "sunset": " at sunset", "night": " at night"}
+_SIZES = {True: ("bigger", "larger"), False: ("smaller",)}
+_NUMBERS = ("one", "two", "three")
+_JOINTS = (" and ", " and then ", ", then ")
 _OPENINGS = ("please ", "could you ", "can you ", "now ")
 
 
@@ -215,13 +318,26 @@ def _article(words: str) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
+def _plural(shape: str) -> str:
+    return shape + ("es" if shape.endswith("x") else "s")
+
+
 def _refer(scene: Scene, thing: Thing, rng: np.random.Generator) -> str:
     """Words that mean this thing and no other in the scene."""
-    names = [f"the {thing.colour} {thing.shape}"]
-    if sum(t.shape == thing.shape for t in scene.things) == 1:
-        names += [f"the {thing.shape}"] * 2
-    names.append(f"the {thing.shape} {_PLACES[thing.place][0]}")
+    shape = thing.shape if thing.form.count == 1 else _plural(thing.shape)
+    names = [f"the {thing.colour} {shape}"]
+    if sum(t.shape == thing.shape for t in scene.things) <= 1:
+        names += [f"the {shape}"] * 2
+    names.append(f"the {shape} {_PLACES[thing.place][0]}")
     return str(choose(rng, names))
+
+
+def _several(thing: Thing, rng: np.random.Generator) -> str:
+    """How many of a thing, such as "two red balls"."""
+    count = thing.form.count
+    name = thing.shape if count == 1 else _plural(thing.shape)
+    colour = f"{thing.colour} " if rng.random() < 0.4 else ""
+    return f"{_NUMBERS[count - 1]} {colour}{name}"
 
 
 def phrase(edit: Edit, rng: np.random.Generator, *, held_out: bool = False) -> str:
@@ -232,20 +348,38 @@ def phrase(edit: Edit, rng: np.random.Generator, *, held_out: bool = False) -> s
         rng: Chooses among the phrasings.
         held_out: Whether to take a phrasing that training never uses.
     """
+    if len(edit.parts) == 2:
+        first, second = (_words(part, rng, held_out) for part in edit.parts)
+        return _dress(first + str(choose(rng, _JOINTS)) + second, rng)
+    return _dress(_words(edit.parts[0] if edit.parts else edit, rng, held_out), rng)
+
+
+def _words(edit: Edit, rng: np.random.Generator, held_out: bool) -> str:
+    """An instruction for one edit, bare."""
     words: dict[str, str] = {}
-    if edit.subject is not None:
-        words["it"] = _refer(edit.before, edit.subject, rng)
-    if edit.result is not None:
-        result = edit.result
+    subject, result = edit.subject, edit.result
+    if subject is not None:
+        words["it"] = _refer(edit.before, subject, rng)
+    if result is not None:
         words["colour"] = result.colour
         words["place"] = str(choose(rng, _PLACES[result.place]))
         words["to"] = str(choose(rng, _DESTINATIONS[result.place]))
         # A replacement that keeps the colour may leave it unsaid.
-        unsaid = edit.kind == "replace" and edit.subject is not None and edit.subject.colour == result.colour
+        unsaid = edit.kind == "replace" and subject is not None and subject.colour == result.colour
         words["a"] = _article(
             result.shape if unsaid and rng.random() < 0.7 else f"{result.colour} {result.shape}"
         )
-    if edit.subject is None and edit.result is None:
+    if edit.kind == "resize" and subject is not None and result is not None:
+        words["size"] = str(choose(rng, _SIZES[result.size > subject.size]))
+    if edit.kind == "count" and result is not None:
+        words["several"] = _several(result, rng)
+    if edit.kind == "text" and subject is not None and result is not None:
+        quote = '"' if rng.random() < 0.8 else ""
+        words["old"], words["text"] = (f"{quote}{thing.form.text}{quote}" for thing in (subject, result))
+    if edit.kind in ("style reference", "character reference"):
+        when = _WHEN[edit.after.time]
+        words["where"] = str(choose(rng, _WHERE[edit.after.landscape])) + when
+    if subject is None and result is None:
         field = {"background": "landscape"}.get(edit.kind, edit.kind)
         value = getattr(edit.after, field)
         sayings = _SAYINGS.get((edit.kind, value), ())
@@ -253,15 +387,28 @@ def phrase(edit: Edit, rng: np.random.Generator, *, held_out: bool = False) -> s
             # What is said of summer depends on what it follows.
             sayings = sayings[:1] if edit.before.season == "autumn" else sayings
         if sayings and not held_out and rng.random() < 0.3:
-            return _dress(str(choose(rng, sayings)), rng)
+            return str(choose(rng, sayings))
         words["value"] = str(choose(rng, _VALUES[value]))
-    return _dress(str(choose(rng, _PHRASES[edit.kind][held_out])).format(**words), rng)
+    return str(choose(rng, _PHRASES[edit.kind][held_out])).format(**words)
+
+
+def slip(text: str, rng: np.random.Generator) -> str:
+    """The text with a spelling slip: one of its longer words misses a letter, or has two of them swapped."""
+    words = text.split(" ")
+    longer = [i for i, word in enumerate(words) if len(word) > 4 and word.isalpha() and word.islower()]
+    if not longer:
+        return text
+    i = choose(rng, longer)
+    at = int(rng.integers(1, len(words[i]) - 2))
+    a, b = words[i][at : at + 2]
+    words[i] = words[i][:at] + (b + a if rng.random() < 0.5 and a != b else b) + words[i][at + 2 :]
+    return " ".join(words)
 
 
 def _dress(text: str, rng: np.random.Generator) -> str:
     """An opening, a capital letter and a full stop, now and then."""
     if rng.random() < 0.12 and not text.startswith(
-        ("the ", "i ", "there ", "in ", "at ", "on ", "without ", "now ", "a ")
+        ("the ", "i ", "there ", "in ", "at ", "on ", "without ", "now ", "a ", "an ", "this ")
     ):
         text = str(choose(rng, _OPENINGS)) + text
     if rng.random() < 0.3:
@@ -287,14 +434,23 @@ def describe(scene: Scene, rng: np.random.Generator, most: int = 3) -> str:
     return _dress(f"{' '.join(words)} with {' and '.join(named)}", rng)
 
 
-def every_word() -> list[str]:
-    """All words that the instructions can use, sorted."""
+def every_word(kinds: Collection[str] = KINDS) -> list[str]:
+    """All words that the instructions of these kinds can use, sorted; what a sign says is none of them."""
     from openkontext.data.palette import COLOURS
     from openkontext.data.things import SHAPES
 
     texts: list[str] = [*COLOURS, *SHAPES, *_OPENINGS, "a an the please"]
-    texts += [p for kinds in _PHRASES.values() for group in kinds for p in group]
-    texts += [
-        p for table in (_SAYINGS, _VALUES, _PLACES, _DESTINATIONS) for group in table.values() for p in group
-    ]
+    texts += [p for kind in kinds if kind in _PHRASES for group in _PHRASES[kind] for p in group]
+    texts += [p for (kind, _), group in _SAYINGS.items() if kind in kinds for p in group]
+    styles = STYLES if "style" in kinds else ()
+    texts += [p for value, group in _VALUES.items() if value not in STYLES or value in styles for p in group]
+    texts += [p for table in (_PLACES, _DESTINATIONS) for group in table.values() for p in group]
+    if "resize" in kinds or IMPOSSIBLE in kinds:
+        texts += [size for sizes in _SIZES.values() for size in sizes]
+    if "count" in kinds:
+        texts += [*_NUMBERS, *map(_plural, SHAPES)]
+    if "two parts" in kinds:
+        texts += [joint.strip(" ,") for joint in _JOINTS]
+    if "style reference" in kinds or "character reference" in kinds:
+        texts += [*(p for group in _WHERE.values() for p in group), *_WHEN.values()]
     return sorted({w for text in texts for w in text.split() if not w.startswith("{")})

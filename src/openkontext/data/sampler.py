@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from openkontext.data.holdout import landscape_held_out, thing_held_out
+from openkontext.data.holdout import landscape_held_out, text_held_out, thing_held_out
 from openkontext.data.landscapes import LANDSCAPES, SEASONS, TIMES
 from openkontext.data.palette import COLOURS
-from openkontext.data.scenes import GROUND_PLACES, GROUND_SIZE, SIZES, SKY_PLACES, SKY_SIZE, Scene, Thing
-from openkontext.data.things import GROUND_THINGS, SKY_THINGS
+from openkontext.data.robots import BODIES, FEET, HEADS, TOPS, Robot
+from openkontext.data.scenes import (
+    GROUND_PLACES,
+    GROUND_SIZE,
+    ROBOT_SIZE,
+    SIGN_SIZE,
+    SIZES,
+    SKY_PLACES,
+    SKY_SIZE,
+    Scene,
+    Thing,
+)
+from openkontext.data.signs import LETTERS, LONGEST
+from openkontext.data.things import GROUND_THINGS, ROBOT, SIGN, SKY_THINGS, Form
 
 _SIZE_WEIGHTS = (0.4, 0.18, 0.18, 0.12, 0.12)
 
@@ -61,3 +73,41 @@ def random_scene(rng: np.random.Generator, size: tuple[int, int] | None = None) 
             thing = random_thing(rng, place)
         things.append(thing)
     return Scene(width, height, landscape, season, time, tuple(things), detail=int(rng.integers(1 << 20)))
+
+
+#: Words on signs; letters and digits in any order come beside them.
+_TEXTS = (
+    "OPEN", "SALE", "CAFE", "TAXI", "STOP", "EXIT", "ZOO", "BUS", "TEA", "HELP", "SHOP", "PARK", "FISH",
+    "MILK", "CAKE", "JAZZ", "GYM", "WOW", "HI", "YES", "NO", "GO", "24H", "VIP", "OK", "BAR", "INN",
+    "ICE", "QUIZ", "KIDS",
+)  # fmt: skip
+
+
+def random_text(rng: np.random.Generator) -> str:
+    """What a sign says: a word, a number, or letters and digits without a meaning; held out or not."""
+    kind = rng.random()
+    if kind < 0.4:
+        return str(choose(rng, _TEXTS))
+    if kind < 0.6:
+        return str(int(rng.integers(1, 1000)))
+    return "".join(choose(rng, LETTERS) for _ in range(int(rng.integers(2, LONGEST + 1))))
+
+
+def random_sign(rng: np.random.Generator, place: str) -> Thing:
+    """A sign that is not held out."""
+    colour = choose(rng, [c for c in COLOURS if not thing_held_out(SIGN, c)])
+    text = random_text(rng)
+    while text_held_out(text):
+        text = random_text(rng)
+    # At the sides it stands farther in, so that all of it shows.
+    aside = {"left": 0.06, "right": -0.06}.get(place, 0.0)
+    return Thing(SIGN, colour, place, SIGN_SIZE, dx=aside, form=Form(text=text))
+
+
+def random_robot(rng: np.random.Generator, place: str) -> Thing:
+    """A robot near a place, held out or not."""
+    head, top, body, feet, face = (choose(rng, parts) for parts in (HEADS, TOPS, BODIES, FEET, list(COLOURS)))
+    robot = Robot(head, top, body, feet, face)
+    colour = choose(rng, [c for c in COLOURS if not thing_held_out(ROBOT, c)])
+    size = ROBOT_SIZE * rng.uniform(0.86, 1.1)
+    return Thing(ROBOT, colour, place, float(size), form=Form(robot=robot))

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from openkontext.data.landscapes import TIMES, draw_landscape
-from openkontext.data.things import draw_thing, main_colour_area
+from openkontext.data.styles import draw_in
+from openkontext.data.things import PLAIN, Form, draw_thing, main_colour_area
 
 LOOKS = ("colour", "black and white", "sepia", "inverted")
 
@@ -35,6 +36,9 @@ SKY_PLACES = ("sky left", "sky middle", "sky right")
 #: Size of a thing that an instruction adds, as a share of the picture's shorter side.
 GROUND_SIZE = 0.32
 SKY_SIZE = 0.25
+#: Sizes of a sign and of a robot: large enough to read, and to be recognised.
+SIGN_SIZE = 0.46
+ROBOT_SIZE = 0.46
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Thing:
     #: Offset from the place, as shares of the picture's width and height.
     dx: float = 0.0
     dy: float = 0.0
+    form: Form = PLAIN
 
     @property
     def in_sky(self) -> bool:
@@ -67,6 +72,8 @@ class Scene:
     time: str
     things: tuple[Thing, ...]
     look: str = "colour"
+    #: How it is drawn, see `openkontext.data.styles`.
+    style: str = "plain"
     #: Chooses the landscape's incidental detail (hills, stars, windows).
     detail: int = 0
 
@@ -125,18 +132,20 @@ def render(scene: Scene) -> np.ndarray:
         left, top, side = box_of(scene, thing)
         if not thing.in_sky:
             _shadow(picture, left, top, side)
-        rgb, opacity = draw_thing(thing.shape, thing.colour, side)
+        rgb, opacity = draw_thing(thing.shape, thing.colour, side, thing.form)
         where, part = _place(picture.shape[:2], np.dstack([rgb * light, opacity]), left, top)
         alpha = part[..., 3:]
         picture[where] = picture[where] * (1 - alpha) + part[..., :3] * alpha
-    return np.rint(_apply_look(picture, scene.look)).astype(np.uint8)
+    return np.rint(_apply_look(draw_in(scene.style, picture), scene.look)).astype(np.uint8)
 
 
 def silhouette(scene: Scene, thing: Thing) -> np.ndarray:
     """Where a thing covers the picture: bool [height, width], whatever stands in front of it."""
     mask = np.zeros((scene.height, scene.width), bool)
     left, top, side = box_of(scene, thing)
-    where, part = _place(mask.shape, draw_thing(thing.shape, thing.colour, side)[1] > 0.5, left, top)
+    where, part = _place(
+        mask.shape, draw_thing(thing.shape, thing.colour, side, thing.form)[1] > 0.5, left, top
+    )
     mask[where] = part
     return mask
 
@@ -145,6 +154,6 @@ def coloured_area(scene: Scene, thing: Thing) -> np.ndarray:
     """Where a thing shows its main colour: bool [height, width]."""
     mask = np.zeros((scene.height, scene.width), bool)
     left, top, side = box_of(scene, thing)
-    where, part = _place(mask.shape, main_colour_area(thing.shape, side), left, top)
+    where, part = _place(mask.shape, main_colour_area(thing.shape, side, thing.form), left, top)
     mask[where] = part
     return mask

@@ -15,6 +15,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from openkontext.data.palette import COLOURS, RGB, mix
+from openkontext.data.robots import Robot
+from openkontext.data.signs import BOARD, ink, strokes
 
 Fill = Literal["main", "dark", "light"] | RGB
 Point = tuple[float, float]
@@ -180,6 +182,113 @@ SKY_THINGS: dict[str, tuple[Part, ...]] = {
 
 SHAPES: dict[str, tuple[Part, ...]] = {**GROUND_THINGS, **SKY_THINGS}
 
+#: Things whose drawing depends on what stands on them, or on who they are. They stand on the ground.
+SIGN, ROBOT = "sign", "robot"
+ALL_SHAPES = (*SHAPES, SIGN, ROBOT)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a thing has beyond its shape and its colour."""
+
+    #: How many of it stand together in its square: 1, 2 or 3.
+    count: int = 1
+    #: What a sign says.
+    text: str = ""
+    #: Who a robot is.
+    robot: Robot | None = None
+
+
+PLAIN = Form()
+MOST = 3
+"""Things of one kind that stand together at most."""
+
+#: Left, top and side of each of so many things in their common square, back to front.
+_GROUPS: dict[int, tuple[tuple[float, float, float], ...]] = {
+    1: ((0.0, 0.0, 1.0),),
+    2: ((0.0, 0.44, 0.56), (0.44, 0.44, 0.56)),
+    3: ((0.22, 0.0, 0.56), (0.0, 0.44, 0.56), (0.44, 0.44, 0.56)),
+}
+
+_STEEL: RGB = (150, 156, 166)
+_EYE: RGB = (24, 26, 32)
+_LAMP: RGB = (255, 244, 170)
+
+
+def _sign(colour: str, text: str) -> tuple[Part, ...]:
+    x0, y0, x1, y1 = BOARD
+    return (
+        _box(_WOOD, 0.45, y1, 0.55, 1.0),
+        _box("dark", x0, y0, x1, y1),
+        _box("main", x0 + 0.02, y0 + 0.02, x1 - 0.02, y1 - 0.02),
+        *(_box(ink(colour), *stroke) for stroke in strokes(text)),
+    )
+
+
+def _robot(robot: Robot) -> tuple[Part, ...]:
+    face = COLOURS[robot.face]
+    feet = {
+        "wheels": (_ellipse(_TYRE, 0.22, 0.82, 0.46, 1.0), _ellipse(_TYRE, 0.54, 0.82, 0.78, 1.0)),
+        "legs": (
+            _box(_STEEL, 0.3, 0.78, 0.4, 1.0),
+            _box(_STEEL, 0.6, 0.78, 0.7, 1.0),
+            _box(_TYRE, 0.24, 0.95, 0.42, 1.0),
+            _box(_TYRE, 0.58, 0.95, 0.76, 1.0),
+        ),
+        "spring": (
+            _polygon(_STEEL, (0.36, 0.8), (0.64, 0.8), (0.64, 0.85), (0.36, 0.85)),
+            _polygon(_TYRE, (0.4, 0.86), (0.6, 0.86), (0.6, 0.9), (0.4, 0.9)),
+            _polygon(_STEEL, (0.32, 0.93), (0.68, 0.93), (0.68, 1.0), (0.32, 1.0)),
+        ),
+    }[robot.feet]
+    body = {
+        "box": (_box("main", 0.26, 0.48, 0.74, 0.84),),
+        "barrel": (_ellipse("main", 0.2, 0.44, 0.8, 0.88),),
+        "cone": (_polygon("main", (0.4, 0.46), (0.6, 0.46), (0.84, 0.84), (0.16, 0.84)),),
+    }[robot.body]
+    head = {
+        "round": (_ellipse(face, 0.3, 0.14, 0.7, 0.52),),
+        "square": (_box(face, 0.32, 0.16, 0.68, 0.48),),
+        "wide": (_polygon(face, (0.2, 0.2), (0.8, 0.2), (0.7, 0.46), (0.3, 0.46)),),
+    }[robot.head]
+    top = {
+        "antenna": (_box(_STEEL, 0.48, 0.04, 0.52, 0.22), _ellipse(_LAMP, 0.44, 0.0, 0.56, 0.11)),
+        "ears": (
+            _polygon(face, (0.3, 0.24), (0.26, 0.02), (0.44, 0.18)),
+            _polygon(face, (0.7, 0.24), (0.74, 0.02), (0.56, 0.18)),
+        ),
+        "hat": (_box(_EYE, 0.28, 0.13, 0.72, 0.19), _box(_EYE, 0.36, 0.0, 0.64, 0.15)),
+        "bald": (),
+    }[robot.top]
+    return (
+        *feet,
+        _box(_STEEL, 0.12, 0.54, 0.3, 0.6),
+        _box(_STEEL, 0.7, 0.54, 0.88, 0.6),
+        *body,
+        _ellipse(_LAMP, 0.44, 0.6, 0.56, 0.72),
+        *head,
+        *top,
+        _ellipse((255, 255, 255), 0.37, 0.26, 0.48, 0.37),
+        _ellipse((255, 255, 255), 0.52, 0.26, 0.63, 0.37),
+        _ellipse(_EYE, 0.4, 0.28, 0.46, 0.35),
+        _ellipse(_EYE, 0.54, 0.28, 0.6, 0.35),
+    )
+
+
+def _parts(shape: str, colour: str, form: Form) -> tuple[Part, ...]:
+    """What makes up a drawing in its unit square, back to front."""
+    if form.robot is not None:
+        one = _robot(form.robot)
+    elif shape == SIGN:
+        one = _sign(colour, form.text)
+    else:
+        one = SHAPES[shape]
+    return tuple(
+        Part(part.fill, tuple((left + x * side, top + y * side) for x, y in part.points), part.ellipse)
+        for left, top, side in _GROUPS[form.count]
+        for part in one
+    )
+
 
 def _shades(colour: RGB) -> dict[str, RGB]:
     return {"main": colour, "dark": mix(colour, (0, 0, 0), 0.22), "light": mix(colour, (255, 255, 255), 0.4)}
@@ -203,22 +312,22 @@ def _draw(parts: tuple[Part, ...], size: int, shades: dict[str, RGB], fixed: RGB
 
 
 @lru_cache(maxsize=4096)
-def draw_thing(shape: str, colour: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_thing(shape: str, colour: str, size: int, form: Form = PLAIN) -> tuple[np.ndarray, np.ndarray]:
     """Draws one thing, lit from the upper left.
 
     Returns:
         Its colours, float32 [size, size, 3] in 0..255, and its opacity, float32 [size, size] in 0..1.
     """
-    tile = np.asarray(_draw(SHAPES[shape], size, _shades(COLOURS[colour]), None), np.float32)
+    tile = np.asarray(_draw(_parts(shape, colour, form), size, _shades(COLOURS[colour]), None), np.float32)
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size
     light = 1.1 - 0.26 * (0.45 * x + 0.55 * y)
     return np.clip(tile[..., :3] * light[..., None], 0, 255), tile[..., 3] / 255
 
 
 @lru_cache(maxsize=1024)
-def main_colour_area(shape: str, size: int) -> np.ndarray:
+def main_colour_area(shape: str, size: int, form: Form = PLAIN) -> np.ndarray:
     """Where a thing shows its main colour: bool [size, size]."""
     white, black = (255, 255, 255), (0, 0, 0)
     shades = {"main": white, "dark": black, "light": black}
-    tile = np.asarray(_draw(SHAPES[shape], size, shades, black), np.float32)
+    tile = np.asarray(_draw(_parts(shape, "white", form), size, shades, black), np.float32)
     return (tile[..., 0] > 250) & (tile[..., 3] > 250)

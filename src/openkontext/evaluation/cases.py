@@ -1,11 +1,13 @@
 """Cases: held-out scenes, each with an instruction and the true picture of its outcome."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from openkontext.data.edits import KINDS, Edit, random_edit
+from openkontext.data.draws import random_edit
+from openkontext.data.edits import KINDS, Edit
 from openkontext.data.instructions import phrase
 from openkontext.data.scenes import render
 from openkontext.images.fitting import Pixels
@@ -40,19 +42,19 @@ class Case:
         return render(self.edit.after)
 
 
-def draw_case(seed: int, index: int) -> Case:
+def draw_case(seed: int, index: int, kinds: Sequence[str] = KINDS) -> Case:
     """The case of a seed at a place in its sequence; the same whatever the count and the model.
 
     The kinds take turns. Every other turn asks for unseen combinations, every other pair of turns in held-out
     phrasings.
     """
     rng = np.random.default_rng([_STREAM, seed, index])
-    turn = index // len(KINDS)
+    turn = index // len(kinds)
     unseen, held_out = turn % 2 == 0, turn // 2 % 2 == 0
-    edit = random_edit(rng, KINDS[index % len(KINDS)], unseen=unseen)
+    edit = random_edit(rng, kinds[index % len(kinds)], unseen=unseen)
     return Case(index, edit, phrase(edit, rng, held_out=held_out), unseen, held_out)
 
 
-def draw_cases(seed: int, count: int) -> list[Case]:
-    """The first `count` cases of a seed."""
-    return [draw_case(seed, index) for index in range(count)]
+def draw_cases(seed: int, count: int, kinds: Sequence[str] = KINDS) -> list[Case]:
+    """The first `count` cases of a seed, of these kinds."""
+    return [draw_case(seed, index, kinds) for index in range(count)]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from openkontext.data.edits import KINDS
+from openkontext.data.edits import IMPOSSIBLE, KINDS, TASKS
 from openkontext.evaluation.edits import Outcome
 
 _Z = 1.959964
@@ -41,6 +41,8 @@ class Report:
     """The scores of a run, over all cases and over parts of them."""
 
     overall: Score
+    tasks: dict[str, Score]
+    """By task of KontextBench."""
     kinds: dict[str, Score]
     """By kind of edit."""
     combinations: dict[str, Score]
@@ -55,12 +57,15 @@ class Report:
     @classmethod
     def of(cls, outcomes: Sequence[Outcome]) -> "Report":
         """The report on outcomes, at least one."""
-        faults: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
+        kinds = (*KINDS, IMPOSSIBLE)
+        faults: dict[str, Counter[str]] = {kind: Counter() for kind in kinds}
+        task = {kind: name for name, members in TASKS.items() for kind in members}
         for outcome in outcomes:
             faults[outcome.case.edit.kind].update(sorted({fault.check for fault in outcome.reading.faults}))
         return cls(
             overall=Score.of(o.reading.success for o in outcomes),
-            kinds=_by(outcomes, lambda o: o.case.edit.kind, KINDS),
+            tasks=_by(outcomes, lambda o: task.get(o.case.edit.kind, ""), TASKS),
+            kinds=_by(outcomes, lambda o: o.case.edit.kind, kinds),
             combinations=_by(outcomes, lambda o: ("seen", "unseen")[o.case.unseen], ("seen", "unseen")),
             phrasings=_by(
                 outcomes, lambda o: ("seen", "unseen")[o.case.held_out_phrasing], ("seen", "unseen")

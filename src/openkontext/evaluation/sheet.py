@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from openkontext.data.edits import KINDS
+from openkontext.data.edits import IMPOSSIBLE, KINDS
 from openkontext.evaluation.edits import Outcome
 from openkontext.evaluation.scores import Score
 from openkontext.images.fitting import Pixels
@@ -54,7 +54,7 @@ def contact_sheet(outcomes: Iterable[Outcome], title: str) -> Pixels:
         for i, name in enumerate(("before", "output", "as asked")):
             x = _column(column) + i * (_BOX[0] + _GAP) + _BOX[0] // 2
             draw.text((x, _MARGIN + _HEADER - 12), name, _FAINT, _font(13), anchor="ms")
-    for row, kind in enumerate(kind for kind in KINDS if kind in rows):
+    for row, kind in enumerate(kind for kind in (*KINDS, IMPOSSIBLE) if kind in rows):
         top = _MARGIN + _HEADER + row * row_height
         score = Score.of(o.reading.success for o in rows[kind])
         middle = top + _BOX[1] // 2

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openkontext.data.edits import Edit, family
+from openkontext.data.edits import Edit
+from openkontext.data.families import family
 from openkontext.data.scenes import Scene, render
 
 FAMILIES = 50

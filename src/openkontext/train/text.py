@@ -17,7 +17,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openkontext.data.edits import KINDS, Edit, family
+from openkontext.data.edits import KINDS, Edit
+from openkontext.data.families import family
 from openkontext.data.instructions import phrase
 from openkontext.data.landscapes import LANDSCAPES, SEASONS, TIMES
 from openkontext.data.palette import COLOURS

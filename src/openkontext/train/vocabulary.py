@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from openkontext.data.edits import KINDS, random_edit
+from openkontext.data.draws import random_edit
+from openkontext.data.edits import KINDS
 from openkontext.data.instructions import every_word, phrase
 
 CLIP_START, CLIP_END = "<|startoftext|>", "<|endoftext|>"

@@ -1,0 +1,25 @@
+"""Characters: robots put together from parts and colours, so many that each is somebody.
+
+There are 3 heads, 4 tops, 3 bodies, 3 feet, and a colour each for head and body: 7,776 robots.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+HEADS = ("round", "square", "wide")
+TOPS = ("antenna", "ears", "hat", "bald")
+BODIES = ("box", "barrel", "cone")
+FEET = ("wheels", "legs", "spring")
+
+
+@dataclass(frozen=True)
+class Robot:
+    """Who a robot is, but for the colour of its body, which is the thing's main colour."""
+
+    head: str
+    top: str
+    body: str
+    feet: str
+    #: Colour of the head.
+    face: str

@@ -1,0 +1,107 @@
+"""What is drawn beyond plain things: signs, robots, groups, styles."""
+
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from openkontext.data.palette import COLOURS
+from openkontext.data.robots import BODIES, FEET, HEADS, TOPS, Robot
+from openkontext.data.scenes import ROBOT_SIZE, SIGN_SIZE, Scene, Thing, render, silhouette
+from openkontext.data.signs import LETTERS, LONGEST, cell, glyph, ink, strokes
+from openkontext.data.styles import COLOURLESS, STYLES, draw_in
+from openkontext.data.things import Form
+
+SCENE = Scene(128, 128, "meadow", "summer", "day", (), detail=3)
+
+
+def with_thing(shape: str, colour: str, form: Form, size: float = ROBOT_SIZE) -> Scene:
+    return replace(SCENE, things=(Thing(shape, colour, "middle", size, form=form),))
+
+
+def test_no_two_letters_look_alike():
+    for a, b in combinations(LETTERS, 2):
+        assert (glyph(a) != glyph(b)).sum() >= 2, (a, b)
+    assert set(LETTERS) == set("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
+
+
+def test_a_text_stands_in_the_middle_of_its_board():
+    for text in ("I", "42", "OPEN"):
+        first, last = cell(text, 0), cell(text, len(text) - 1)
+        assert first[0] + last[2] == pytest.approx(1)
+        assert first[0] > 0
+    # The strokes of a letter fill as much as its pixels do.
+    (x0, _, x1, _) = cell("H", 0)
+    pixel = (x1 - x0) / 5
+    assert sum((b[2] - b[0]) * (b[3] - b[1]) for b in strokes("H")) == pytest.approx(
+        glyph("H").sum() * pixel**2
+    )
+
+
+def test_every_letter_of_a_sign_shows_in_every_place_and_colour():
+    for colour in COLOURS:
+        empty = render(with_thing("sign", colour, Form(text=""), SIGN_SIZE)).astype(int)
+        for place in range(LONGEST):
+            text = "." * place + "8"
+            sign = render(with_thing("sign", colour, Form(text=text.replace(".", "1")), SIGN_SIZE))
+            assert np.abs(sign - empty).max() > 90
+        assert sum(ink(colour)) != sum(COLOURS[colour])
+
+
+@pytest.mark.parametrize(
+    ("part", "options"),
+    [("head", HEADS), ("top", TOPS), ("body", BODIES), ("feet", FEET), ("face", tuple(COLOURS))],
+)
+def test_every_part_of_a_robot_shows(part: str, options: tuple[str, ...]):
+    robot = Robot("round", "antenna", "box", "legs", "red")
+    pictures = [
+        render(with_thing("robot", "blue", Form(robot=replace(robot, **{part: option}))))
+        for option in options
+    ]
+    for a, b in combinations(pictures, 2):
+        assert (np.abs(a.astype(int) - b).max(axis=2) > 30).sum() > 20
+
+
+def test_a_group_has_as_many_things_as_it_says():
+    """The red sails of boats in a group do not touch: they are counted as patches."""
+    from scipy.ndimage import label
+
+    for count in (1, 2, 3):
+        scene = replace(
+            SCENE, things=(Thing("boat", "red", "middle", 0.4, form=Form(count=count)),), time="day"
+        )
+        red = COLOURS["red"]
+        picture = render(scene).astype(int)
+        sails = (np.abs(picture - red).sum(axis=2) < 60) & silhouette(scene, scene.things[0])
+        sizes = np.bincount(label(sails)[0].ravel())[1:]
+        assert (sizes > 15).sum() == count
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_style_keeps_size_and_range(style: str):
+    picture = render(with_thing("boat", "red", Form())).astype(np.float32)
+    drawn = draw_in(style, picture)
+    assert drawn.shape == picture.shape
+    assert drawn.min() >= 0
+    assert drawn.max() <= 255
+    if style == "plain":
+        assert np.array_equal(drawn, picture)
+
+
+@pytest.mark.parametrize("style", COLOURLESS)
+def test_colourless_styles_show_the_outline_and_no_colour(style: str):
+    red, blue = (
+        draw_in(style, render(with_thing("ball", colour, Form())).astype(np.float32))
+        for colour in ("red", "blue")
+    )
+    spread = red.reshape(-1, 3) - red.reshape(-1, 3).mean(axis=1, keepdims=True)
+    assert np.abs(spread - spread.mean(axis=0)).max() < 60  # one hue
+    assert np.abs(red - blue).mean() < 8
+    nothing = draw_in(style, render(SCENE).astype(np.float32))
+    assert np.abs(red - nothing).mean() > 2
+
+
+def test_pixels_are_blocks():
+    drawn = draw_in("pixels", render(with_thing("boat", "red", Form())).astype(np.float32))
+    assert np.array_equal(drawn, drawn[::4, ::4].repeat(4, 0).repeat(4, 1))
