@@ -1,4 +1,4 @@
-"""`openkontext train`: one stage of a model, from a recipe."""
+"""`openkontext train` and `finetune`: one stage of a model, from a recipe."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,30 +7,70 @@ import typer
 
 from openkontext.errors import InputError
 
+Recipe = Annotated[Path, typer.Argument(help="TOML file of one stage; recipes/ holds ours.")]
+Threads = Annotated[int, typer.Option(min=0, help="Processor threads; 0 takes all.")]
+Processes = Annotated[
+    int, typer.Option(min=1, help="Processes that share each step on this CPU; one a core is fastest.")
+]
+
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="TOML file of one stage; recipes/nano holds nano's.")],
+    recipe: Recipe,
     work: Annotated[Path, typer.Option(help="Folder of all stages of this model.")] = Path("out/nano"),
     start: Annotated[
         Path | None, typer.Option(help="Begin an empty work folder with the weights of this repository.")
     ] = None,
-    threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 takes all.")] = 0,
-    processes: Annotated[
-        int, typer.Option(min=1, help="Processes that share a step of the stage flow; one a core is fastest.")
-    ] = 1,
+    threads: Threads = 0,
+    processes: Processes = 1,
 ) -> None:
     """Train one stage, or go on with it where it was stopped."""
+    _prepare(threads)
+    from openkontext.train.recipe import read_recipe, run_recipe, start_from
+
+    settings = read_recipe(recipe, "train")
+    if start is not None:
+        start_from(start, work)
+    run_recipe(settings, work, processes)
+
+
+def finetune(
+    recipe: Recipe,
+    work: Annotated[Path, typer.Option(help="Folder for the cache, the state and the result.")] = Path(
+        "out/finetune"
+    ),
+    export: Annotated[
+        Path | None, typer.Option(help="Also write a repository with the result merged into the model.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the repository in EXPORT.")] = False,
+    threads: Threads = 0,
+    processes: Processes = 1,
+) -> None:
+    """Teach a model from pairs of your own, or go on where it was stopped."""
+    _prepare(threads)
+    from openkontext.train.adapt import export_merged, run_finetune
+    from openkontext.train.recipe import read_recipe
+
+    settings = read_recipe(recipe, "finetune")
+    made = run_finetune(settings.settings, settings.run, work, processes)
+    print(f"{made} holds what was learnt")
+    if export is not None:
+        export_merged(settings.settings, work, export, overwrite)
+        print(f"{export} is ready to edit with")
+
+
+def _prepare(threads: int) -> None:
+    """Import what every stage needs.
+
+    Raises:
+        InputError: it is not installed.
+    """
     try:
         import torch
 
-        from openkontext.train.recipe import read_recipe, run_recipe, start_from
+        import openkontext.train.recipe  # noqa: F401
     except ImportError as error:
         raise InputError(
             f"training needs the extra packages ({error.name}): pip install 'openkontext[train]'"
         ) from None
     if threads:
         torch.set_num_threads(threads)
-    settings = read_recipe(recipe)
-    if start is not None:
-        start_from(start, work)
-    run_recipe(settings, work, processes)

@@ -14,7 +14,7 @@ from openkontext.data.sampler import random_scene
 from openkontext.data.scenes import LOOKS, render
 from openkontext.model.autoencoder import Autoencoder, ResnetBlock
 from openkontext.model.config import AutoencoderConfig
-from openkontext.train.loop import Average, Run, warm_cosine
+from openkontext.train.loop import Average, Run, RunRecipe, warm_cosine
 from openkontext.train.optimiser import MuonAdamW
 
 
@@ -106,7 +106,12 @@ def _wide_convolution(name: str, parameter: Tensor) -> bool:
     return parameter.ndim == 4 and min(parameter.shape[:2]) > 4
 
 
-def train_autoencoder(recipe: AutoencoderRecipe, config: AutoencoderConfig, folder: Path) -> Autoencoder:
+def train_autoencoder(
+    recipe: AutoencoderRecipe,
+    config: AutoencoderConfig,
+    folder: Path,
+    run_recipe: RunRecipe = RunRecipe(),  # noqa: B008 - frozen
+) -> Autoencoder:
     """Trains or goes on training; resumes from `folder` to the step.
 
     Returns:
@@ -121,7 +126,8 @@ def train_autoencoder(recipe: AutoencoderRecipe, config: AutoencoderConfig, fold
         model, _wide_convolution, muon_rate=recipe.muon_rate, adam_rate=recipe.adam_rate, weight_decay=1e-3
     )
     average = Average(model, recipe.average_decay)
-    run = Run(folder, {"model": model, "optimiser": optimiser, "average": average}, rng, recipe.steps)
+    parts = {"model": model, "optimiser": optimiser, "average": average}
+    run = Run(folder, parts, rng, recipe.steps, run_recipe, recipe.batch_size)
     pictures = _pictures(recipe.pictures, np.random.default_rng([recipe.seed, 2]))
 
     for step in run.steps_left():
@@ -147,17 +153,8 @@ def train_autoencoder(recipe: AutoencoderRecipe, config: AutoencoderConfig, fold
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step(warm_cosine(step, recipe.steps, recipe.warm_up))
         average.update(model)
-        if (step + 1) % 50 == 0:
-            psnr = -10 * np.log10(square.item() / 4)
-            run.log(
-                {
-                    "pixel": pixel.item(),
-                    "psnr": psnr,
-                    "colour": colour.item(),
-                    "kl": kl.item(),
-                    "norm": float(norm),
-                }
-            )
+        psnr = -10 * torch.log10(square.detach() / 4)
+        run.record({"pixel": pixel, "psnr": psnr, "colour": colour, "kl": kl, "norm": norm})
     return averaged_autoencoder(config, average, pictures[:256])
 
 

@@ -18,7 +18,7 @@ from openkontext.latents import PATCH, position_ids
 from openkontext.model.config import ModelConfig
 from openkontext.model.transformer import FluxTransformer, Modulation
 from openkontext.train.latents import Pair, PairCache
-from openkontext.train.loop import Average, Run
+from openkontext.train.loop import Average, Run, RunRecipe
 from openkontext.train.optimiser import MuonAdamW
 from openkontext.train.parallel import average_gradients, rank, world_size
 from openkontext.train.readout import Readout
@@ -179,6 +179,7 @@ def train_flow(
     folder: Path,
     stop: int | None = None,
     start: dict[str, Tensor] | None = None,
+    run_recipe: RunRecipe = RunRecipe(),  # noqa: B008 - frozen
 ) -> Kontext:
     """Trains or goes on training transformer and text encoders; resumes from `folder` to the step.
 
@@ -190,6 +191,7 @@ def train_flow(
         folder: Where the run keeps its state.
         stop: Step to pause at before the recipe's end, as a kill would.
         start: The transformer's weights to begin with; None for new ones.
+        run_recipe: How often to log and save; how a step is computed.
 
     Returns:
         The present weights; the averaged ones are in the run's state.
@@ -203,20 +205,17 @@ def train_flow(
     torch.manual_seed(int(rng.integers(1 << 62)))
     optimiser = MuonAdamW(model, _inside_blocks, muon_rate=recipe.muon_rate, adam_rate=recipe.adam_rate)
     average = Average(model, recipe.average_decay)
-    run = Run(folder, {"model": model, "optimiser": optimiser, "average": average}, rng, recipe.steps)
-    logged: list[dict[str, Tensor]] = []
+    parts = {"model": model, "optimiser": optimiser, "average": average}
+    run = Run(folder, parts, rng, recipe.steps, run_recipe, recipe.batch_size)
     for step in run.steps_left(stop):
         pairs = cache.draw(rng, recipe.batch_size // world_size(), recipe.kinds)
         guiding = step >= (1 - recipe.guided) * recipe.steps
-        loss, parts = _loss(model, pairs, recipe, rng, guiding)
+        loss, metrics = _loss(model, pairs, recipe, rng, guiding)
         loss.backward()
         average_gradients(model)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step(rate_factor(step, recipe))
         average.update(model)
-        logged.append(parts)
-        if (step + 1) % 50 == 0:
-            run.log({name: torch.stack([row[name] for row in logged]).mean().item() for name in parts})
-            logged = []
+        if run.record(metrics):
             cache.refresh()
     return model

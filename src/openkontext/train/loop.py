@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import math
+import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from openkontext.train.metrics import Metrics
 from openkontext.train.parallel import gather, rank
 
 
@@ -45,15 +47,44 @@ class Average:
             self.values[name].copy_(value)
 
 
+@dataclass(frozen=True)
+class RunRecipe:
+    """How a stage runs, whatever it trains: the table `[run]` of a recipe."""
+
+    #: Steps between two rows of the metrics, which are means over these steps.
+    log_steps: int = 50
+    #: Time between two saves of the state, in minutes.
+    save_minutes: float = 3.0
+    #: Steps between two sheets of samples; 0 makes one at the end.
+    sample_steps: int = 0
+    #: Type of the arithmetic: "bf16" (the weights that train stay float32) or "no" for float32.
+    precision: str = "bf16"
+    #: Batches whose gradients make one step.
+    accumulate: int = 1
+    #: Whether the backward pass computes each block again instead of keeping what it needs.
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("bf16", "no"):
+            raise ValueError(f"precision is bf16 or no, not {self.precision}")
+        if min(self.log_steps, self.accumulate) < 1 or self.sample_steps < 0:
+            raise ValueError("log_steps and accumulate are 1 or more, sample_steps is 0 or more")
+
+
 class Run:
-    """One stage's folder: `state.pt`, written whole or not at all, and `metrics.csv`.
+    """One stage's folder: `state.pt`, written whole or not at all, `metrics.csv` and TensorBoard's events.
+
+    A run that was killed at any moment goes on from its last state with the same numbers as one that was not:
+    weights, averages, optimiser, chance, and the sums of the metrics are in the state, and rows that were
+    written after it are taken back.
 
     Args:
         folder: Where the stage keeps its files; made if missing.
         parts: What has a `state_dict` and `load_state_dict`: model, optimiser, average.
         rng: The stage's source of chance, saved and restored with the parts.
         steps: Steps of the whole stage.
-        save_minutes: Time between two saves.
+        recipe: How often to log and to save.
+        samples: Examples in a step of all processes, for the rate that is shown.
     """
 
     def __init__(
@@ -62,52 +93,89 @@ class Run:
         parts: dict[str, Any],
         rng: np.random.Generator,
         steps: int,
-        save_minutes: float = 3,
+        recipe: RunRecipe = RunRecipe(),
+        samples: int = 0,
     ) -> None:
         self.folder, self.parts, self.rng, self.steps = folder, parts, rng, steps
-        self.save_seconds = save_minutes * 60
+        self.recipe, self.samples = recipe, samples
         self.step = 0
         self.seconds = 0.0
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+        self._started = 0.0, 0  # seconds and step when this process began
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "state.pt").exists():
-            state = torch.load(folder / "state.pt", weights_only=False)
-            self.step, self.seconds = state["step"], state["seconds"]
-            # A process that did not take part before goes on with the chance it was given.
-            if rank() < len(state["chance"]):
-                rng.bit_generator.state, torch_state = state["chance"][rank()]
-                torch.set_rng_state(torch_state)
-            for name, part in parts.items():
-                part.load_state_dict(state["parts"][name])
+            self._restore(torch.load(folder / "state.pt", weights_only=False))
+        if rank() == 0:
+            self._metrics = Metrics(folder, self.step)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.step, self.seconds = state["step"], state["seconds"]
+        self._started = self.seconds, self.step
+        self._sums, self._counts = state.get("means", ({}, {}))
+        # A process that did not take part before goes on with the chance it was given.
+        if rank() < len(state["chance"]):
+            self.rng.bit_generator.state, torch_state, *cuda = state["chance"][rank()]
+            torch.set_rng_state(torch_state)
+            if cuda and torch.cuda.is_available():
+                torch.cuda.set_rng_state_all(cuda[0])
+        for name, part in self.parts.items():
+            part.load_state_dict(state["parts"][name])
 
     def save(self) -> None:
         """Writes the state beside the old one, then replaces it; all processes of a step together."""
-        chance = gather((self.rng.bit_generator.state, torch.get_rng_state()))
-        if rank() != 0:
-            return
+        cuda = (torch.cuda.get_rng_state_all(),) if torch.cuda.is_available() else ()
+        chance = gather((self.rng.bit_generator.state, torch.get_rng_state(), *cuda))
         state = {
             "step": self.step,
             "seconds": self.seconds,
             "chance": chance,
+            "means": (self._sums, self._counts),
+            # Of all processes: a part that is spread over them gathers itself.
             "parts": {name: part.state_dict() for name, part in self.parts.items()},
         }
-        new = self.folder / "state.pt.new"
-        torch.save(state, new)
-        new.replace(self.folder / "state.pt")
-
-    def log(self, values: dict[str, float]) -> None:
-        """Adds a row to `metrics.csv` and a line to stderr."""
         if rank() != 0:
             return
-        row = {"step": self.step, "seconds": round(self.seconds), **values}
-        path = self.folder / "metrics.csv"
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerow(row)
-        left = (self.steps - self.step) * self.seconds / max(self.step, 1)
+        new = self.folder / "state.pt.new"
+        with new.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self.folder / "state.pt")
+
+    def record(self, values: Mapping[str, float | Tensor]) -> bool:
+        """Adds a step's metrics to their means, which become a row every `log_steps`.
+
+        Returns:
+            Whether a row was written.
+        """
+        for name, value in values.items():
+            number = float(value.detach() if isinstance(value, Tensor) else value)
+            self._sums[name] = self._sums.get(name, 0.0) + number
+            self._counts[name] = self._counts.get(name, 0) + 1
+        if (self.step + 1) % self.recipe.log_steps:
+            return False
+        self.log({name: total / self._counts[name] for name, total in self._sums.items()})
+        self._sums, self._counts = {}, {}
+        return True
+
+    def log(self, values: dict[str, float]) -> None:
+        """Adds a row to `metrics.csv` and TensorBoard, and a line to stderr."""
+        if rank() != 0:
+            return
+        self._metrics.add(self.step, {"seconds": round(self.seconds), **values})
+        seconds, steps = self.seconds - self._started[0], self.step - self._started[1]
         text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        print(f"step {self.step}/{self.steps}  {text}  {left / 60:.0f} min left", file=sys.stderr, flush=True)
+        if steps > 0 and seconds > 0:
+            if self.samples:
+                text += f"  {self.samples * steps / seconds:.3g} samples/s"
+            text += f"  {(self.steps - self.step) * seconds / steps / 60:.0f} min left"
+        print(f"step {self.step}/{self.steps}  {text}", file=sys.stderr, flush=True)
+
+    def picture(self, pixels: np.ndarray) -> None:
+        """Keeps a sheet of samples as `samples/step-000500.png`, and in TensorBoard: uint8 [H, W, 3]."""
+        if rank() == 0:
+            self._metrics.picture(self.step, pixels)
 
     def steps_left(self, stop: int | None = None) -> Iterator[int]:
         """Yields the number of each step still to do (before `stop`); saves in between and at the end."""
@@ -119,7 +187,7 @@ class Run:
             self.seconds += now - mark
             mark = now
             # Asked every few steps only, since the processes must agree on it.
-            if self.step % 10 == 0 and gather(now - last_save > self.save_seconds)[0]:
+            if self.step % 10 == 0 and gather(now - last_save > 60 * self.recipe.save_minutes)[0]:
                 self.save()
                 last_save = now
         self.save()

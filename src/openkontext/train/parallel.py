@@ -39,6 +39,9 @@ def _work(
     rank: int, processes: int, meeting: str, function: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
     torch.set_num_threads(max((os.cpu_count() or 1) // processes, 1))
+    # What accelerate goes by; the processes meet in a file, so that no port is taken.
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+    os.environ["ACCELERATE_USE_CPU"] = "true"
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=processes)
     try:
         function(*args)

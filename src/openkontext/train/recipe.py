@@ -6,9 +6,13 @@
     [flow]
     steps = 4000
 
+    [run]
+    save_minutes = 3
+
 A stage reads what earlier ones left in the work folder: `text` the tokenizers and encoders, `autoencoder` the
 autoencoder, `latents` the cached pairs, `flow` the transformer, `checkpoint` the whole model in diffusers'
-layout. A work folder may also begin with the weights of a repository (`start_from`).
+layout. A work folder may also begin with the weights of a repository (`start_from`). The stage `finetune`
+begins with a whole model, see `openkontext.train.adapt`.
 """
 
 from __future__ import annotations
@@ -36,9 +40,10 @@ from openkontext.model.config import PRESETS, ModelConfig
 from openkontext.model.pipeline import Pipeline, save_pipeline
 from openkontext.repository import Repository, RepositoryConfig
 from openkontext.train.autoencoder import AutoencoderRecipe, channels_last, train_autoencoder
+from openkontext.train.finetune import FinetuneRecipe
 from openkontext.train.flow import FlowRecipe, Kontext, train_flow
 from openkontext.train.latents import FAMILIES, PairCache, write_chunk
-from openkontext.train.loop import Average
+from openkontext.train.loop import Average, RunRecipe
 from openkontext.train.parallel import launch
 from openkontext.train.text import TextEncoders, TextRecipe, train_text
 from openkontext.train.vocabulary import train_tokenizers
@@ -59,23 +64,32 @@ _STAGES: dict[str, type] = {
     "autoencoder": AutoencoderRecipe,
     "latents": LatentsRecipe,
     "flow": FlowRecipe,
+    "finetune": FinetuneRecipe,
 }
+COMMANDS = {"train": ("text", "autoencoder", "latents", "flow"), "finetune": ("finetune",)}
+"""Commands, and the stages that each runs."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One stage: its name, the model's preset, and the stage's own settings."""
+    """One stage: its name, the model's preset, the stage's own settings, and how it runs."""
 
     stage: str
     preset: str
     settings: Any
+    run: RunRecipe = RunRecipe()  # noqa: RUF009 - frozen
 
 
-def read_recipe(path: str | Path) -> Recipe:
-    """Reads a recipe.
+def read_recipe(path: str | Path, command: str | None = None) -> Recipe:
+    """Reads a recipe. Paths in it are relative to its folder.
+
+    Args:
+        path: The file.
+        command: Of `COMMANDS`, that is to run it; None for any.
 
     Raises:
-        InputError: the file is missing or no TOML, or a name or value in it is not known.
+        InputError: the file is missing or no TOML, a name or value in it is not known, or its stage is
+            another command's.
     """
     path = Path(path)
     try:
@@ -85,20 +99,36 @@ def read_recipe(path: str | Path) -> Recipe:
     stage, preset = table.pop("stage", None), table.pop("preset", "nano")
     if stage not in _STAGES:
         raise InputError(f"{path}: stage = {stage!r} is not known; it is one of {', '.join(_STAGES)}")
+    owner = next(name for name, stages in COMMANDS.items() if stage in stages)
+    if command not in (None, owner):
+        raise InputError(f"{path}: the stage {stage} is run by `openkontext {owner} {path}`")
     if preset not in PRESETS:
         raise InputError(f"{path}: preset = {preset!r} is not known; it is one of {', '.join(PRESETS)}")
-    settings = table.pop(stage, {})
-    known = {field.name for field in dataclasses.fields(_STAGES[stage])}
-    for name in (*table, *(f"{stage}.{key}" for key in settings if key not in known)):
-        raise InputError(
-            f"{path}: {name} is not a setting of the stage {stage}; it has {', '.join(sorted(known))}"
-        )
+    run: RunRecipe = _settings(path, "run", RunRecipe, table.pop("run", {}))
+    settings = _settings(path, stage, _STAGES[stage], table.pop(stage, {}))
+    for name in table:
+        raise InputError(f"{path}: {name} is not a setting; this stage's tables are {stage} and run")
+    return Recipe(stage, preset, settings, run)
+
+
+def _settings(path: Path, name: str, kind: type, values: dict[str, Any]) -> Any:
+    """One table of a recipe as its dataclass."""
+    known = {field.name for field in dataclasses.fields(kind)}
+    for key in values:
+        if key not in known:
+            raise InputError(f"{path}: {name}.{key} is not a setting; there are {', '.join(sorted(known))}")
     try:
-        return Recipe(stage, preset, TypeAdapter(_STAGES[stage]).validate_python(settings))
+        settings: Any = TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in (stage, *first["loc"]))
+        place = ".".join(str(part) for part in (name, *first["loc"]))
         raise InputError(f"{path}: {place} = {first['input']!r}: {first['msg']}") from None
+    found = {
+        key: str(path.parent / value)
+        for key in ("pairs", "model")
+        if isinstance(value := getattr(settings, key, None), str) and (path.parent / value).exists()
+    }
+    return dataclasses.replace(settings, **found)
 
 
 def run_recipe(recipe: Recipe, work: Path, processes: int = 1) -> None:
@@ -118,9 +148,9 @@ def run_recipe(recipe: Recipe, work: Path, processes: int = 1) -> None:
         if not (work / "text" / "words.json").exists():
             lengths = config.clip.length, config.t5.length
             train_tokenizers(work / "text", lengths=lengths, seed=settings.seed)
-        train_text(settings, config, work / "text", work / "text" / "run")
+        train_text(settings, config, work / "text", work / "text" / "run", recipe.run)
     elif isinstance(settings, AutoencoderRecipe):
-        model = train_autoencoder(settings, config.autoencoder, work / "autoencoder" / "run")
+        model = train_autoencoder(settings, config.autoencoder, work / "autoencoder" / "run", recipe.run)
         save_autoencoder(model, work / "autoencoder")
     elif isinstance(settings, LatentsRecipe):
         autoencoder = _autoencoder(work)
@@ -130,11 +160,11 @@ def run_recipe(recipe: Recipe, work: Path, processes: int = 1) -> None:
     else:
         _need(work / "text" / "words.json", "text")
         _need(work / "latents", "latents")
-        launch(_flow, processes, settings, config, work)
+        launch(_flow, processes, settings, config, work, recipe.run)
         save_checkpoint(recipe.preset, config, work)
 
 
-def _flow(settings: FlowRecipe, config: ModelConfig, work: Path) -> None:
+def _flow(settings: FlowRecipe, config: ModelConfig, work: Path, run: RunRecipe) -> None:
     train_flow(
         settings,
         config,
@@ -142,6 +172,7 @@ def _flow(settings: FlowRecipe, config: ModelConfig, work: Path) -> None:
         PairCache(work / "latents"),
         work / "flow" / "run",
         start=_start(work).get("transformer"),
+        run_recipe=run,
     )
 
 

@@ -26,7 +26,7 @@ from openkontext.data.scenes import LOOKS, PLACES
 from openkontext.data.things import SHAPES
 from openkontext.model.config import ModelConfig
 from openkontext.model.text_encoders import build_clip, build_t5, encode_text
-from openkontext.train.loop import Run, warm_cosine
+from openkontext.train.loop import Run, RunRecipe, warm_cosine
 
 _UNSAID = -100  # the index that cross entropy leaves out
 
@@ -131,7 +131,13 @@ def _any_kind(edits: list[Edit], rng: np.random.Generator) -> Edit:
     return chosen[int(rng.integers(len(chosen)))]
 
 
-def train_text(recipe: TextRecipe, config: ModelConfig, tokenizers: Path, folder: Path) -> TextEncoders:
+def train_text(
+    recipe: TextRecipe,
+    config: ModelConfig,
+    tokenizers: Path,
+    folder: Path,
+    run_recipe: RunRecipe = RunRecipe(),  # noqa: B008 - frozen
+) -> TextEncoders:
     """Trains or goes on training both encoders; resumes from `folder` to the step."""
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng([recipe.seed, 4])
@@ -139,7 +145,8 @@ def train_text(recipe: TextRecipe, config: ModelConfig, tokenizers: Path, folder
     reader = _Reader(config.clip.hidden_size, config.t5.d_model)
     both = nn.ModuleDict({"encoders": encoders, "reader": reader})
     optimiser = torch.optim.AdamW(both.parameters(), lr=recipe.learning_rate, weight_decay=0.01)
-    run = Run(folder, {"model": both, "optimiser": optimiser}, rng, recipe.steps)
+    parts = {"model": both, "optimiser": optimiser}
+    run = Run(folder, parts, rng, recipe.steps, run_recipe, recipe.batch_size)
     batches = _batches(recipe, rng)
     for step in run.steps_left():
         for group in optimiser.param_groups:
@@ -160,6 +167,5 @@ def train_text(recipe: TextRecipe, config: ModelConfig, tokenizers: Path, folder
         loss.backward()
         torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         optimiser.step()
-        if (step + 1) % 50 == 0:
-            run.log({"loss": loss.item(), "right": torch.stack(right).mean().item()})
+        run.record({"loss": loss, "right": torch.stack(right).mean()})
     return encoders

@@ -1,0 +1,83 @@
+"""The model that a stage begins with, and what its frozen parts make of pictures and words."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from openkontext import latents
+from openkontext.export.repository import import_repository, load_checkpoint
+from openkontext.model.pipeline import Pipeline
+from openkontext.model.text_encoders import encode_text
+from openkontext.repository import Repository, RepositoryConfig
+from openkontext.text import Tokenizers
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """A whole model and its settings."""
+
+    pipeline: Pipeline
+    config: RepositoryConfig
+
+    @classmethod
+    def load(cls, name: str | Path) -> Base:
+        """Load a model.
+
+        Args:
+            name: "nano", a repository that `openkontext export` made, a diffusers pipeline folder, or a
+                single transformer file inside one.
+
+        Raises:
+            InputError: there is no such model, or it cannot be read back.
+        """
+        path = Path(name)
+        if (path / "model_index.json").is_file() or path.suffix == ".safetensors":
+            pipeline = load_checkpoint(path)
+            config = RepositoryConfig.load(pipeline.tokenizer.parent)
+        else:
+            repository = Repository.open(name)
+            pipeline, config = import_repository(repository.path), repository.config
+        numbers = pipeline.config
+        config = dataclasses.replace(
+            config,
+            clip_length=numbers.clip.length,
+            text_length=numbers.t5.length,
+            scaling_factor=numbers.autoencoder.scaling_factor,
+            shift_factor=numbers.autoencoder.shift_factor,
+        )
+        return cls(pipeline, config)
+
+    @torch.no_grad()
+    def encode_text(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Pooled embeddings [B, width] and text tokens [B, length, width], float32."""
+        tokenizers = Tokenizers(Repository(self.pipeline.tokenizer.parent, self.config))
+        encoded = [tokenizers.encode(text) for text in texts]
+        clip_ids, t5_ids = (
+            torch.from_numpy(np.concatenate([getattr(each, name) for each in encoded]))
+            for name in ("clip_ids", "t5_ids")
+        )
+        pooled, text = encode_text(self.pipeline.clip, self.pipeline.t5, clip_ids, t5_ids)
+        return pooled.float(), text.float()
+
+    @torch.no_grad()
+    def encode_picture(self, images: np.ndarray) -> Tensor:
+        """A picture [1, 3, H, W] in -1..1 -> packed, scaled latents [tokens, 64] float32."""
+        autoencoder = self.pipeline.autoencoder
+        dtype = next(autoencoder.parameters()).dtype
+        mean = autoencoder.encode(torch.from_numpy(images).to(dtype))[0].float().numpy()
+        scaled = (mean - self.config.shift_factor) * self.config.scaling_factor
+        return torch.from_numpy(latents.pack(scaled)[0].astype(np.float32))
+
+    @torch.no_grad()
+    def decode_latents(self, scaled: np.ndarray) -> np.ndarray:
+        """Latents in the transformer's scale [1, C, H, W] -> a picture [1, 3, 8H, 8W] in about -1..1."""
+        autoencoder = self.pipeline.autoencoder
+        dtype = next(autoencoder.parameters()).dtype
+        values = torch.from_numpy(scaled / self.config.scaling_factor + self.config.shift_factor).to(dtype)
+        return autoencoder.decode(values).float().numpy()

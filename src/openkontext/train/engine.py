@@ -1,0 +1,144 @@
+"""One step of training on whatever there is: one CPU or GPU, several processes, or weights spread over nodes.
+
+accelerate decides from how the program was started (`accelerate launch`, `openkontext ... --processes`)
+where the model runs and how gradients meet; recipes/flux1-kontext-dev holds settings for FSDP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict as distributed
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from openkontext.train.loop import RunRecipe
+
+_WHOLE = distributed.StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+
+Loss = Callable[[], tuple[Tensor, dict[str, Tensor]]]
+"""Draws a batch and gives its loss, and what to log of it."""
+
+
+class Trained:
+    """A model whose trainable weights learn by AdamW, and their moving average; made by `Engine.prepare`.
+
+    Its state is whole, however many processes it is spread over: a run can go on with another number.
+    """
+
+    def __init__(self, model: nn.Module, optimiser: Any, rate: float, decay: float) -> None:
+        self.model, self.optimiser, self.rate, self.decay = model, optimiser, rate, decay
+        self.updates = 0
+        self.average = {name: value.detach().clone() for name, value in self.named()}
+
+    def named(self) -> list[tuple[str, nn.Parameter]]:
+        """The weights that train, by name."""
+        return [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Moves the average; its decay warms up, as that of `openkontext.train.loop.Average`."""
+        self.updates += 1
+        share = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for name, value in self.named():
+            self.average[name].lerp_(value.detach(), share)
+
+    @torch.no_grad()
+    def take_average(self) -> None:
+        """Puts the averaged weights in the place of the present ones: the end of a stage."""
+        for name, value in self.named():
+            value.copy_(self.average[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, average and optimiser, whole on the first process; a call of all processes."""
+        model = distributed.get_model_state_dict(self.model, options=_WHOLE)
+        optimiser = distributed.get_optimizer_state_dict(self.model, _bare(self.optimiser), options=_WHOLE)
+        average = {name: _whole(value) for name, value in self.average.items()}
+        return {"model": model, "optimiser": optimiser, "average": average, "updates": self.updates}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what `state_dict` gave; a call of all processes, each with the whole state."""
+        options = distributed.StateDictOptions(full_state_dict=True, strict=False, ignore_frozen_params=True)
+        distributed.set_model_state_dict(self.model, state["model"], options=options)
+        distributed.set_optimizer_state_dict(
+            self.model, _bare(self.optimiser), state["optimiser"], options=options
+        )
+        for name, value in self.average.items():
+            value.copy_(_as(state["average"][name], value))
+        self.updates = state["updates"]
+
+
+class Engine:
+    """How this process computes.
+
+    Args:
+        recipe: precision, accumulation and the like.
+    """
+
+    def __init__(self, recipe: RunRecipe) -> None:
+        self.recipe = recipe
+        self.accelerator = Accelerator(mixed_precision=recipe.precision)
+        self.device = self.accelerator.device
+
+    def prepare(
+        self, model: nn.Module, *, rate: float, decay: float, betas: tuple[float, float] = (0.9, 0.99)
+    ) -> Trained:
+        """Move a model to where it trains, with an optimiser of those weights that require gradients."""
+        if self.recipe.gradient_checkpointing:
+            model.gradient_checkpointing = True  # type: ignore[assignment]
+        parameters = [value for value in model.parameters() if value.requires_grad]
+        optimiser = torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=0.0)
+        prepared, prepared_optimiser = self.accelerator.prepare(model, optimiser)
+        return Trained(prepared, prepared_optimiser, rate, decay)
+
+    def step(self, trained: Trained, loss: Loss, factor: float = 1.0) -> dict[str, float]:
+        """One step of the optimiser on the mean loss of `recipe.accumulate` batches.
+
+        Args:
+            trained: what learns.
+            loss: of one batch.
+            factor: on the learning rate.
+
+        Returns:
+            Means of what `loss` logs, and the gradient's norm.
+        """
+        sums: dict[str, float] = {}
+        count = self.recipe.accumulate
+        for i in range(count):
+            # Gradients of all processes meet once, in the last backward pass.
+            with nullcontext() if i == count - 1 else self.accelerator.no_sync(trained.model):
+                value, parts = loss()
+                self.accelerator.backward(value / count)
+            for name, part in parts.items():
+                sums[name] = sums.get(name, 0.0) + float(part) / count
+        norm = self.accelerator.clip_grad_norm_([value for _, value in trained.named()], 1.0)
+        for group in trained.optimiser.param_groups:
+            group["lr"] = trained.rate * factor
+        trained.optimiser.step()
+        trained.optimiser.zero_grad(set_to_none=True)
+        trained.update_average()
+        return {**sums, "norm": float(norm)}
+
+    def unwrap(self, trained: Trained) -> nn.Module:
+        """The model itself, without what accelerate put around it."""
+        model: nn.Module = self.accelerator.unwrap_model(trained.model, keep_fp32_wrapper=False)
+        return model
+
+
+def _bare(optimiser: Any) -> torch.optim.Optimizer:
+    return getattr(optimiser, "optimizer", optimiser)
+
+
+def _whole(value: Tensor) -> Tensor:
+    return (value.full_tensor() if isinstance(value, DTensor) else value).cpu()
+
+
+def _as(value: Tensor, like: Tensor) -> Tensor:
+    if isinstance(like, DTensor):
+        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+    return value.to(like.device)
