@@ -95,7 +95,7 @@ def a_batch(count: int = 16) -> Batch:
     text = Text(torch.randn(count, 2, 5, generator=generator), torch.randn(count, 4, generator=generator))
     empty = Text(torch.zeros(1, 2, 5), torch.zeros(1, 4))
     target, context = (torch.randn(count, n, 8, generator=generator) for n in (6, 4))
-    return Batch(target, context, torch.zeros(10, 3), text, empty)
+    return Batch(target, context, torch.zeros(10, 3), (2, 3), text, empty)
 
 
 def test_the_loss_is_that_of_the_straight_path() -> None:

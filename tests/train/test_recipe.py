@@ -20,7 +20,7 @@ RECIPES = Path(__file__).parents[2] / "recipes" / "nano"
 
 def test_the_shipped_recipes_read() -> None:
     stages = [read_recipe(path).stage for path in sorted(RECIPES.glob("*.toml"))]
-    assert stages == ["text", "autoencoder", "latents", "flow"]
+    assert stages == ["text", "autoencoder", "latents", "flow", "guidance", "ladd"]
 
 
 @pytest.mark.parametrize(

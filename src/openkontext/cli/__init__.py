@@ -48,6 +48,7 @@ app.add_typer(accounts.accounts, name="accounts")
 app.add_typer(accounts.keys, name="keys")
 app.command()(train.train)
 app.command()(train.finetune)
+app.command()(train.distill)
 app.command()(export.export)
 app.add_typer(evaluate.app, name="evaluate")
 

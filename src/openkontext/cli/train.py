@@ -1,4 +1,4 @@
-"""`openkontext train` and `finetune`: one stage of a model, from a recipe."""
+"""`openkontext train`, `finetune` and `distill`: one stage of a model, from a recipe."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +12,11 @@ Threads = Annotated[int, typer.Option(min=0, help="Processor threads; 0 takes al
 Processes = Annotated[
     int, typer.Option(min=1, help="Processes that share each step on this CPU; one a core is fastest.")
 ]
+
+Export = Annotated[
+    Path | None, typer.Option(help="Also write a repository with the result merged into the model.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the repository in EXPORT.")]
 
 
 def train(
@@ -38,23 +43,40 @@ def finetune(
     work: Annotated[Path, typer.Option(help="Folder for the cache, the state and the result.")] = Path(
         "out/finetune"
     ),
-    export: Annotated[
-        Path | None, typer.Option(help="Also write a repository with the result merged into the model.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the repository in EXPORT.")] = False,
+    export: Export = None,
+    overwrite: Overwrite = False,
     threads: Threads = 0,
     processes: Processes = 1,
 ) -> None:
     """Teach a model from pairs of your own, or go on where it was stopped."""
+    _adapt("finetune", recipe, work, export, overwrite, threads, processes)
+
+
+def distill(
+    recipe: Recipe,
+    work: Annotated[Path, typer.Option(help="Folder of all stages of this model.")] = Path("out/nano"),
+    export: Export = None,
+    overwrite: Overwrite = False,
+    threads: Threads = 0,
+    processes: Processes = 1,
+) -> None:
+    """Distil guidance, or many steps into few; or go on where it was stopped."""
+    _adapt("distill", recipe, work, export, overwrite, threads, processes)
+
+
+def _adapt(
+    command: str, recipe: Path, work: Path, export: Path | None, overwrite: bool, threads: int, processes: int
+) -> None:
+    """Run a stage that begins with a whole model."""
     _prepare(threads)
-    from openkontext.train.adapt import export_merged, run_finetune
+    from openkontext.train.adapt import export_stage, run_stage
     from openkontext.train.recipe import read_recipe
 
-    settings = read_recipe(recipe, "finetune")
-    made = run_finetune(settings.settings, settings.run, work, processes)
+    read = read_recipe(recipe, command)
+    made = run_stage(read.settings, read.run, work, processes)
     print(f"{made} holds what was learnt")
     if export is not None:
-        export_merged(settings.settings, work, export, overwrite)
+        export_stage(read.settings, work, export, overwrite)
         print(f"{export} is ready to edit with")
 
 

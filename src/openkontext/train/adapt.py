@@ -6,24 +6,33 @@ import dataclasses
 import re
 from pathlib import Path
 
-from openkontext.export.repository import export_repository
-from openkontext.model.lora import merge_lora, save_lora
-from openkontext.model.pipeline import save_pipeline
+from openkontext.errors import InputError
+from openkontext.export.repository import export_repository, load_checkpoint
+from openkontext.model.lora import load_lora, merge_lora, save_lora
+from openkontext.model.pipeline import Pipeline, save_pipeline
 from openkontext.model.transformer import FluxTransformer
 from openkontext.repository import RepositoryConfig
 from openkontext.train.base import Base
+from openkontext.train.batch import Examples
+from openkontext.train.distill import train_guidance, train_ladd
 from openkontext.train.finetune import FinetuneRecipe, train_finetune
+from openkontext.train.guidance import GuidanceRecipe
+from openkontext.train.ladd import LaddRecipe
+from openkontext.train.latents import PairCache
 from openkontext.train.loop import RunRecipe
 from openkontext.train.lora import adapter_lora
 from openkontext.train.pairs import PairExamples, build_cache, report
 from openkontext.train.parallel import launch, rank
+from openkontext.train.rendered import RenderedExamples
 
 LORA = "lora.safetensors"
 CHECKPOINT = "checkpoint"
 
+Recipe = FinetuneRecipe | GuidanceRecipe | LaddRecipe
 
-def run_finetune(recipe: FinetuneRecipe, run: RunRecipe, work: Path, processes: int = 1) -> Path:
-    """Finetunes, or goes on where it was stopped.
+
+def run_stage(recipe: Recipe, run: RunRecipe, work: Path, processes: int = 1) -> Path:
+    """Runs a stage, or goes on where it was stopped.
 
     Returns:
         What was made: `lora.safetensors`, or the folder `checkpoint` where all weights were trained.
@@ -31,54 +40,88 @@ def run_finetune(recipe: FinetuneRecipe, run: RunRecipe, work: Path, processes: 
     Raises:
         InputError: the model or the pairs cannot be read.
     """
-    report(*build_cache(recipe.pairs, work / "pairs", Base.load(recipe.model)))
-    launch(_finetune, processes, recipe, run, work)
-    return work / (LORA if recipe.rank else CHECKPOINT)
+    model, folder = begins_with(recipe, work), folder_of(recipe, work)
+    if recipe.pairs is not None:
+        report(*build_cache(recipe.pairs, folder / "pairs", Base.load(model)))
+    launch(_run, processes, recipe, run, work)
+    return folder / (LORA if recipe.rank else CHECKPOINT)
 
 
-def _finetune(recipe: FinetuneRecipe, run: RunRecipe, work: Path) -> None:
-    base = Base.load(recipe.model)
-    model = train_finetune(recipe, base, PairExamples(work / "pairs"), work / "run", run)
-    _leave(base, model, work)
+def folder_of(recipe: Recipe, work: Path) -> Path:
+    """Where a stage keeps its files."""
+    return work / {GuidanceRecipe: "guidance", LaddRecipe: "ladd"}.get(type(recipe), "")
 
 
-def _leave(base: Base, model: FluxTransformer, work: Path) -> None:
+def begins_with(recipe: Recipe, work: Path) -> str | Path:
+    """The model that a stage begins with.
+
+    Raises:
+        InputError: it is an earlier stage's, which has not been run in this work folder.
+    """
+    if recipe.model is not None:
+        return recipe.model
+    path = work / CHECKPOINT
+    if isinstance(recipe, LaddRecipe) and (work / "guidance").exists():
+        path = work / "guidance" / CHECKPOINT
+    if not path.exists():
+        raise InputError(f"{path} is missing: run the stage before in this work folder, or name a model")
+    return path
+
+
+def _run(recipe: Recipe, run: RunRecipe, work: Path) -> None:
+    """What each process does."""
+    base, folder = Base.load(begins_with(recipe, work)), folder_of(recipe, work)
+    if isinstance(recipe, FinetuneRecipe):
+        model = train_finetune(recipe, base, PairExamples(folder / "pairs"), folder / "run", run)
+    else:
+        examples: Examples
+        if recipe.pairs is None:
+            examples = RenderedExamples(PairCache(work / "latents"), base)
+        else:
+            examples = PairExamples(folder / "pairs")
+        if isinstance(recipe, GuidanceRecipe):
+            model = train_guidance(recipe, base, examples, folder / "run", run)
+        else:
+            model = train_ladd(recipe, base, examples, folder / "run", run)
+    _leave(recipe, base, model, folder)
+
+
+def _leave(recipe: Recipe, base: Base, model: FluxTransformer, folder: Path) -> None:
     """Writes what was trained: the adapter, or the whole model."""
     lora = adapter_lora(model)
     if rank() != 0:
         return
     if lora:
-        save_lora(lora, work / LORA)
+        save_lora(lora, folder / LORA)
     else:
-        pipeline = dataclasses.replace(base.pipeline, transformer=model)
-        save_pipeline(pipeline, work / CHECKPOINT)
-        base.config.save(work / CHECKPOINT)
+        save_pipeline(dataclasses.replace(base.pipeline, transformer=model), folder / CHECKPOINT)
+        _said(recipe, base.config, set()).save(folder / CHECKPOINT)
 
 
-def export_merged(recipe: FinetuneRecipe, work: Path, out: Path, overwrite: bool = False) -> None:
-    """Writes a repository of the finetuned model, ready to edit with.
+def export_stage(recipe: Recipe, work: Path, out: Path, overwrite: bool = False) -> None:
+    """Writes a repository of what a stage has made, an adapter merged into its model, ready to edit with.
 
     Raises:
         InputError: `out` exists or cannot be written.
     """
-    from openkontext.model.checkpoints import load_transformer
-    from openkontext.model.lora import load_lora
-
-    base = Base.load(recipe.model)
+    base, folder = Base.load(begins_with(recipe, work)), folder_of(recipe, work)
+    pipeline: Pipeline = base.pipeline
     if recipe.rank:
-        merge_lora(base.pipeline.transformer, load_lora(work / LORA))
-        pipeline = base.pipeline
+        merge_lora(pipeline.transformer, load_lora(folder / LORA))
     else:
-        transformer = load_transformer(work / CHECKPOINT / "transformer")
-        pipeline = dataclasses.replace(base.pipeline, transformer=transformer)
-    said = {pair.instruction for pair in PairExamples(work / "pairs").pairs}
-    export_repository(pipeline, out, config=_taught(base.config, said, out.name), overwrite=overwrite)
+        pipeline = load_checkpoint(folder / CHECKPOINT)
+    said = set[str]()
+    if recipe.pairs is not None:
+        said = {pair.instruction for pair in PairExamples(folder / "pairs").pairs}
+    config = dataclasses.replace(_said(recipe, base.config, said), name=out.name)
+    export_repository(pipeline, out, config=config, overwrite=overwrite)
 
 
-def _taught(config: RepositoryConfig, instructions: set[str], name: str) -> RepositoryConfig:
-    """The settings of a finetuned model: its own name, and the words of its pairs where words are listed."""
+def _said(recipe: Recipe, config: RepositoryConfig, instructions: set[str]) -> RepositoryConfig:
+    """A model's settings after a stage: new words where words are listed, fewer steps after LADD."""
     words = config.words
     if words is not None:
         new = {word for text in instructions for word in re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower())}
         words = (*words, *sorted(new - set(words)))
-    return dataclasses.replace(config, name=name, words=words)
+    steps = recipe.student_steps if isinstance(recipe, LaddRecipe) else config.num_inference_steps
+    return dataclasses.replace(config, words=words, num_inference_steps=steps)

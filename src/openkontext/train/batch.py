@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from openkontext.latents import PATCH, position_ids
 
+Grid = tuple[int, int]
+"""Rows and columns of tokens."""
+
 
 @dataclass(frozen=True, eq=False)
 class Text:
@@ -43,6 +46,8 @@ class Batch:
     """The pictures to edit [B, M, C]; M is 0 for text to image."""
     img_ids: Tensor
     """Positions of the target's and then the context's tokens [L + M, 3]."""
+    grid: Grid
+    """Rows and columns of the target's tokens."""
     text: Text
     """The instructions."""
     empty: Text
@@ -54,11 +59,8 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
         text, empty = (Text(t.tokens.to(device), t.pooled.to(device)) for t in (self.text, self.empty))
-        return Batch(self.target.to(device), self.context.to(device), self.img_ids.to(device), text, empty)
-
-
-Grid = tuple[int, int]
-"""Rows and columns of tokens."""
+        target, context, img_ids = (x.to(device) for x in (self.target, self.context, self.img_ids))
+        return Batch(target, context, img_ids, self.grid, text, empty)
 
 
 def ids_of(target: Grid, context: Grid | None) -> Tensor:

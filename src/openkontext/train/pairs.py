@@ -155,6 +155,7 @@ class PairExamples:
             after,
             stacked("before") if context else after[:, :0],
             ids_of(target, context),
+            target,
             Text(stacked("text"), stacked("pooled")),
             self._empty,
         )

@@ -38,10 +38,17 @@ def launch(function: Callable[..., Any], processes: int, *args: Any) -> None:
 def _work(
     rank: int, processes: int, meeting: str, function: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
-    torch.set_num_threads(max((os.cpu_count() or 1) // processes, 1))
+    threads = max((os.cpu_count() or 1) // processes, 1)
+    torch.set_num_threads(threads)
     # What accelerate goes by; the processes meet in a file, so that no port is taken.
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
-    os.environ["ACCELERATE_USE_CPU"] = "true"
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "OMP_NUM_THREADS": str(threads),
+        "ACCELERATE_USE_CPU": "true",
+    }
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=processes)
     try:
         function(*args)

@@ -11,8 +11,8 @@
 
 A stage reads what earlier ones left in the work folder: `text` the tokenizers and encoders, `autoencoder` the
 autoencoder, `latents` the cached pairs, `flow` the transformer, `checkpoint` the whole model in diffusers'
-layout. A work folder may also begin with the weights of a repository (`start_from`). The stage `finetune`
-begins with a whole model, see `openkontext.train.adapt`.
+layout. A work folder may also begin with the weights of a repository (`start_from`). The stages `finetune`,
+`guidance` and `ladd` begin with a whole model, see `openkontext.train.adapt`.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ from openkontext.repository import Repository, RepositoryConfig
 from openkontext.train.autoencoder import AutoencoderRecipe, channels_last, train_autoencoder
 from openkontext.train.finetune import FinetuneRecipe
 from openkontext.train.flow import FlowRecipe, Kontext, train_flow
+from openkontext.train.guidance import GuidanceRecipe
+from openkontext.train.ladd import LaddRecipe
 from openkontext.train.latents import FAMILIES, PairCache, write_chunk
 from openkontext.train.loop import Average, RunRecipe
 from openkontext.train.parallel import launch
@@ -65,8 +67,14 @@ _STAGES: dict[str, type] = {
     "latents": LatentsRecipe,
     "flow": FlowRecipe,
     "finetune": FinetuneRecipe,
+    "guidance": GuidanceRecipe,
+    "ladd": LaddRecipe,
 }
-COMMANDS = {"train": ("text", "autoencoder", "latents", "flow"), "finetune": ("finetune",)}
+COMMANDS = {
+    "train": ("text", "autoencoder", "latents", "flow"),
+    "finetune": ("finetune",),
+    "distill": ("guidance", "ladd"),
+}
 """Commands, and the stages that each runs."""
 
 

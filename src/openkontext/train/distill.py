@@ -1,0 +1,158 @@
+"""The stages `guidance` and `ladd`: a student learns from a teacher, step by step."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from openkontext.model.transformer import FluxTransformer
+from openkontext.train.base import Base
+from openkontext.train.batch import Examples
+from openkontext.train.engine import Engine, Trained
+from openkontext.train.finetune import shift_of
+from openkontext.train.guidance import GuidanceRecipe, guidance_loss
+from openkontext.train.ladd import Discriminator, Judged, LaddRecipe, judge, noise_levels, student_loss
+from openkontext.train.loop import Run, RunRecipe, warm_cosine
+from openkontext.train.lora import add_adapter
+from openkontext.train.parallel import average_gradients, rank, world_size
+from openkontext.train.teacher import Teacher
+
+
+def train_guidance(
+    recipe: GuidanceRecipe,
+    base: Base,
+    examples: Examples,
+    folder: Path,
+    run_recipe: RunRecipe,
+    stop: int | None = None,
+) -> FluxTransformer:
+    """Distils guidance, or goes on with it; resumes from `folder` to the step.
+
+    Args:
+        recipe: How long and how hard.
+        base: The teacher, and what the student begins as; it stays as it is.
+        examples: The pairs.
+        folder: Where the run keeps its state.
+        run_recipe: How to run.
+        stop: Step to pause at before the recipe's end, as a kill would.
+
+    Returns:
+        The student with averaged weights, its adapter in place where it has one.
+    """
+    engine, student, teacher = _begin(recipe, base, run_recipe)
+    rng = np.random.default_rng([recipe.seed, 8, rank()])
+    run = Run(folder, {"student": student}, rng, recipe.steps, run_recipe, _samples(recipe, run_recipe))
+
+    def loss() -> tuple[Tensor, dict[str, Tensor]]:
+        batch = examples.draw(rng, max(recipe.batch_size // world_size(), 1)).to(engine.device)
+        mean = recipe.timestep_mean
+        return guidance_loss(
+            student.model,
+            teacher,
+            batch,
+            rng,
+            timestep_mean=shift_of(base, batch.target.shape[1]) if mean is None else mean,
+            scales=recipe.scales,
+            teacher_guidance=recipe.teacher_guidance,
+        )
+
+    for step in run.steps_left(stop):
+        run.record(engine.step(student, loss, warm_cosine(step, recipe.steps, recipe.warm_up)))
+    return _finished(engine, student)
+
+
+def train_ladd(
+    recipe: LaddRecipe,
+    base: Base,
+    examples: Examples,
+    folder: Path,
+    run_recipe: RunRecipe,
+    stop: int | None = None,
+) -> FluxTransformer:
+    """Distils many steps into few, or goes on with it; resumes from `folder` to the step.
+
+    Args and result as for `train_guidance`.
+    """
+    engine, student, teacher = _begin(recipe, base, run_recipe)
+    config = base.pipeline.transformer.config
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        blocks = config.num_layers + config.num_single_layers
+        heads = Discriminator(blocks, config.hidden_size, config.pooled_projection_dim, recipe.width)
+    heads.to(engine.device)
+    # Small, so that every process keeps its own copy and only gradients meet.
+    optimiser = torch.optim.AdamW(heads.parameters(), recipe.discriminator_rate, (0.5, 0.99), weight_decay=0)
+    discriminator = Trained(heads, optimiser, recipe.discriminator_rate, 0.0)
+    rng = np.random.default_rng([recipe.seed, 9, rank()])
+    parts = {"student": student, "discriminator": discriminator}
+    run = Run(folder, parts, rng, recipe.steps, run_recipe, _samples(recipe, run_recipe))
+    guidance = base.config.guidance_scale if recipe.guidance is None else recipe.guidance
+    shifts = base.config.base_shift, base.config.max_shift
+    seen: list[Judged] = []
+
+    def loss() -> tuple[Tensor, dict[str, Tensor]]:
+        batch = examples.draw(rng, max(recipe.batch_size // world_size(), 1)).to(engine.device)
+        levels = noise_levels(recipe, batch.target.shape[1], shifts)
+        value, metrics, judged = student_loss(
+            student.model, teacher, heads, batch, rng, recipe, levels, guidance
+        )
+        seen.append(judged)
+        return value, metrics
+
+    for step in run.steps_left(stop):
+        factor = warm_cosine(step, recipe.steps, recipe.warm_up)
+        metrics = engine.step(student, loss, factor)
+        metrics |= _teach_discriminator(discriminator, seen, recipe, min((step + 1) / recipe.warm_up, 1.0))
+        seen.clear()
+        run.record(metrics)
+    return _finished(engine, student)
+
+
+def _teach_discriminator(
+    discriminator: Trained, seen: list[Judged], recipe: LaddRecipe, factor: float
+) -> dict[str, float]:
+    """One step of the discriminator on what the student's step has shown it."""
+    discriminator.optimiser.zero_grad(set_to_none=True)  # of the student's loss
+    sums: dict[str, float] = {}
+    for judged in seen:
+        value, parts = judge(discriminator.model, judged, recipe.penalty)  # type: ignore[arg-type]
+        (value / len(seen)).backward()
+        for name, part in parts.items():
+            sums[name] = sums.get(name, 0.0) + float(part) / len(seen)
+    average_gradients(discriminator.model)
+    for group in discriminator.optimiser.param_groups:
+        group["lr"] = discriminator.rate * factor
+    discriminator.optimiser.step()
+    discriminator.optimiser.zero_grad(set_to_none=True)
+    return sums
+
+
+def _begin(
+    recipe: GuidanceRecipe | LaddRecipe, base: Base, run_recipe: RunRecipe
+) -> tuple[Engine, Trained, Teacher]:
+    """The student where it trains, and its teacher."""
+    transformer = copy.deepcopy(base.pipeline.transformer)
+    if recipe.rank:
+        add_adapter(transformer, rank=recipe.rank, alpha=recipe.alpha, seed=recipe.seed)
+    else:
+        transformer.float().requires_grad_(True)
+    teacher = Teacher(transformer)
+    engine = Engine(run_recipe)
+    student = engine.prepare(transformer, rate=recipe.learning_rate, decay=recipe.average_decay)
+    teacher.follow(student.model, engine.device)
+    return engine, student, teacher
+
+
+def _samples(recipe: GuidanceRecipe | LaddRecipe, run_recipe: RunRecipe) -> int:
+    return recipe.batch_size * run_recipe.accumulate
+
+
+def _finished(engine: Engine, student: Trained) -> FluxTransformer:
+    student.take_average()
+    model = engine.unwrap(student)
+    assert isinstance(model, FluxTransformer)
+    return model

@@ -1,0 +1,111 @@
+"""A stage that is killed, again and again, at random moments ends as one that was not."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from stages_to_kill import STEPS
+
+from openkontext.train.metrics import Metrics
+
+SCRIPT = Path(__file__).parents[1] / "stages_to_kill.py"
+
+
+def start(folder: Path, stage: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(folder), stage],
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def curve(folder: Path) -> list[dict[str, str]]:
+    """The rows of the metrics but for the time."""
+    rows = Metrics(folder, STEPS).rows()
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def same(one: object, two: object) -> bool:
+    """Whether two states hold the same numbers, to the bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, two)
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(same(one[k], two[k]) for k in one if k != "seconds")
+    if isinstance(one, list | tuple):
+        return len(one) == len(two) and all(map(same, one, two))
+    return bool(one == two)
+
+
+def check(tmp_path: Path, stage: str, kills: int) -> None:
+    """Compares a run with kills to one without, which also says how long to wait."""
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    started = time.monotonic()
+    assert start(whole, stage).wait() == 0
+    seconds = time.monotonic() - started
+    chance = random.Random(stage)
+    done, stopped = 0, 0
+    while done < 20:
+        process = start(broken, stage)
+        try:
+            if stopped < kills:
+                _wait_for_steps(broken / stage, process, seconds)
+                time.sleep(chance.uniform(0, 0.5))
+                process.send_signal(signal.SIGKILL)
+            code = process.wait()
+        finally:
+            process.kill()
+        if code == 0:
+            break
+        stopped += code == -signal.SIGKILL
+        done += 1
+    assert code == 0
+    assert stopped > 0
+    one, two = (torch.load(folder / stage / "state.pt", weights_only=False) for folder in (whole, broken))
+    assert one["step"] == two["step"] == STEPS
+    assert same(one, two)
+    assert len(curve(whole / stage)) == STEPS // 3
+    assert curve(broken / stage) == curve(whole / stage)
+
+
+def _wait_for_steps(folder: Path, process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Waits until the process has written a new row, so that the kill falls among its steps."""
+    file, end = folder / "metrics.csv", time.monotonic() + 5 * seconds + 30
+    before = file.stat().st_mtime_ns if file.exists() else None
+    while process.poll() is None and time.monotonic() < end:
+        if file.exists() and file.stat().st_mtime_ns != before:
+            return
+        time.sleep(0.02)
+
+
+def test_a_killed_distillation_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
+    """The stage with two models, their optimisers and averages in its state."""
+    check(tmp_path, "ladd", kills=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["autoencoder", "text", "flow", "finetune", "guidance", "ladd"])
+def test_every_stage_killed_at_random_ends_the_same(tmp_path: Path, stage: str) -> None:
+    check(tmp_path, stage, kills=3)
+
+
+def test_metrics_after_the_state_are_taken_back(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path, 0)
+    for step in (1, 3, 5):
+        metrics.add(step, {"loss": step / 10})
+    metrics.add(7, {"loss": 0.7, "norm": 1.0})  # a metric that is new
+    with metrics.file.open("a") as file:
+        file.write("9,0.")  # a row that a kill has cut short
+    again = Metrics(tmp_path, 6)  # the state knows of six steps
+    again.add(6, {"loss": 0.6, "norm": 2.0})
+    assert [(row["step"], row["loss"], row["norm"]) for row in again.rows()] == [
+        ("1", "0.1", ""),
+        ("3", "0.3", ""),
+        ("5", "0.5", ""),
+        ("6", "0.6", "2.0"),
+    ]
