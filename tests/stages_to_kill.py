@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from openkontext.data.edits import FIRST_KINDS
 from openkontext.model.autoencoder import Autoencoder
 from openkontext.model.config import PRESETS, AutoencoderConfig
 from openkontext.model.transformer import FluxTransformer
@@ -71,13 +72,19 @@ def main(folder: Path, stages: list[str]) -> None:
             recipe = AutoencoderRecipe(steps=STEPS, batch_size=2, crop=16, pictures=2, warm_up=4)
             train_autoencoder(recipe, TINY.autoencoder, run, RUN)
         elif stage == "text":
-            if not (folder / "words" / "words.json").exists():
-                train_tokenizers(folder / "words", count=60)
-            train_text(TextRecipe(steps=STEPS, batch_size=8, warm_up=4), TINY, folder / "words", run, RUN)
+            if not (folder / "words" / "taught.json").exists():
+                train_tokenizers(folder / "words", FIRST_KINDS, count=60)
+            train_text(
+                TextRecipe(steps=STEPS, batch_size=8, kinds=FIRST_KINDS, warm_up=4),
+                TINY,
+                folder / "words",
+                run,
+                RUN,
+            )
         elif stage == "flow":
-            train_tokenizers(folder / "words", count=60)
-            write_chunk(folder / "latents", 0, lambda images: encode(_autoencoder(), images))
-            cache, text = PairCache(folder / "latents"), TextEncoders(TINY, folder / "words")
+            train_tokenizers(folder / "words", FIRST_KINDS, count=60)
+            write_chunk(folder / "latents", 0, lambda images: encode(_autoencoder(), images), FIRST_KINDS)
+            cache, text = PairCache(folder / "latents", FIRST_KINDS), TextEncoders(TINY, folder / "words")
             train_flow(FlowRecipe(guided=0.3, **few), TINY, text, cache, run, run_recipe=RUN)
         elif stage == "finetune":
             train_finetune(FinetuneRecipe(pairs="", rank=2, **few), base, Random(), run, RUN)

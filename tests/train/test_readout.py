@@ -8,7 +8,7 @@ import torch
 
 from openkontext.data.palette import COLOURS
 from openkontext.data.scenes import GROUND_SIZE, SKY_SIZE, Scene, Thing
-from openkontext.data.things import SHAPES
+from openkontext.data.things import ALL_SHAPES
 from openkontext.model.config import PRESETS
 from openkontext.model.transformer import FluxTransformer
 from openkontext.train.readout import Readout, contents
@@ -22,7 +22,7 @@ SCENE = Scene(128, 128, "meadow", "summer", "day", (HOUSE, STAR))
 def names(scene: Scene) -> np.ndarray:
     """One word a token."""
     labels = contents(scene).reshape(scene.height // 16, scene.width // 16, 2)
-    shapes, colours = ["-", *SHAPES], ["-", *COLOURS]
+    shapes, colours = ["-", *ALL_SHAPES], ["-", *COLOURS]
     return np.array([[f"{colours[c]} {shapes[s]}" for s, c in row] for row in labels])
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from openkontext.data.edits import FIRST_KINDS, IMPOSSIBLE, KINDS
 from openkontext.data.instructions import every_word
 from openkontext.data.scenes import render
 from openkontext.model.autoencoder import Autoencoder
@@ -18,7 +19,7 @@ from openkontext.train.latents import PairCache, write_chunk
 from openkontext.train.parallel import average_gradients, launch, rank
 from openkontext.train.recipe import encode
 from openkontext.train.text import TextEncoders, TextRecipe, train_text
-from openkontext.train.vocabulary import train_tokenizers
+from openkontext.train.vocabulary import Taught, train_tokenizers
 
 TINY_AUTOENCODER = AutoencoderConfig(block_out_channels=(8, 8, 16, 16), layers_per_block=1, norm_num_groups=4)
 NANO = PRESETS["nano"]
@@ -35,18 +36,18 @@ TINY = dataclasses.replace(
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A work folder with tokenizers and one chunk of latents of an untrained autoencoder."""
     folder = tmp_path_factory.mktemp("work")
-    train_tokenizers(folder / "text", count=300)
+    train_tokenizers(folder / "text", FIRST_KINDS, count=300)
     torch.manual_seed(0)
     model = Autoencoder(TINY_AUTOENCODER).eval()
     torch.save(model.state_dict(), folder / "autoencoder.pt")
-    write_chunk(folder / "latents", 0, lambda images: encode(model, images))
+    write_chunk(folder / "latents", 0, lambda images: encode(model, images), FIRST_KINDS)
     return folder
 
 
 def test_tokenizers_know_every_taught_word_whole(work: Path) -> None:
     encoders = TextEncoders(TINY, work / "text")
     clip, t5 = encoders._tokenizers
-    for word in every_word():
+    for word in every_word(FIRST_KINDS):
         assert len(t5.encode(word).tokens[: t5.encode(word).tokens.index("</s>")]) == 1, word
     assert clip.token_to_id("<|endoftext|>") == clip.get_vocab_size() - 1
     for name, tokenizer in (("tokenizer", clip), ("tokenizer_2", t5)):
@@ -54,10 +55,24 @@ def test_tokenizers_know_every_taught_word_whole(work: Path) -> None:
         assert theirs("a red car", padding="max_length")["input_ids"] == tokenizer.encode("a red car").ids
 
 
+def test_what_a_sign_says_is_spelled(tmp_path: Path) -> None:
+    kinds = (*KINDS, IMPOSSIBLE)
+    train_tokenizers(tmp_path, kinds, vocab_sizes=(1024, 512), count=2000)
+    assert Taught.load(tmp_path) == Taught(kinds, tuple(every_word(kinds)))
+    t5 = TextEncoders(TINY, tmp_path)._tokenizers[1]
+    for text in ("OPEN", "B7X"):
+        tokens = t5.encode(f'make the sign say "{text}"').tokens
+        spelled = "".join(tokens).lower()
+        assert f'"{text.lower()}"' in spelled
+        assert all(letter in tokens for letter in text.lower())
+    for word in every_word(kinds):
+        assert t5.encode(word).tokens[:2] == [f"▁{word}", "</s>"], word
+
+
 def test_cached_latents_are_those_of_the_pictures(work: Path) -> None:
     model = Autoencoder(TINY_AUTOENCODER).eval()
     model.load_state_dict(torch.load(work / "autoencoder.pt"))
-    cache = PairCache(work / "latents")
+    cache = PairCache(work / "latents", FIRST_KINDS)
     pairs = cache.draw(np.random.default_rng(0), 4, dict.fromkeys(FlowRecipe().kinds, 1.0))
     for pair in pairs:
         for scene, tokens in zip((pair.edit.before, pair.edit.after), pair.tokens(), strict=True):
@@ -78,7 +93,7 @@ def test_the_autoencoder_learns(tmp_path: Path) -> None:
 
 
 def test_flow_resumes_to_the_step(work: Path, tmp_path: Path) -> None:
-    cache = PairCache(work / "latents")
+    cache = PairCache(work / "latents", FIRST_KINDS)
     recipe = FlowRecipe(steps=4, batch_size=4, warm_up=2, guided=0.25)
 
     def run(steps: int, folder: Path) -> dict[str, torch.Tensor]:

@@ -24,6 +24,7 @@ from openkontext.train.lora import adapter_lora
 from openkontext.train.pairs import PairExamples, build_cache, report
 from openkontext.train.parallel import launch, rank
 from openkontext.train.rendered import RenderedExamples
+from openkontext.train.vocabulary import Taught
 
 LORA = "lora.safetensors"
 CHECKPOINT = "checkpoint"
@@ -76,7 +77,7 @@ def _run(recipe: Recipe, run: RunRecipe, work: Path) -> None:
     else:
         examples: Examples
         if recipe.pairs is None:
-            examples = RenderedExamples(PairCache(work / "latents"), base)
+            examples = RenderedExamples(PairCache(work / "latents", Taught.load(work / "text").kinds), base)
         else:
             examples = PairExamples(folder / "pairs")
         if isinstance(recipe, GuidanceRecipe):

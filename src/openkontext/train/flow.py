@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from openkontext.data.instructions import describe, phrase
+from openkontext.data.instructions import describe, phrase, slip
 from openkontext.latents import PATCH, position_ids
 from openkontext.model.config import ModelConfig
 from openkontext.model.transformer import FluxTransformer, Modulation
@@ -46,6 +46,8 @@ class FlowRecipe:
     changed_from: float = 0.25
     #: Weight of what is read out of the transformer's middle, see `openkontext.train.readout`.
     readout_weight: float = 0.1
+    #: Share of the instructions that have a spelling slip.
+    slips: float = 0.05
     #: Share of the examples that see no instruction, for classifier-free guidance.
     text_dropout: float = 0.08
     #: Share of the steps, at the end, that teach the guidance embedding what guidance does, see `guided`.
@@ -55,7 +57,7 @@ class FlowRecipe:
     average_decay: float = 0.999
     #: Share of the steps that train text to image: no input picture, and a description as the prompt.
     text_to_image: float = 0.06
-    #: Share of each kind of edit.
+    #: Weight of each kind of edit, among those that the model is taught.
     kinds: dict[str, float] = field(
         default_factory=lambda: {
             "recolour": 0.19,
@@ -63,10 +65,18 @@ class FlowRecipe:
             "remove": 0.1,
             "add": 0.13,
             "move": 0.15,
+            "resize": 0.08,
+            "count": 0.1,
             "background": 0.07,
             "season": 0.06,
             "time": 0.05,
             "look": 0.05,
+            "style": 0.08,
+            "two parts": 0.12,
+            "text": 0.2,
+            "style reference": 0.12,
+            "character reference": 0.15,
+            "impossible": 0.06,
         }
     )
     seed: int = 0
@@ -120,6 +130,7 @@ def _loss(
         else (lambda pair: describe(pair.edit.before, rng))
     )
     texts = ["" if rng.random() < recipe.text_dropout else say(pair) for pair in pairs]
+    texts = [slip(text, rng) if rng.random() < recipe.slips else text for text in texts]
     tokens = [pair.tokens() for pair in pairs]
     before, after = (torch.from_numpy(np.stack([t[i] for t in tokens])).float() for i in (0, 1))
     changed = (after - before).abs().mean(-1) > recipe.changed_from

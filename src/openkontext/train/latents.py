@@ -6,7 +6,7 @@ from its number, and is drawn again when the chunk is opened.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,20 +24,20 @@ Encode = Callable[[Tensor], np.ndarray]
 """Pictures [B, 3, H, W] in -1..1 -> packed, scaled latents [B, tokens, 64] float32."""
 
 
-def _family(seed: int, number: int) -> tuple[list[Edit], list[Scene]]:
-    edits = family(np.random.default_rng([seed, 5, number]))
+def _family(seed: int, number: int, kinds: Collection[str]) -> tuple[list[Edit], list[Scene]]:
+    edits = family(np.random.default_rng([seed, 5, number]), kinds)
     return edits, list(dict.fromkeys(scene for edit in edits for scene in (edit.before, edit.after)))
 
 
-def write_chunk(folder: Path, chunk: int, encode: Encode, seed: int = 0) -> None:
-    """Draws and encodes the families of a chunk; does nothing where the file is there."""
+def write_chunk(folder: Path, chunk: int, encode: Encode, kinds: Collection[str], seed: int = 0) -> None:
+    """Draws and encodes a chunk of families, of these kinds; does nothing where the file is there."""
     path = folder / f"latents-{chunk:05d}.npy"
     if path.exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[np.ndarray] = []
     for number in range(chunk * FAMILIES, (chunk + 1) * FAMILIES):
-        _, scenes = _family(seed, number)
+        _, scenes = _family(seed, number, kinds)
         images = (
             torch.from_numpy(np.stack([render(scene) for scene in scenes])).permute(0, 3, 1, 2).float()
             / 127.5
@@ -78,8 +78,8 @@ class PairCache:
     New chunks are taken up as they come.
     """
 
-    def __init__(self, folder: Path, seed: int = 0) -> None:
-        self.folder, self.seed = folder, seed
+    def __init__(self, folder: Path, kinds: Collection[str], seed: int = 0) -> None:
+        self.folder, self.kinds, self.seed = folder, kinds, seed
         self.pairs: dict[tuple[int, int], dict[str, list[Pair]]] = {}
         self._opened: set[Path] = set()
         self.refresh()
@@ -95,7 +95,7 @@ class PairCache:
         latents = np.load(path, mmap_mode="r")
         chunk, offset = int(path.stem.split("-")[1]), 0
         for number in range(chunk * FAMILIES, (chunk + 1) * FAMILIES):
-            edits, scenes = _family(self.seed, number)
+            edits, scenes = _family(self.seed, number, self.kinds)
             size = scenes[0].height // 16 * (scenes[0].width // 16) * 64
             place = {scene: offset + i * size for i, scene in enumerate(scenes)}
             offset += len(scenes) * size

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from openkontext.data.palette import COLOURS
 from openkontext.data.scenes import PLACES, Scene, box_of
-from openkontext.data.things import SHAPES
+from openkontext.data.styles import COLOURLESS
+from openkontext.data.things import ALL_SHAPES
 from openkontext.model.transformer import FluxTransformer
 
 TOKEN = 16
@@ -23,14 +24,14 @@ TOKEN = 16
 COVERED = 0.3
 """Share of a token from which a thing's square covers it."""
 
-_SHAPES, _COLOURS = tuple(SHAPES), tuple(COLOURS)
+_SHAPES, _COLOURS = ALL_SHAPES, tuple(COLOURS)
 _UNSAID = -100  # the index that cross entropy leaves out
 
 
 def contents(scene: Scene) -> np.ndarray:
     """What covers each token: int64 [rows * columns, 2], numbers of shape and colour, from 1; 0 for nothing.
 
-    In black and white and the like no colour is to be told: -100.
+    In black and white, with a pencil and the like no colour is to be told: -100.
     """
     rows, columns = scene.height // TOKEN, scene.width // TOKEN
     labels = np.zeros((rows, columns, 2), np.int64)
@@ -47,7 +48,7 @@ def contents(scene: Scene) -> np.ndarray:
             1 + _SHAPES.index(thing.shape),
             1 + _COLOURS.index(thing.colour),
         )
-    if scene.look != "colour":
+    if scene.look != "colour" or scene.style in COLOURLESS:
         labels[..., 1] = _UNSAID
     return labels.reshape(-1, 2)
 

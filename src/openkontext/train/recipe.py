@@ -18,7 +18,6 @@ layout. A work folder may also begin with the weights of a repository (`start_fr
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import tomllib
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from openkontext import latents
+from openkontext.data.edits import KINDS
 from openkontext.data.scenes import SIZES
 from openkontext.errors import InputError
 from openkontext.export.repository import import_repository
@@ -48,7 +48,7 @@ from openkontext.train.latents import FAMILIES, PairCache, write_chunk
 from openkontext.train.loop import Average, RunRecipe
 from openkontext.train.parallel import launch
 from openkontext.train.text import TextEncoders, TextRecipe, train_text
-from openkontext.train.vocabulary import train_tokenizers
+from openkontext.train.vocabulary import Taught, train_tokenizers
 
 
 @dataclass(frozen=True)
@@ -153,20 +153,26 @@ def run_recipe(recipe: Recipe, work: Path, processes: int = 1) -> None:
     config = PRESETS[recipe.preset]
     settings = recipe.settings
     if isinstance(settings, TextRecipe):
-        if not (work / "text" / "words.json").exists():
-            lengths = config.clip.length, config.t5.length
-            train_tokenizers(work / "text", lengths=lengths, seed=settings.seed)
+        if not (work / "text" / "taught.json").exists():
+            train_tokenizers(
+                work / "text",
+                settings.kinds,
+                lengths=(config.clip.length, config.t5.length),
+                vocab_sizes=(config.clip.vocab_size, config.t5.vocab_size),
+                seed=settings.seed,
+            )
         train_text(settings, config, work / "text", work / "text" / "run", recipe.run)
     elif isinstance(settings, AutoencoderRecipe):
         model = train_autoencoder(settings, config.autoencoder, work / "autoencoder" / "run", recipe.run)
         save_autoencoder(model, work / "autoencoder")
     elif isinstance(settings, LatentsRecipe):
         autoencoder = _autoencoder(work)
+        kinds = Taught.load(_need(work / "text", "text")).kinds
         first = settings.first // FAMILIES
         for chunk in range(first, first + -(-settings.families // FAMILIES)):
-            write_chunk(work / "latents", chunk, lambda images: encode(autoencoder, images))
+            write_chunk(work / "latents", chunk, lambda images: encode(autoencoder, images), kinds)
     else:
-        _need(work / "text" / "words.json", "text")
+        _need(work / "text" / "taught.json", "text")
         _need(work / "latents", "latents")
         launch(_flow, processes, settings, config, work, recipe.run)
         save_checkpoint(recipe.preset, config, work)
@@ -177,7 +183,7 @@ def _flow(settings: FlowRecipe, config: ModelConfig, work: Path, run: RunRecipe)
         settings,
         config,
         load_text_encoders(work, config),
-        PairCache(work / "latents"),
+        PairCache(work / "latents", Taught.load(work / "text").kinds),
         work / "flow" / "run",
         start=_start(work).get("transformer"),
         run_recipe=run,
@@ -195,8 +201,8 @@ def start_from(path: str | Path, work: Path) -> None:
     pipeline = import_repository(path)
     for folder in (pipeline.tokenizer, pipeline.tokenizer_2):
         shutil.copytree(folder, work / "text" / folder.name)
-    words = json.dumps(Repository.open(path).config.words)
-    (work / "text" / "words.json").write_text(words, encoding="utf-8")
+    config = Repository.open(path).config
+    Taught(config.kinds or KINDS, config.words or ()).save(work / "text")
     save_autoencoder(pipeline.autoencoder.float(), work / "autoencoder")
     parts = {"transformer": pipeline.transformer, "clip": pipeline.clip, "t5": pipeline.t5}
     torch.save({name: part.float().state_dict() for name, part in parts.items()}, work / _START)
@@ -240,11 +246,13 @@ def save_checkpoint(name: str, config: ModelConfig, work: Path) -> Path:
         tokenizer_2=work / "text" / "tokenizer_2",
     )
     save_pipeline(pipeline, work / "checkpoint")
+    taught = Taught.load(work / "text")
     RepositoryConfig(
         name=name,
         licence="Apache-2.0",
         sizes=SIZES,
-        words=tuple(json.loads((work / "text" / "words.json").read_text(encoding="utf-8"))),
+        words=taught.words,
+        kinds=taught.kinds,
     ).save(work / "checkpoint")
     return work / "checkpoint"
 

@@ -17,28 +17,35 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openkontext.data.edits import KINDS, Edit
+from openkontext.data.edits import IMPOSSIBLE, KINDS, Edit
 from openkontext.data.families import family
 from openkontext.data.instructions import phrase
 from openkontext.data.landscapes import LANDSCAPES, SEASONS, TIMES
 from openkontext.data.palette import COLOURS
-from openkontext.data.scenes import LOOKS, PLACES
-from openkontext.data.things import SHAPES
+from openkontext.data.scenes import LOOKS, PLACES, Thing
+from openkontext.data.signs import LETTERS, LONGEST
+from openkontext.data.styles import STYLES
+from openkontext.data.things import ALL_SHAPES, MOST
 from openkontext.model.config import ModelConfig
 from openkontext.model.text_encoders import build_clip, build_t5, encode_text
 from openkontext.train.loop import Run, RunRecipe, warm_cosine
 
 _UNSAID = -100  # the index that cross entropy leaves out
 
-_VALUES = (*LANDSCAPES, *SEASONS, *TIMES, *LOOKS)
+_VALUES = (*LANDSCAPES, *SEASONS, *TIMES, *LOOKS, *STYLES)
 _QUESTIONS: dict[str, tuple[str, ...]] = {
-    "kind": KINDS,
-    "subject shape": tuple(SHAPES),
-    "result shape": tuple(SHAPES),
+    "kind": (*KINDS, IMPOSSIBLE),
+    "subject shape": ALL_SHAPES,
+    "result shape": ALL_SHAPES,
     "result colour": tuple(COLOURS),
     "result place": tuple(PLACES),
     "value": _VALUES,
+    "bigger": ("yes", "no"),
+    "result count": tuple(str(n) for n in range(1, MOST + 1)),
+    **{f"letter {place}": (*LETTERS, "none") for place in range(LONGEST)},
 }
+_SHAPED = ("add", "replace", "count", "style reference")
+_COLOURED = ("add", "recolour", "style reference")
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,8 @@ class TextRecipe:
 
     steps: int = 800
     batch_size: int = 64
+    #: The kinds of edit to be taught; the later stages keep to them.
+    kinds: tuple[str, ...] = (*KINDS, IMPOSSIBLE)
     learning_rate: float = 1.5e-3
     warm_up: int = 50
     seed: int = 0
@@ -101,25 +110,50 @@ class _Reader(nn.Module):
 
 def _answers(edit: Edit) -> list[int]:
     """The right answer to each question, _UNSAID where the instruction does not hold it."""
-    subject, result, after = edit.subject, edit.result, edit.after
-    field = {"background": "landscape"}.get(edit.kind, edit.kind)
-    said = {
-        "kind": edit.kind,
-        "subject shape": subject and subject.shape,
-        "result shape": result and edit.kind in ("add", "replace") and result.shape,
-        "result colour": result and edit.kind in ("add", "recolour") and result.colour,
-        "result place": result and edit.kind in ("add", "move") and result.place,
-        "value": getattr(after, field, None),
-    }
+    said: dict[str, str] = {}
+    for part in edit.parts or (edit,):
+        said |= _said(part)
+    said["kind"] = edit.kind
     return [
-        options.index(said[question]) if said[question] else _UNSAID
+        options.index(said[question]) if question in said else _UNSAID
         for question, options in _QUESTIONS.items()
     ]
 
 
+def _said(edit: Edit) -> dict[str, str]:
+    """What the instruction for one edit holds, by question."""
+    said: dict[str, str] = {}
+    subject, result = edit.subject, edit.result
+    if subject is not None and edit.kind != "character reference":
+        said["subject shape"] = subject.shape
+    if result is not None:
+        if edit.kind in _SHAPED:
+            said["result shape"] = result.shape
+        if edit.kind in _COLOURED:
+            said["result colour"] = result.colour
+        if edit.kind in ("add", "move"):
+            said["result place"] = result.place
+    if edit.kind == "resize" and subject is not None and result is not None:
+        said["bigger"] = "yes" if result.size > subject.size else "no"
+    if edit.kind == "count" and result is not None:
+        said["result count"] = str(result.form.count)
+    if edit.kind == "text" and result is not None:
+        said |= _letters(result)
+    field = {"background": "landscape", "style reference": "landscape", "character reference": "landscape"}
+    if value := getattr(edit.after, field.get(edit.kind, edit.kind), None):
+        said["value"] = value
+    return said
+
+
+def _letters(sign: Thing) -> dict[str, str]:
+    """What a sign says, letter by letter."""
+    padded = [*sign.form.text, *["none"] * LONGEST][:LONGEST]
+    return {f"letter {place}": letter for place, letter in enumerate(padded)}
+
+
 def _batches(recipe: TextRecipe, rng: np.random.Generator) -> Iterator[tuple[list[str], Tensor]]:
     while True:
-        families = [family(rng) for _ in range(recipe.batch_size // 8)]
+        families = [family(rng, recipe.kinds) for _ in range(recipe.batch_size // 8)]
         edits = [_any_kind(edits, rng) for edits in families for _ in range(8)]
         yield [phrase(edit, rng) for edit in edits], torch.tensor([_answers(edit) for edit in edits])
 

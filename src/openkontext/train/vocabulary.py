@@ -7,31 +7,50 @@ import json
 import math
 import string
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from openkontext.data.draws import random_edit
-from openkontext.data.edits import KINDS
 from openkontext.data.instructions import every_word, phrase
 
 CLIP_START, CLIP_END = "<|startoftext|>", "<|endoftext|>"
 T5_PAD, T5_END, T5_UNKNOWN = "<pad>", "</s>", "<unk>"
 
 
-def instructions(seed: int, count: int) -> Iterator[str]:
+@dataclass(frozen=True)
+class Taught:
+    """What a model is taught, as the first stage settles it for all others."""
+
+    kinds: tuple[str, ...]
+    words: tuple[str, ...]
+
+    @classmethod
+    def load(cls, folder: Path) -> Taught:
+        """Reads what `save` wrote."""
+        record = json.loads((folder / "taught.json").read_text(encoding="utf-8"))
+        return cls(tuple(record["kinds"]), tuple(record["words"]))
+
+    def save(self, folder: Path) -> None:
+        """Writes `taught.json` into a folder."""
+        text = json.dumps({"kinds": self.kinds, "words": self.words}, indent=0)
+        (folder / "taught.json").write_text(text + "\n", encoding="utf-8")
+
+
+def instructions(seed: int, count: int, kinds: Collection[str]) -> Iterator[str]:
     """Instructions of every kind in turn."""
     rng = np.random.default_rng([seed, 3])
-    for kind in itertools.islice(itertools.cycle(KINDS), count):
+    for kind in itertools.islice(itertools.cycle(kinds), count):
         yield phrase(random_edit(rng, kind, unseen=False), rng)
 
 
-def _corpus(seed: int, count: int) -> Iterator[str]:
-    yield from instructions(seed, count)
+def _corpus(seed: int, count: int, kinds: Collection[str]) -> Iterator[str]:
+    yield from instructions(seed, count, kinds)
     # Every word often enough to become a token of its own, and every letter and digit at least once.
-    for word in every_word():
+    for word in every_word(kinds):
         yield from [word] * 50
     yield " ".join(string.ascii_lowercase + string.digits + string.punctuation)
 
@@ -72,17 +91,24 @@ def train_clip_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def train_t5_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
+def train_t5_tokenizer(texts: Iterator[str], vocab_size: int, known: Collection[str]) -> Tokenizer:
     """Unigrams with T5's marks, blind to case: whole words by frequency, and letters to spell the rest.
 
     So small a corpus has no use for parts of words, which is all that the usual training would look for.
+
+    Args:
+        texts: What to learn from.
+        vocab_size: Tokens at most.
+        known: Words that may become tokens; all others, such as what a sign says, are spelled.
     """
     splitter = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()]
     )
     counts = Counter(piece for text in texts for piece, _ in splitter.pre_tokenize_str(text.lower()))
     letters = sorted({letter for piece in counts for letter in piece} | set(string.printable.strip().lower()))
-    words = [(w, n) for w, n in counts.most_common() if len(w) > 1][: vocab_size - 3 - len(letters)]
+    whole = {form for word in known for form in (word, f"▁{word}")}
+    words = [(w, n) for w, n in counts.most_common() if len(w) > 1 and (w in whole or len(w) == 2)]
+    words = words[: vocab_size - 3 - len(letters)]
     total = sum(counts.values())
     rare = math.log(0.1 / total)  # a letter is worth less than any word seen once
     tokenizer = Tokenizer(
@@ -107,21 +133,22 @@ def train_t5_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
 
 def train_tokenizers(
     folder: Path,
+    kinds: Collection[str],
     *,
     lengths: tuple[int, int] = (32, 32),
-    vocab_size: int = 688,
+    vocab_sizes: tuple[int, int] = (688, 320),
     count: int = 10_000,
     seed: int = 0,
 ) -> None:
-    """Writes `tokenizer/` (CLIP), `tokenizer_2/` (T5) and `words.json`, the taught words.
+    """Writes `tokenizer/` (CLIP), `tokenizer_2/` (T5) and `taught.json`: the kinds of edit and their words.
 
-    Each has the settings beside it that transformers and diffusers look for: padding, and the most tokens
-    (`lengths`: CLIP's, T5's).
+    Each tokenizer has the settings beside it that transformers and diffusers look for: padding, and the most
+    tokens. `lengths` and `vocab_sizes` are CLIP's and T5's.
     """
-    corpus = list(_corpus(seed, count))
+    corpus, words = list(_corpus(seed, count, kinds)), every_word(kinds)
     trained = {
-        "tokenizer": train_clip_tokenizer(iter(corpus), vocab_size),
-        "tokenizer_2": train_t5_tokenizer(iter(corpus), vocab_size),
+        "tokenizer": train_clip_tokenizer(iter(corpus), vocab_sizes[0]),
+        "tokenizer_2": train_t5_tokenizer(iter(corpus), vocab_sizes[1], words),
     }
     for (name, tokenizer), pad, length in zip(trained.items(), (CLIP_END, T5_PAD), lengths, strict=True):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -136,4 +163,4 @@ def train_tokenizers(
         (folder / name / "tokenizer_config.json").write_text(
             json.dumps(settings, indent=2) + "\n", encoding="utf-8"
         )
-    (folder / "words.json").write_text(json.dumps(every_word(), indent=0) + "\n", encoding="utf-8")
+    Taught(tuple(kinds), tuple(words)).save(folder)
