@@ -19,6 +19,9 @@ def serve(
     precision: options.Precision = None,
     provider: Annotated[str | None, typer.Option(help="What runs the graphs.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes on this machine.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="local, or ray: replicas of a Ray Serve deployment.")
+    ] = None,
     data: Annotated[str | None, typer.Option(metavar="DIR", help="Folder of database and pictures.")] = None,
     database_url: Annotated[
         str | None, typer.Option(metavar="URL", help="postgresql://... or sqlite:///...; SQLite by default.")
@@ -38,6 +41,7 @@ def serve(
         precision=precision,
         provider=provider,
         workers=workers,
+        engine=engine,
         data=data,
         database_url=database_url,
         store_url=store_url,

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openkontext.runtime.components import Components, Float
+from openkontext.runtime.lowering import ARITHMETICS
 
 if TYPE_CHECKING:
     from openkontext.repository import Repository
@@ -53,6 +54,7 @@ class BatchingComponents(Components):
         repository: where the graphs are.
         precision: of the transformer.
         provider: what runs the graphs.
+        arithmetic: of graphs in FP8 and FP4.
         low_memory: keep at most one graph open.
         threads: CPU threads of one operator; 0 leaves it to ONNX Runtime.
         batch: calls that are run as one at most.
@@ -64,11 +66,14 @@ class BatchingComponents(Components):
         precision: str,
         provider: str = "cpu",
         *,
+        arithmetic: str = ARITHMETICS[0],
         low_memory: bool = False,
         threads: int = 0,
         batch: int = 4,
     ) -> None:
-        super().__init__(repository, precision, provider, low_memory=low_memory, threads=threads)
+        super().__init__(
+            repository, precision, provider, arithmetic=arithmetic, low_memory=low_memory, threads=threads
+        )
         self.batch = batch
         self._turn = threading.Condition()
         self._counting = threading.Lock()

@@ -264,10 +264,19 @@ def keep_held(session: Session, settings: Settings) -> None:
         store.hold(session, _pictures(job), settings.retention_hours * 3600)
 
 
-def release(session: Session, job_id: str, token: str) -> None:
-    """Give a job back unfinished, as a worker does that is told to stop."""
+def release(session: Session, job_id: str, token: str, *, failed: bool = False) -> None:
+    """Give a job back unfinished, as a worker does that is told to stop.
+
+    Args:
+        session: to write in.
+        job_id: of the job.
+        token: of the lease.
+        failed: that what worked on it died, which counts as an attempt.
+    """
     change = update(Job).where(Job.id == job_id, Job.lease == token, Job.state == JobState.RUNNING)
-    values = {"state": JobState.QUEUED, "lease": None, "leased_until": None, "attempts": Job.attempts - 1}
+    values: dict[str, Any] = {"state": JobState.QUEUED, "lease": None, "leased_until": None}
+    if not failed:
+        values["attempts"] = Job.attempts - 1
     session.execute(change.values(**values))
 
 

@@ -205,7 +205,8 @@ def _watch_parent(stop: Callable[[], None]) -> None:
     """Call `stop` when whoever started this process is gone: its end of our stdin closes then."""
 
     def wait() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 4096):  # not `sys.stdin`, whose lock a thread must not hold when Python ends
+            pass
         stop()
 
     threading.Thread(target=wait, daemon=True).start()

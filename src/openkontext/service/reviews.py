@@ -1,11 +1,12 @@
 """Requests that wait for a person: the review queue of a service, and what its decisions do to jobs."""
 
+from datetime import timedelta
 from functools import cached_property
 
 from sqlalchemy import make_url, select
 
 from openkontext.errors import InputError
-from openkontext.safety.policy import load_policy
+from openkontext.safety.policy import Policy, load_policy
 from openkontext.safety.review.queue import APPROVED, HELD, ReviewQueue
 from openkontext.safety.verdict import Stage
 from openkontext.service import jobs
@@ -15,12 +16,18 @@ from openkontext.service.models import Job, JobState
 from openkontext.service.settings import Settings
 
 
-def queue_url(settings: Settings) -> str:
-    """Address of the review queue: what the risk profile names, else the service's own database."""
-    url = make_url(load_policy().profile.review.database or settings.database)
+def open_queue(settings: Settings, policy: Policy) -> ReviewQueue:
+    """The review queue: where the risk profile says, else in the service's own database.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    review = policy.profile.review
+    url = make_url(review.database or settings.database)
     if url.drivername == "postgresql":
         url = url.set(drivername="postgresql+psycopg")
-    return url.render_as_string(hide_password=False)
+    address = url.render_as_string(hide_password=False)
+    return ReviewQueue(address, reviewers=review.reviewers, keep=timedelta(days=review.days))
 
 
 class Reviews:
@@ -32,7 +39,7 @@ class Reviews:
     @cached_property
     def queue(self) -> ReviewQueue:
         """The queue, opened when a job first waits."""
-        return ReviewQueue(queue_url(self.settings))
+        return open_queue(self.settings, load_policy())
 
     def follow(self) -> int:
         """Have approved jobs done and end rejected ones; returns how many were decided."""
@@ -51,6 +58,7 @@ class Reviews:
             if state == APPROVED:  # it goes through the editor and its filters like any other
                 return jobs.requeue(session, self.settings, job.id)
             refusal = {**(job.refusal or {}), "message": f"a person looked at it: {state}"}
-            by_output = refusal.get("stage") == Stage.OUTPUT
+            # What no filter stopped was held for its result.
+            by_output = (refusal.get("stage") or Stage.OUTPUT) == Stage.OUTPUT
             ended = JobState.CONTENT_MODERATED if by_output else JobState.REQUEST_MODERATED
             return jobs.decide(session, self.settings, job.id, Outcome(ended, refusal=refusal))

@@ -5,7 +5,7 @@ import os
 import secrets
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -63,6 +63,16 @@ class Settings(BaseSettings):
     """Keep one graph in memory at a time."""
     workers: int = Field(1, ge=0, le=64)
     """Worker processes on this machine; 0 where workers run elsewhere."""
+    batch: int = Field(1, ge=1, le=16)
+    """Edits that one worker does side by side, equal-sized ones in one call; pays on GPUs, not on CPUs."""
+    engine: Literal["local", "ray"] = "local"
+    """Where edits are done: in the workers, or in replicas of a Ray Serve deployment that a worker feeds."""
+    ray_address: str = ""
+    """Of a Ray cluster; empty to start one on this machine."""
+    replicas_min: int = Field(1, ge=1, le=256)
+    """Replicas of the Ray deployment that are always there."""
+    replicas_max: int = Field(2, ge=1, le=256)
+    """Replicas that it grows to under load."""
 
     # The queue
     queue_size: PositiveInt = 100
