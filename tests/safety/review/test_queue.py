@@ -1,6 +1,8 @@
 """The review queue: who may decide what, what expires, and an audit log that shows tampering."""
 
 import sqlite3
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -321,3 +323,20 @@ def test_a_queue_that_cannot_be_logged_does_not_decide(history: ReviewQueue, dat
     with pytest.raises(DatabaseError):
         history.decide(held.id, "bob", approve=True, reason="fine")
     assert history.get(held.id).state == "held"
+
+
+def test_opening_the_queue_leaves_the_locks_of_other_connections(tmp_path: Path) -> None:
+    path = tmp_path / "service.db"
+    other = sqlite3.connect(path, isolation_level=None)  # in this process, as a service's own connections
+    other.execute("pragma journal_mode = wal")
+    other.execute("create table told (word)")
+    ReviewQueue(f"sqlite:///{path}")
+
+    def elsewhere(command: str) -> str:
+        code = f"import sqlite3; print(sqlite3.connect({str(path)!r}).execute({command!r}).fetchall())"
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    elsewhere("select * from told")  # thinks itself the last when it closes, where our locks are gone
+    other.execute("insert into told values ('kept')")
+    assert "kept" in elsewhere("select * from told")
+    other.close()

@@ -5,7 +5,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -105,7 +105,10 @@ class ReviewQueue:
         try:
             (Path(database).parent if database else folder).mkdir(parents=True, exist_ok=True, mode=0o700)
             if database:
-                os.close(os.open(database, os.O_RDWR | os.O_CREAT, 0o600))
+                # A file that is there is not opened: closing it would drop the locks that SQLite holds
+                # for this process's other connections (sqlite.org/howtocorrupt.html, section 2.2).
+                with suppress(FileExistsError):
+                    os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
             Table.metadata.create_all(self._engine)
         except (OSError, SQLAlchemyError) as error:
             where = self._engine.url.render_as_string(hide_password=True)
