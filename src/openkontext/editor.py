@@ -26,8 +26,9 @@ from openkontext.request import EditRequest, EditResult, EditStep
 from openkontext.runtime import Components
 from openkontext.runtime.lowering import ARITHMETICS, check_arithmetic
 from openkontext.runtime.providers import check_provider
-from openkontext.safety.guard import Asked, Screening, standard_guard
+from openkontext.safety.guard import Asked, Screening
 from openkontext.safety.policy import load_policy
+from openkontext.safety.standard import standard_guard
 from openkontext.sampling import Mask, TextEmbeds, denoise, randn, schedule
 from openkontext.text import Tokenizers
 

@@ -1,9 +1,7 @@
 """The pictures of a request, read and brought to the model's size."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,24 +81,14 @@ def read_inputs(request: EditRequest, sizes: Sequence[Size]) -> Inputs:
     if crop.note:
         warnings.append(crop.note)
 
-    shown = [] if picture is None else [_shown(picture.pixels, request.image)]
+    shown = [] if picture is None else [Shown.of(picture.pixels, request.image)]
     context = [] if pixels is None else [fit.apply(pixels)]
     for index, source in enumerate(request.reference_images, 1):
         reference = images.load(source)
-        shown.append(_shown(reference.pixels, source))
+        shown.append(Shown.of(reference.pixels, source))
         context.append(Fit(reference.size, nearest_size(*reference.size, sizes)).apply(reference.pixels))
         notes += [f"reference {index}: {note}" for note in reference.notes]
     return Inputs(pixels, mask, context, fit, output_size, tuple(shown), tuple(notes), tuple(warnings))
-
-
-def _shown(pixels: Pixels, source: images.ImageInput | None) -> Shown:
-    """A picture for the filters, with the file that it came in."""
-    if isinstance(source, bytes):
-        return Shown(pixels, source)
-    if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        return Shown(pixels, path.read_bytes(), path.name)
-    return Shown(pixels)
 
 
 def _model_size(asked: Size, preferred: Size) -> Size:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from openkontext.cli import accounts, chat, edit, evaluate, export, repositories, serve, train
+from openkontext.cli import accounts, chat, check, edit, evaluate, export, repositories, review, serve, train
 from openkontext.cli.options import in_options
 from openkontext.errors import OpenKontextError
 from openkontext.version import __version__
@@ -41,6 +41,8 @@ def _common(
 app.command()(edit.edit)
 app.command()(edit.generate)
 app.command()(chat.chat)
+app.command()(check.check)
+app.add_typer(review.app, name="review")
 app.command()(repositories.pull)
 app.command()(repositories.doctor)
 app.command()(serve.serve)

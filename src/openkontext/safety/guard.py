@@ -1,31 +1,23 @@
 """The guard of an editor: runs the checks of each stage, decides by the policy, holds, seals and refuses."""
 
 import logging
+import os
 import queue
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from openkontext.errors import InputError
 from openkontext.safety.checks import (
-    BodyCheck,
-    InstructionCheck,
     KnownMaterialCheck,
-    LettersCheck,
-    RemoteCheck,
-    TextScorer,
-    TogetherCheck,
 )
-from openkontext.safety.folders import list_folders
-from openkontext.safety.known.material import KnownMaterial
-from openkontext.safety.policy import Policy, load_policy
+from openkontext.safety.policy import Policy
 from openkontext.safety.verdict import (
     CATEGORIES,
     Check,
@@ -59,6 +51,21 @@ class Shown:
     """The file; None where there was none."""
     name: str = ""
     """What the file is called."""
+
+    @classmethod
+    def of(cls, pixels: Pixels, source: object) -> "Shown":
+        """A picture, with the file that it came in.
+
+        Args:
+            pixels: uint8 [H, W, 3].
+            source: what was handed in, an `images.ImageInput`.
+        """
+        if isinstance(source, bytes):
+            return cls(pixels, source)
+        if isinstance(source, str | os.PathLike):
+            path = Path(source)
+            return cls(pixels, path.read_bytes(), path.name)
+        return cls(pixels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,21 +101,17 @@ class Guard:
             policy: decides.
             checks: look.
             quarantine: for known material; None for the one in the folder for data.
-            reviews: the review queue; None opens the policy's where it has people review.
+            reviews: the review queue; None where nobody reviews.
 
         Raises:
-            InputError: the review queue cannot be opened.
+            InputError: the policy has people review, and there is no queue.
         """
         self.policy = policy
         self.checks = tuple(checks)
         self.quarantine = quarantine
         self.reviews = reviews
-        review = policy.profile.review
-        if reviews is None and review.mode != "off":
-            from openkontext.safety.review.queue import ReviewQueue  # SQLAlchemy takes 0.3 s to import
-
-            keep = timedelta(days=review.days)
-            self.reviews = ReviewQueue(review.database or None, reviewers=review.reviewers, keep=keep)
+        if reviews is None and policy.profile.review.mode != "off":
+            raise InputError(f"profile {policy.profile.name} has people review, and there is no review queue")
 
     def screen(self, asked: Asked) -> "Screening":
         """Begin to judge one edit.
@@ -252,6 +255,7 @@ class Screening:
             verdict, pictures = judge(subjects, asked.tolerance)
             self._scores[Stage.INPUT] = _highest(pictures)
             self.verdict = self.verdict.joined([verdict])
+            self._seal(verdict, subjects)
         if asked.prompt and pictures and not self._guard.is_final(self.verdict):
             subjects = [
                 replace(self._subject(Stage.PAIR, each.pixels), scores={**self._scores, Stage.INPUT: scores})
@@ -275,6 +279,7 @@ class Screening:
         """
         verdict = self._judge_output(pixels)
         self.verdict = self.verdict.joined([verdict])
+        self._seal(verdict, [self._subject(Stage.OUTPUT, pixels)])
         if not verdict.allowed or self._guard.policy.profile.review.mode == "every":
             self._refuse(verdict, {"output": pixels})
         return self.verdict
@@ -306,8 +311,6 @@ class Screening:
     def _refuse(self, verdict: Verdict, made: Mapping[str, Pixels]) -> None:
         """Refuse, or hold for a person where one may decide; return where one has approved."""
         asked, reviews = self._asked, self._guard.reviews
-        if any(each.category == "known_material" for check in verdict.checks for each in check.findings):
-            self._seal(made)
         if reviews is None or verdict.fixed or verdict.failure:
             raise FilterRefusalError(verdict)
         roles = ("input", *(f"reference {number}" for number in range(1, len(asked.pictures))))
@@ -325,55 +328,20 @@ class Screening:
             raise FilterRefusalError(verdict, f"refused: a reviewer rejected request {held.id[:8]}")
         raise HeldError(verdict, held.id, int(asked.options.get("seed", 0)))
 
-    def _seal(self, made: Mapping[str, Pixels]) -> None:
+    def _seal(self, verdict: Verdict, subjects: Sequence[Subject]) -> None:
         """Put what is on a list of known material into the quarantine; it is refused in any case."""
+        if not any(each.category == "known_material" for check in verdict.checks for each in check.findings):
+            return
         from openkontext.safety.quarantine import Quarantine
 
         quarantine = self._guard.quarantine or Quarantine()
-        subjects = [self._subject(Stage.OUTPUT, pixels) for pixels in made.values()] or [
-            self._subject(Stage.INPUT, each.pixels, each) for each in self._asked.pictures
-        ]
         for check in self._guard.checks:
             if isinstance(check, KnownMaterialCheck):
                 for subject in subjects:
                     try:
                         check.seal(subject, quarantine, self._asked.requester)
-                    except Exception as error:
+                    except Exception as error:  # it is refused all the same, and an operator must know
                         _log.error("known material was refused and could not be sealed: %s", error)
-
-
-def standard_guard(policy: Policy | None = None) -> Guard:
-    """The guard of an editor: all checks that come with openkontext, and the services of the profile.
-
-    Args:
-        policy: of the deployment; None for `load_policy()`.
-
-    Raises:
-        InputError: the profile, a service of it or the review queue cannot be used.
-    """
-    policy = policy or load_policy()
-    words, known = _words(), _known_material(list_folders())
-    checks: list[Check] = [
-        InstructionCheck(words),
-        KnownMaterialCheck(known),
-        BodyCheck(),
-        LettersCheck(words),
-        *map(RemoteCheck, policy.profile.remote),
-        TogetherCheck(),
-    ]
-    return Guard(policy, checks)
-
-
-@cache
-def _words() -> TextScorer:
-    from openkontext.safety.prompt import PromptCheck
-
-    return PromptCheck()
-
-
-@cache
-def _known_material(folders: tuple[Path, ...]) -> KnownMaterial:
-    return KnownMaterial(folders)
 
 
 def _highest(scores: Iterable[Scores]) -> Scores:

@@ -1,0 +1,120 @@
+"""`openkontext check` and `openkontext review`, as a user meets them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from openkontext.cli import main
+
+PHOTO = np.kron(np.random.default_rng(2).integers(0, 200, (12, 16, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENKONTEXT_DATA", str(tmp_path / "data"))
+    Image.fromarray(PHOTO).save("photo.png")
+    return tmp_path
+
+
+def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = main([str(arg) for arg in args])
+    return code, *capsys.readouterr()
+
+
+def test_check_allows_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "check", "--prompt", "make it night", "--image", "photo.png")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == "allowed"
+    code, out, _ = run(capsys, "check", "--prompt", "undress", "--json")
+    verdict = json.loads(out)
+    assert code == 3
+    assert (verdict["allowed"], verdict["fixed"], verdict["stage"]) == (False, True, "prompt")
+    (found,) = [each for each in verdict["checks"][0]["findings"] if each["category"] == "ncii"]
+    assert found["refused"]
+    assert found["score"] >= found["threshold"]
+    assert found["version"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((), "nothing to check"),
+        (("--image", "gone.png"), "no such file"),
+        (("--prompt", "night", "--profile", "lenient"), "no such file, and none of strict"),
+    ],
+)
+def test_check_says_what_it_cannot_use(
+    capsys: pytest.CaptureFixture[str], args: tuple[str, ...], message: str
+) -> None:
+    code, out, err = run(capsys, "check", *args)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_an_edit_is_refused_with_exit_code_3_and_leaves_no_file(
+    capsys: pytest.CaptureFixture[str], copier: Path
+) -> None:
+    code, out, err = run(capsys, "edit", "photo.png", "undress", "--model", copier, "-o", "out.png")
+    assert (code, out) == (3, "")
+    assert err == "error: refused: the instruction asks for intimate imagery without consent\n"
+    assert not Path("out.png").exists()
+
+
+def test_a_held_edit_goes_on_once_two_reviewers_approved(
+    capsys: pytest.CaptureFixture[str], copier: Path, place: Path
+) -> None:
+    profile = place / "reviewed.toml"
+    profile.write_text('extends = "default"\nname = "reviewed"\n[review]\nmode = "every"\nreviewers = 2\n')
+    edit = ("edit", "photo.png", "make it brighter", "--model", copier, "--seed", 3, "-o", "out.png")
+    code, _, err = run(capsys, *edit, "--profile", profile)
+    assert code == 3
+    assert "held for review" in err
+    review = ("review", "list", "--profile", profile)
+    code, out, _ = run(capsys, *review, "--json")
+    (held,) = json.loads(out)["requests"]
+    assert (code, held["prompt"], held["state"]) == (0, "make it brighter", "held")
+    assert held["id"][:8] in run(capsys, *review)[1]
+
+    named = (held["id"][:8], "--profile", profile)
+    _, out, _ = run(capsys, "review", "show", *named, "--pictures", "shown")
+    assert "(held; 0 of 2 decided)" in out
+    blurred = np.asarray(Image.open(f"shown/{held['id'][:8]}-input.png").convert("RGB"))
+    assert np.ptp(blurred) < np.ptp(PHOTO) / 2
+    run(capsys, "review", "show", *named, "--pictures", "clear", "--clear", "--as", "ann")  # two pictures
+    clear = np.asarray(Image.open(f"clear/{held['id'][:8]}-input.png").convert("RGB")).astype(int)
+    assert np.abs(clear - PHOTO).mean() < 12
+
+    code, out, _ = run(capsys, "review", "approve", *named, "--as", "ann", "--reason", "fine")
+    assert (code, out) == (0, f"request {held['id'][:8]} is held; 1 more must approve\n")
+    code, _, err = run(capsys, "review", "approve", *named, "--as", "ann", "--reason", "fine")
+    assert code == 2
+    assert "needs another reviewer" in err
+    assert run(capsys, *edit, "--profile", profile)[0] == 3
+    assert run(capsys, "review", "approve", *named, "--as", "bob", "--reason", "fine")[0] == 0
+    assert run(capsys, *edit, "--profile", profile)[0] == 0
+    assert Path("out.png").exists()
+    _, out, _ = run(capsys, "review", "show", *named, "--json")
+    shown = json.loads(out)
+    assert [entry["action"] for entry in shown["log"]] == ["held", "seen", "seen", "approved", "approved"]
+    assert shown["faults"] == []
+
+
+def test_a_rejected_edit_stays_refused(capsys: pytest.CaptureFixture[str], copier: Path, place: Path) -> None:
+    profile = place / "reviewed.toml"
+    profile.write_text('extends = "default"\nname = "reviewed"\n[review]\nmode = "every"\n')
+    edit = ("edit", "photo.png", "make it", "--model", copier, "--seed", 3, "--profile", profile)
+    run(capsys, *edit)
+    (held,) = json.loads(run(capsys, "review", "list", "--json", "--profile", profile)[1])["requests"]
+    code, out, _ = run(
+        capsys, "review", "reject", held["id"], "--as", "ann", "--reason", "no", "--profile", profile
+    )
+    assert (code, out) == (0, f"request {held['id'][:8]} is rejected\n")
+    code, _, err = run(capsys, *edit)
+    assert code == 3
+    assert "a reviewer rejected" in err
