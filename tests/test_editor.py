@@ -14,6 +14,7 @@ from PIL import Image
 
 import openkontext
 from openkontext import EditRequest, InputError, images
+from openkontext.editor import UNCHANGED
 from openkontext.latents import pack
 from openkontext.sampling import randn
 
@@ -44,7 +45,9 @@ def test_a_picture_comes_through_unchanged(
     result = editor.edit(picture, "the picture", num_inference_steps=steps, seed=steps)
     assert np.abs(difference(result, picture)).max() <= 1
     assert result.num_inference_steps == steps
-    assert result.warnings == result.notes == ()
+    assert result.warnings == ()
+    assert result.notes == (UNCHANGED,)
+    assert result.unchanged
 
 
 @pytest.mark.parametrize(("guidance", "expected"), [(None, STEP), (0.0, 0.0), (3.5, 3.5 * STEP)])
@@ -55,6 +58,16 @@ def test_instruction_and_guidance_reach_the_picture(
     result = editor.edit(picture, "make it brighter", guidance_scale=guidance, seed=0)
     assert np.abs(difference(result, picture) - expected).max() <= 1
     assert result.guidance_scale == (CONFIG.guidance_scale if guidance is None else guidance)
+
+
+def test_a_change_of_one_token_is_a_change(editor: openkontext.Editor) -> None:
+    picture = blocks(high=100)
+    everywhere = editor.edit(picture, "make it brighter", guidance_scale=40)
+    assert not everywhere.unchanged
+    mask = np.zeros(picture.shape[:2], np.uint8)
+    mask[32:48, 64:80] = 255
+    assert not editor.edit(picture, "make it brighter", guidance_scale=40, mask_image=mask).unchanged
+    assert editor.edit(picture, "make it brighter", guidance_scale=40, mask_image=mask * 0).unchanged
 
 
 def test_true_cfg_goes_away_from_the_negative_prompt(editor: openkontext.Editor) -> None:
@@ -124,7 +137,7 @@ def test_the_asked_aspect_is_stretched_cropped_or_padded_to(editor: openkontext.
 
 def test_a_size_that_the_model_does_not_know_is_made_smaller_and_scaled(editor: openkontext.Editor) -> None:
     result = editor.edit(blocks(), "the picture", width=512, height=512, seed=0)
-    assert result.notes == ("made at 128x128 and scaled to 512x512",)
+    assert result.notes[0] == "made at 128x128 and scaled to 512x512"
     assert editor.edit(blocks(), "the picture", width=144, height=144).notes == ()
 
 

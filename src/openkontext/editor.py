@@ -20,7 +20,7 @@ from openkontext import images
 from openkontext.errors import InputError
 from openkontext.images import Fit
 from openkontext.inputs import Inputs, read_inputs
-from openkontext.latents import latent_mask, latent_shape
+from openkontext.latents import latent_mask, latent_shape, pack
 from openkontext.repository import Repository
 from openkontext.request import EditRequest, EditResult, EditStep
 from openkontext.runtime import Components
@@ -70,6 +70,19 @@ def load(
         low_memory=low_memory,
         profile=profile,
     )
+
+
+UNCHANGED = "nothing was changed: the instruction does not apply to this picture, or it shows that already"
+"""What is noted where an edit left the picture as it was."""
+_SAME = 0.25
+"""Mean difference of a token's latents below which it is the same: a quarter of their deviation."""
+
+
+def _unchanged(latents: Float, before: Float) -> bool:
+    """Whether no token of the result [1, C, H, W] differs from the picture that was handed in."""
+    if latents.shape != before.shape:
+        return False
+    return bool(pack(np.abs(latents - before)).mean(axis=2).max() < _SAME)
 
 
 class Editor:
@@ -255,6 +268,8 @@ class Editor:
                 preview=partial(self._preview, step.denoised, inputs, screening),
             )
 
+        unchanged = bool(context) and _unchanged(step.latents, context[0])
+
         # Decode the latents to the finished picture, and check it before anyone sees it.
         image = self._decode(step.latents, inputs)
         verdict = screening.release(np.asarray(image))
@@ -271,8 +286,9 @@ class Editor:
             digest=self.digest,
             seconds=time.perf_counter() - started,
             arithmetic=self.components.arithmetic,
-            notes=inputs.notes,
+            notes=(*inputs.notes, UNCHANGED) if unchanged else inputs.notes,
             warnings=tuple(warnings),
+            unchanged=unchanged,
             verdict=verdict,
         )
 

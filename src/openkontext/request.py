@@ -150,6 +150,8 @@ class EditResult:
     """How graphs in FP8 and FP4 were computed: as their files say, or "fast"."""
     notes: tuple[str, ...] = ()
     """What was done to the input on the way in, such as turning it upright."""
+    unchanged: bool = False
+    """Whether the model left the picture as it was, as for a request that is not possible."""
     warnings: tuple[str, ...] = ()
     """What may keep the result from being what was meant, such as a word the model was never taught."""
     verdict: Verdict = field(default_factory=Verdict)

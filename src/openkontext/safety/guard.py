@@ -1,5 +1,6 @@
 """The guard of an editor: runs the checks of each stage, decides by the policy, holds, seals and refuses."""
 
+import atexit
 import logging
 import os
 import queue
@@ -39,6 +40,17 @@ _log = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
 Scores = dict[str, float]
+
+_looking: set[threading.Thread] = set()
+_LEAVE_SECONDS = 5.0
+"""How long a program that ends waits for checks: Python kills threads inside native code with an abort."""
+
+
+@atexit.register
+def _let_finish() -> None:
+    deadline = time.monotonic() + _LEAVE_SECONDS
+    for thread in list(_looking):
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,10 +191,13 @@ class Guard:
             except Exception as error:  # whatever it is, nobody looked
                 answer = error
             answers.put((number, answer, 1000 * (time.perf_counter() - started)))
+            _looking.discard(threading.current_thread())
 
         for number in range(len(chosen)):
             # Daemons: one that never comes back must not keep the program from ending.
-            threading.Thread(target=look, args=(number,), daemon=True).start()
+            thread = threading.Thread(target=look, args=(number,), daemon=True)
+            _looking.add(thread)
+            thread.start()
         found: dict[int, CheckResult] = {}
         while len(found) < len(chosen):
             try:
