@@ -1,19 +1,19 @@
 """Shows what the LoRA has taught: scenes of no pair, edited by nano without it and with it.
 
-python examples/blueprint/sheet.py out/blueprint-nano docs/images/finetune.png
+python examples/neon/sheet.py out/neon-nano docs/images/finetune.png
 """
 
 import sys
 from pathlib import Path
 
 import numpy as np
-from pairs import INSTRUCTIONS, blueprint, scenes
+from pairs import INSTRUCTIONS, neon, scenes
 from PIL import Image, ImageDraw, ImageFont
 
 import openkontext
 
 SHOWN, MEASURED, SIDE, GAP = 4, 12, 160, 8
-COLUMNS = ("before", "nano", "nano and the LoRA", "as drawn")
+COLUMNS = ("before", "nano", "nano and the LoRA", "as meant")
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -27,11 +27,11 @@ def main(taught: Path, out: Path) -> None:
     for i, picture in enumerate(scenes(MEASURED, seed=2)):  # the pairs are drawn with another seed
         said = INSTRUCTIONS[i % len(INSTRUCTIONS)]
         made = [np.asarray(editor.edit(picture, said, seed=i).image.convert("RGB")) for editor in editors]
-        meant = blueprint(picture)
+        meant = neon(picture)
         rows.append((picture, *made, meant))
         likeness.append([psnr(each, meant) for each in (picture, *made)])
     for name, value in zip(COLUMNS, np.mean(likeness, axis=0), strict=False):
-        print(f"{name}: {value:.1f} dB from the blueprint, mean of {MEASURED} scenes")
+        print(f"{name}: {value:.1f} dB like what was meant, mean of {MEASURED} scenes")
     size = (len(COLUMNS) * (SIDE + GAP) + GAP, SHOWN * (SIDE + GAP) + 30)
     sheet = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
