@@ -70,10 +70,13 @@ def _adapt(
     """Run a stage that begins with a whole model."""
     _prepare(threads)
     from openkontext.train.adapt import export_stage, run_stage
+    from openkontext.train.parallel import rank
     from openkontext.train.recipe import read_recipe
 
     read = read_recipe(recipe, command)
     made = run_stage(read.settings, read.run, work, processes)
+    if rank() != 0:  # of several that `accelerate launch` has started
+        return
     print(f"{made} holds what was learnt")
     if export is not None:
         export_stage(read.settings, work, export, overwrite)

@@ -6,6 +6,8 @@ import dataclasses
 import re
 from pathlib import Path
 
+from accelerate import PartialState
+
 from openkontext.errors import InputError
 from openkontext.export.repository import export_repository, load_checkpoint
 from openkontext.model.lora import load_lora, merge_lora, save_lora
@@ -43,7 +45,10 @@ def run_stage(recipe: Recipe, run: RunRecipe, work: Path, processes: int = 1) ->
     """
     model, folder = begins_with(recipe, work), folder_of(recipe, work)
     if recipe.pairs is not None:
-        report(*build_cache(recipe.pairs, folder / "pairs", Base.load(model)))
+        with PartialState().main_process_first():  # the others find it made
+            counted = build_cache(recipe.pairs, folder / "pairs", Base.load(model))
+        if rank() == 0:
+            report(*counted)
     launch(_run, processes, recipe, run, work)
     return folder / (LORA if recipe.rank else CHECKPOINT)
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from openkontext.errors import InputError
 from openkontext.model.transformer import FluxTransformer
 from openkontext.train.base import Base
 from openkontext.train.batch import Examples
@@ -140,6 +141,8 @@ def _begin(
         add_adapter(transformer, rank=recipe.rank, alpha=recipe.alpha, seed=recipe.seed)
     else:
         transformer.float().requires_grad_(True)
+    if run_recipe.shard and not recipe.rank:
+        raise InputError("shard = true needs rank above 0: a teacher of its own would be whole on every GPU")
     teacher = Teacher(transformer)
     engine = Engine(run_recipe)
     student = engine.prepare(transformer, rate=recipe.learning_rate, decay=recipe.average_decay)
@@ -153,6 +156,4 @@ def _samples(recipe: GuidanceRecipe | LaddRecipe, run_recipe: RunRecipe) -> int:
 
 def _finished(engine: Engine, student: Trained) -> FluxTransformer:
     student.take_average()
-    model = engine.unwrap(student)
-    assert isinstance(model, FluxTransformer)
-    return model
+    return engine.unwrap(student)

@@ -1,22 +1,29 @@
 """One step of training on whatever there is: one CPU or GPU, several processes, or weights spread over nodes.
 
 accelerate decides from how the program was started (`accelerate launch`, `openkontext ... --processes`)
-where the model runs and how gradients meet; recipes/flux1-kontext-dev holds settings for FSDP.
+where the model runs and how gradients meet. Where a recipe asks for it (`shard`), torch's FSDP2 spreads the
+weights block by block, as torchtitan does; accelerate knows no FSDP on CPUs, where it could be tested.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict as distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from openkontext.errors import InputError
+from openkontext.model.transformer import FluxTransformer
 from openkontext.train.loop import RunRecipe
+from openkontext.train.lora import adapter_layers, whole
+from openkontext.train.parallel import rank, world_size
 
 _WHOLE = distributed.StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
 
@@ -36,8 +43,9 @@ class Trained:
         self.average = {name: value.detach().clone() for name, value in self.named()}
 
     def named(self) -> list[tuple[str, nn.Parameter]]:
-        """The weights that train, by name."""
-        return [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
+        """The weights that train, by the name that they have without what accelerate puts around a model."""
+        named = self.model.named_parameters()
+        return [(name.removeprefix("module."), value) for name, value in named if value.requires_grad]
 
     @torch.no_grad()
     def update_average(self) -> None:
@@ -57,7 +65,7 @@ class Trained:
         """Weights, average and optimiser, whole on the first process; a call of all processes."""
         model = distributed.get_model_state_dict(self.model, options=_WHOLE)
         optimiser = distributed.get_optimizer_state_dict(self.model, _bare(self.optimiser), options=_WHOLE)
-        average = {name: _whole(value) for name, value in self.average.items()}
+        average = {name: whole(value).cpu() for name, value in self.average.items()}
         return {"model": model, "optimiser": optimiser, "average": average, "updates": self.updates}
 
     @torch.no_grad()
@@ -91,10 +99,32 @@ class Engine:
         """Move a model to where it trains, with an optimiser of those weights that require gradients."""
         if self.recipe.gradient_checkpointing:
             model.gradient_checkpointing = True  # type: ignore[assignment]
+        if self.recipe.shard:
+            self._shard(model)
         parameters = [value for value in model.parameters() if value.requires_grad]
         optimiser = torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=0.0)
+        if self.recipe.shard:
+            return Trained(model, optimiser, rate, decay)
         prepared, prepared_optimiser = self.accelerator.prepare(model, optimiser)
         return Trained(prepared, prepared_optimiser, rate, decay)
+
+    def _shard(self, model: nn.Module) -> None:
+        """Spreads a transformer over all processes, each block for itself, so that one is whole at a time."""
+        if world_size() == 1:
+            raise InputError("shard = true spreads the weights over processes: start more than one")
+        model.to(self.device)
+        half = self.recipe.precision == "bf16"
+        # Inputs are not cast but in the operators, by autocast: positions and angles stay float32.
+        policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16 if half else None,
+            reduce_dtype=torch.float32,
+            cast_forward_inputs=False,
+        )
+        mesh = init_device_mesh(self.device.type, (world_size(),))
+        model.forward = torch.autocast(self.device.type, torch.bfloat16, enabled=half)(model.forward)
+        for block in (*model.transformer_blocks, *model.single_transformer_blocks):  # type: ignore[misc]
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+        fully_shard(model, mesh=mesh, mp_policy=policy)
 
     def step(self, trained: Trained, loss: Loss, factor: float = 1.0) -> dict[str, float]:
         """One step of the optimiser on the mean loss of `recipe.accumulate` batches.
@@ -110,13 +140,12 @@ class Engine:
         sums: dict[str, float] = {}
         count = self.recipe.accumulate
         for i in range(count):
-            # Gradients of all processes meet once, in the last backward pass.
-            with nullcontext() if i == count - 1 else self.accelerator.no_sync(trained.model):
+            with self._gradients_meet(trained.model, i == count - 1):
                 value, parts = loss()
                 self.accelerator.backward(value / count)
             for name, part in parts.items():
                 sums[name] = sums.get(name, 0.0) + float(part) / count
-        norm = self.accelerator.clip_grad_norm_([value for _, value in trained.named()], 1.0)
+        norm = whole(torch.nn.utils.clip_grad_norm_([value for _, value in trained.named()], 1.0))
         for group in trained.optimiser.param_groups:
             group["lr"] = trained.rate * factor
         trained.optimiser.step()
@@ -124,18 +153,35 @@ class Engine:
         trained.update_average()
         return {**sums, "norm": float(norm)}
 
-    def unwrap(self, trained: Trained) -> nn.Module:
-        """The model itself, without what accelerate put around it."""
-        model: nn.Module = self.accelerator.unwrap_model(trained.model, keep_fp32_wrapper=False)
-        return model
+    @contextmanager
+    def _gradients_meet(self, model: nn.Module, now: bool) -> Iterator[None]:
+        """Gradients of all processes meet once a step, in the last backward pass."""
+        if self.recipe.shard:
+            model.set_requires_gradient_sync(now)  # type: ignore[operator]
+            yield
+        elif now:
+            yield
+        else:
+            with self.accelerator.no_sync(model):
+                yield
+
+    def unwrap(self, trained: Trained) -> FluxTransformer:
+        """The model itself. A sharded one without an adapter is whole on the first process alone."""
+        model = self.accelerator.unwrap_model(trained.model, keep_fp32_wrapper=False)
+        assert isinstance(model, FluxTransformer)
+        if not self.recipe.shard or adapter_layers(model):
+            return model
+        options = distributed.StateDictOptions(full_state_dict=True, cpu_offload=True)
+        state = distributed.get_model_state_dict(model, options=options)
+        with torch.device("meta"):
+            gathered = FluxTransformer(model.config)
+        if rank() == 0:
+            gathered.load_state_dict(state, assign=True)
+        return gathered
 
 
 def _bare(optimiser: Any) -> torch.optim.Optimizer:
     return getattr(optimiser, "optimizer", optimiser)
-
-
-def _whole(value: Tensor) -> Tensor:
-    return (value.full_tensor() if isinstance(value, DTensor) else value).cpu()
 
 
 def _as(value: Tensor, like: Tensor) -> Tensor:

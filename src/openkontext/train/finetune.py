@@ -150,9 +150,7 @@ def train_finetune(
     trained.take_average()
     if run.step == recipe.steps:
         run.picture(sample_sheet(base, trained.model, shown, guidance, engine.device))
-    finished = engine.unwrap(trained)
-    assert isinstance(finished, FluxTransformer)
-    return finished
+    return engine.unwrap(trained)
 
 
 def sample_sheet(

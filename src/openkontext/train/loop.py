@@ -63,6 +63,8 @@ class RunRecipe:
     accumulate: int = 1
     #: Whether the backward pass computes each block again instead of keeping what it needs.
     gradient_checkpointing: bool = False
+    #: Whether the weights are spread over all processes (FSDP2) instead of each having its own copy.
+    shard: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in ("bf16", "no"):

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer as PeftLayer
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from openkontext.errors import InputError
 from openkontext.model.lora import Lora, LoraLayer
@@ -81,9 +82,14 @@ def adapter_lora(transformer: nn.Module) -> Lora:
     """What an adapter has learnt, to be saved or merged."""
     lora = {}
     for name, layer in adapter_layers(transformer).items():
-        down, up = (part[_NAME].weight.detach() for part in (layer.lora_A, layer.lora_B))
+        down, up = (whole(part[_NAME].weight.detach()) for part in (layer.lora_A, layer.lora_B))
         lora[name] = LoraLayer(down, up, float(layer.scaling[_NAME] * layer.r[_NAME]))
     return lora
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor that may be spread over processes, in one piece; a call of all of them."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 @torch.no_grad()
