@@ -1,6 +1,7 @@
 """Settings that every test shares; they must be made before torch is imported."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import hypothesis
@@ -8,6 +9,8 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest-xdist already fills the cores
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches for the network
+_home = tempfile.TemporaryDirectory(prefix="openkontext-tests-")
+os.environ["OPENKONTEXT_HOME"] = _home.name  # nor leaves anything in the user's cache
 
 # The same examples in every run, and no time limit: the machine may be busy.
 hypothesis.settings.register_profile("house", derandomize=True, deadline=None)

@@ -1,5 +1,6 @@
 """What is rewritten, and what is left as it is."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,11 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
+from quantised_graphs import Draft
 from tiny import ONNX_TYPES, make_model
 
 from openkontext.runtime.lowering import lower
+from openkontext.runtime.model_file import read_model
 from openkontext.runtime.passes import ComputeInFloat32
 from openkontext.runtime.providers import available_providers, refused_half_types
 
@@ -99,3 +102,60 @@ def test_no_16_bit_value_is_left_but_the_weights() -> None:
     assert [tensor.data_type for tensor in lowered.graph.initializer] == [half]
     values = [*lowered.graph.input, *lowered.graph.value_info, *lowered.graph.output]
     assert [v.name for v in values if v.type.tensor_type.elem_type == half and v.name != "w"] == []
+
+
+def layers(folder: Path, kind: str) -> Path:
+    """A graph of three layers with a nonlinearity between them."""
+    rng = np.random.default_rng(0)
+    draft = Draft(rng, "bf16", {"x": rng.standard_normal((2, 32)).astype(np.float32)})
+    value = "x"
+    for _ in range(3):
+        y = draft.linear(value, rng.standard_normal((32, 32)).astype(np.float32), kind)
+        value = draft("Tanh", [y])
+        draft.values[value] = np.tanh(draft.values[y])
+    return draft.save(folder, value, {"x": ["B", 32]})
+
+
+@pytest.mark.parametrize("arithmetic", ["faithful", "fast"])
+@pytest.mark.parametrize("kind", ["fp8", "fp8 stored", "fp8 standard", "fp4"])
+def test_weights_that_stay_mapped_are_widened_layer_by_layer(
+    tmp_path: Path, kind: str, arithmetic: str
+) -> None:
+    """All at once, they would take the memory of the whole model. ONNX Runtime's own record is the judge."""
+    path = layers(tmp_path, kind)
+    lowered = lower(read_model(path), path, "cpu", arithmetic)
+    assert lowered is not None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.enable_profiling = True
+    options.profile_file_prefix = str(tmp_path / "profile")
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(tmp_path))
+    session = onnxruntime.InferenceSession(
+        lowered.SerializeToString(), options, disabled_optimizers=["ConstantFolding"]
+    )
+    session.run(None, {"x": np.ones((1, 32), np.float32)})
+    events = json.loads(Path(session.end_profiling()).read_text())
+    executed = [event["args"]["op_name"] for event in events if event["name"].endswith("_kernel_time")]
+    products = [index for index, name in enumerate(executed) if "MatMul" in name or name == "Gemm"]
+    widened = [index for index, name in enumerate(executed) if name in ("Gather", "Cast")]
+    assert len(products) == 3
+    assert any(products[0] < index < products[1] for index in widened)
+    assert any(products[1] < index < products[2] for index in widened)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("kind", ["fp4", "fp4 smoothed", "fp4 svd"])
+def test_fast_hands_fp4_layers_to_the_kernel(tmp_path: Path, kind: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((2, 32)).astype(np.float32)
+    draft = Draft(rng, "bf16", {"x": x})
+    y = draft.linear("x", rng.standard_normal((8, 32)).astype(np.float32), kind, None, seed % 2 == 0)
+    path = draft.save(tmp_path, y, {"x": ["B", 32]})
+    counts = {}
+    for arithmetic in ("faithful", "fast"):
+        lowered = lower(read_model(path), path, "cpu", arithmetic)
+        assert lowered is not None
+        counts[arithmetic] = sum(node.op_type == "MatMulNBits" for node in lowered.graph.node)
+        types = {tensor.data_type for tensor in lowered.graph.initializer}
+        assert TensorProto.FLOAT4E2M1 not in types
+    assert counts == {"faithful": 0, "fast": 1}

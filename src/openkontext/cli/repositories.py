@@ -32,10 +32,13 @@ def pull(
 
 def doctor(
     model: options.Model = "nano",
+    clear_cache: Annotated[
+        bool, typer.Option("--clear-cache", help="Remove the rewritten graphs that are kept on disk.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Say what works on this machine, and what to do about what does not."""
-    checks = [*_machine(), *_providers(), _training(), *_model(model)]
+    checks = [*_machine(), *_providers(), _cache(clear_cache), _training(), *_model(model)]
     if json:
         console.print_json(
             {"ok": all(check.state != "bad" for check in checks), "checks": [vars(c) for c in checks]}
@@ -83,6 +86,14 @@ def _providers() -> Iterator[Check]:
             yield Check(f"provider {name}", "absent", str(error))
         else:
             yield Check(f"provider {name}", "ok", "usable with --provider " + name)
+
+
+def _cache(clear: bool) -> Check:
+    from openkontext.runtime import cache
+
+    count, size = cache.clear() if clear else cache.usage()
+    kept = f"{count} rewritten, {size / 2**20:.1f} MiB, {'removed from' if clear else 'in'} {cache.folder()}"
+    return Check("graphs kept", "ok", kept)
 
 
 def _training() -> Check:

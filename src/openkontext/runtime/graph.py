@@ -15,8 +15,15 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from openkontext.errors import InputError
+from openkontext.runtime import cache
 from openkontext.runtime.contract import check_contract
-from openkontext.runtime.lowering import ARITHMETICS, lower, widened_bytes
+from openkontext.runtime.lowering import (
+    ARITHMETICS,
+    check_arithmetic,
+    lower,
+    needs_lowering,
+    widened_bytes,
+)
 from openkontext.runtime.model_file import Shape, data_files, nodes, read_model, resolve_links
 from openkontext.runtime.providers import PROVIDERS, check_provider
 
@@ -142,7 +149,7 @@ def load_graph(
         check_contract(model, path, role)
     folder = resolve_links(model, files)
     mapped = widened_bytes(model) > FOLDED_BYTES
-    lowered = lower(model, path, provider, arithmetic)
+    lowered = _lowered(model, path, provider, arithmetic)
     if lowered is None and folder is None:
         source: str | bytes = str(path)
     else:
@@ -163,6 +170,20 @@ def load_graph(
     if providers[0] not in session.get_providers():
         raise InputError(f"provider '{provider}' does not start on this machine: see `openkontext doctor`")
     return Graph(session, path)
+
+
+def _lowered(model: ModelProto, path: Path, provider: str, arithmetic: str) -> ModelProto | None:
+    """`lower`, or what it gave before."""
+    check_arithmetic(arithmetic)
+    if not needs_lowering(model, provider):
+        return None
+    entry = cache.entry(path.read_bytes(), provider, arithmetic)
+    found = cache.read(entry)
+    if found is None:
+        found = lower(model, path, provider, arithmetic)
+        if found is not None:
+            cache.write(entry, found)
+    return found
 
 
 def _session_options(folder: Path, threads: int) -> onnxruntime.SessionOptions:

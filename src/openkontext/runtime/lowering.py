@@ -51,9 +51,9 @@ def lower(
             that is not known.
     """
     check_arithmetic(arithmetic)
-    quantised = _mentions_quantised(model)
-    if provider in COMPILERS or not (quantised or _mentions_half(model)):
+    if not needs_lowering(model, provider):
         return None
+    quantised = _mentions_quantised(model)
     try:
         if model.functions:
             model = onnx.inliner.inline_local_functions(model)
@@ -70,6 +70,11 @@ def lower(
             f"{path}: cannot be rewritten for provider '{provider}', it may be damaged: fetch or export it "
             f"again ({' '.join(str(error).split())[:200]})"
         ) from error
+
+
+def needs_lowering(model: ModelProto, provider: str) -> bool:
+    """Whether a provider may have to be given another graph than the file; quick to say."""
+    return provider not in COMPILERS and (_mentions_quantised(model) or _mentions_half(model))
 
 
 def check_arithmetic(name: str) -> None:
@@ -90,19 +95,26 @@ def widened_bytes(model: ModelProto) -> int:
 
 
 def _standard_operators(model: ModelProto, arithmetic: str) -> ModelProto:
-    from openkontext.runtime.passes import Fp4Activations, Fp4Weights, StandardFp8, WeightsOnly
+    from openkontext.runtime import passes
 
     fast = arithmetic == "fast"
-    passes = (StandardFp8(), Fp4Activations(), Fp4Weights(kernel=fast))
-    return _apply(model, *((WeightsOnly(),) if fast else ()), *passes)
+    return _apply(
+        model,
+        *((passes.WeightsOnly(),) if fast else ()),
+        passes.StandardFp8(),
+        passes.StoredFp8(),
+        passes.Fp4Activations(),
+        passes.Fp4Weights(kernel=fast),
+        passes.StoredFirst(),
+    )
 
 
 def _in_float32(model: ModelProto, refused: Collection[int]) -> ModelProto:
     import onnx_ir as ir
 
-    from openkontext.runtime.passes import ComputeInFloat32
+    from openkontext.runtime.passes import ComputeInFloat32, StoredFirst
 
-    return _apply(model, ComputeInFloat32({ir.DataType(dtype) for dtype in refused}))
+    return _apply(model, ComputeInFloat32({ir.DataType(dtype) for dtype in refused}), StoredFirst())
 
 
 def _apply(model: ModelProto, *passes: "InPlacePass") -> ModelProto:

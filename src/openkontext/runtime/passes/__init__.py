@@ -3,7 +3,16 @@
 from openkontext.runtime.passes.float32 import ComputeInFloat32
 from openkontext.runtime.passes.fp4_activations import Fp4Activations
 from openkontext.runtime.passes.fp4_weights import Fp4Weights
-from openkontext.runtime.passes.fp8 import StandardFp8
+from openkontext.runtime.passes.fp8 import StandardFp8, StoredFp8
+from openkontext.runtime.passes.stored_first import StoredFirst
 from openkontext.runtime.passes.weights_only import WeightsOnly
 
-__all__ = ["ComputeInFloat32", "Fp4Activations", "Fp4Weights", "StandardFp8", "WeightsOnly"]
+__all__ = [
+    "ComputeInFloat32",
+    "Fp4Activations",
+    "Fp4Weights",
+    "StandardFp8",
+    "StoredFirst",
+    "StoredFp8",
+    "WeightsOnly",
+]

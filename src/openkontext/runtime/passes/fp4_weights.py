@@ -181,7 +181,7 @@ def _layers(value: ir.Value, *, transposed: bool) -> Iterator[_Layer | None]:
         operator = "" if node.domain else node.op_type
         if operator == "Cast":
             yield from _layers(node.outputs[0], transposed=transposed)
-        elif operator == "Transpose" and node.attributes.get_ints("perm", [1, 0]) == [1, 0]:
+        elif operator == "Transpose" and list(node.attributes.get_ints("perm", [1, 0]) or ()) == [1, 0]:
             yield from _layers(node.outputs[0], transposed=not transposed)
         elif operator == "MatMul" and use.idx == 1:
             yield _Layer(node, transposed)

@@ -6,7 +6,14 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from openkontext.runtime.passes.quantised import Builder, not_understood, retyped
+from openkontext.runtime.passes.quantised import (
+    FP8_TYPES,
+    Builder,
+    int64s,
+    is_stored,
+    not_understood,
+    retyped,
+)
 
 _FP8 = ir.DataType.FLOAT8E4M3FN
 _FLOAT = ir.DataType.FLOAT
@@ -37,6 +44,40 @@ class StandardFp8(ir.passes.InPlacePass):
                 not_understood(node, f"no attribute '{unknown[0]}'")
             (_quantize if node.op_type == "TRT_FP8QuantizeLinear" else _dequantize)(node)
         return ir.passes.PassResult(model, bool(found))
+
+
+class StoredFp8(ir.passes.InPlacePass):
+    """Replace `DequantizeLinear` of stored FP8 weights with one scale by a Cast and a product.
+
+    ONNX Runtime would put another pair of quantisers behind a transposition that follows it, which costs more
+    than the layer.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rewrite the graph and its subgraphs."""
+        found = [node for node in model.graph.all_nodes() if _is_plain_weight(node)]
+        for node in found:
+            x, scale = node.inputs[:2]
+            assert x is not None
+            assert scale is not None
+            asked = node.attributes.get_int("output_dtype", 0)
+            dtype = ir.DataType(asked or scale.dtype or _FLOAT)
+            build = Builder()
+            step = build("Reshape", [build.cast(scale, _FLOAT), build.constant(int64s())], _FLOAT)
+            value = build("Mul", [build("Cast", [x], _FLOAT, to=int(_FLOAT)), step], _FLOAT)
+            build.replace(node, [build.cast(value, dtype)])
+        return ir.passes.PassResult(model, bool(found))
+
+
+def _is_plain_weight(node: ir.Node) -> bool:
+    """Whether a node dequantises a stored FP8 tensor by one scale, its zero point 0 as FP8's always is."""
+    if node.domain or node.op_type != "DequantizeLinear" or not is_stored(node.inputs[0]):
+        return False
+    x, scale = node.inputs[:2]
+    while scale is not None and (cast := scale.producer()) is not None and cast.op_type == "Cast":
+        scale = cast.inputs[0]
+    tensor = None if scale is None else ir.convenience.get_const_tensor(scale)
+    return x is not None and x.dtype in FP8_TYPES and tensor is not None and tensor.size == 1
 
 
 def _quantize(node: ir.Node) -> None:

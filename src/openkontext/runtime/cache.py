@@ -1,0 +1,139 @@
+"""Rewritten graphs kept on disk: opening a graph again need not rewrite it again.
+
+An entry is one file: the SHA-256 of what follows, then the graph. Weights are not in it, they stay in the
+data files of the repository. Its name says what was rewritten, by which rewriter and for what. Entries are
+written beside and renamed, so that processes can share the folder; one that is damaged counts as not there.
+"""
+
+import hashlib
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx
+import onnxruntime
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import ModelProto
+
+from openkontext.repository import home
+from openkontext.version import __version__
+
+CACHE_BYTES = 1 << 30
+"""Bytes that all entries together may take; those not used for longest go first."""
+
+_SUFFIX = ".onnx"
+_HASH_BYTES = hashlib.sha256().digest_size
+_ABANDONED_SECONDS = 3600
+"""Age from which a half-written file is one that a process left when it died."""
+
+
+def folder() -> Path:
+    """Where the entries lie."""
+    return home() / "graphs"
+
+
+def entry(content: bytes, provider: str, arithmetic: str) -> Path:
+    """File of a graph's rewritten form.
+
+    Args:
+        content: of the `model.onnx` that is rewritten; its weights do not matter.
+        provider: that it is rewritten for.
+        arithmetic: that it is rewritten to.
+    """
+    parts = (hashlib.sha256(content).hexdigest(), _rewriter(), provider, arithmetic, platform.machine())
+    return folder() / (hashlib.sha256("\n".join(parts).encode()).hexdigest() + _SUFFIX)
+
+
+def read(path: Path) -> ModelProto | None:
+    """An entry, or None where there is none, or none that is whole."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    graph = content[_HASH_BYTES:]
+    if hashlib.sha256(graph).digest() != content[:_HASH_BYTES]:
+        _remove(path)
+        return None
+    with suppress(OSError):
+        os.utime(path)  # it was used now
+    with suppress(DecodeError):
+        return ModelProto.FromString(graph)
+    return None
+
+
+def write(path: Path, model: ModelProto) -> None:
+    """Keep an entry; a disk that is full or cannot be written to costs only the time to rewrite again."""
+    graph = model.SerializeToString()
+    content = hashlib.sha256(graph).digest() + graph
+    if len(content) > CACHE_BYTES:
+        return
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(content)
+        beside.replace(path)
+    except OSError:
+        _remove(beside)
+    _evict(path.parent)
+
+
+def clear() -> tuple[int, int]:
+    """Remove all entries.
+
+    Returns:
+        How many there were, and their bytes.
+    """
+    found = [(path, size) for path, _, size in _entries(folder())]
+    for path in folder().glob(".*"):
+        _remove(path)
+    return len(found), sum(size for path, size in found if _remove(path))
+
+
+def usage() -> tuple[int, int]:
+    """How many entries there are, and their bytes."""
+    sizes = [size for _, _, size in _entries(folder())]
+    return len(sizes), sum(sizes)
+
+
+def _evict(where: Path) -> None:
+    """Remove what died half-written, and the entries not used for longest, down to `CACHE_BYTES`."""
+    for path in where.glob(".*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                _remove(path)
+    entries = sorted(_entries(where), key=lambda found: found[1])
+    excess = sum(size for _, _, size in entries) - CACHE_BYTES
+    for path, _, size in entries:
+        if excess <= 0:
+            break
+        _remove(path)
+        excess -= size
+
+
+def _entries(where: Path) -> Iterator[tuple[Path, float, int]]:
+    """Path, time of last use and bytes of each entry; another process may remove one at any time."""
+    for path in where.glob(f"[!.]*{_SUFFIX}"):
+        with suppress(OSError):
+            status = path.stat()
+            yield path, status.st_mtime, status.st_size
+
+
+def _remove(path: Path) -> bool:
+    with suppress(OSError):
+        path.unlink()
+        return True
+    return False
+
+
+@lru_cache(maxsize=1)
+def _rewriter() -> str:
+    """Version of all that decides how a graph is rewritten: our passes by their source, and the libraries."""
+    here = Path(__file__).parent
+    sources = sorted([*here.glob("passes/*.py"), *here.glob("*.py")])
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    return " ".join((__version__, digest, onnx.__version__, version("onnx-ir"), onnxruntime.__version__))
