@@ -61,8 +61,14 @@ def _counts(session: Session) -> Iterator[Metric]:
 def _times(session: Session) -> Iterator[Metric]:
     oldest = session.scalar(select(now() - func.min(Job.created)).where(Job.state == JobState.QUEUED))
     yield GaugeMetricFamily("openkontext_queue_age_seconds", "Age of the oldest waiting job.", oldest or 0.0)
-    recent = select(func.count(), func.avg(Job.started - Job.created), func.avg(Job.finished - Job.started))
-    count, waited, worked = session.execute(recent.where(Job.finished > now() - WINDOW)).one()
-    yield GaugeMetricFamily("openkontext_jobs_recent", "Jobs that ended in the last five minutes.", count)
+    recent = GaugeMetricFamily(
+        "openkontext_jobs_recent", "Jobs that ended in the last five minutes, by state.", labels=["state"]
+    )
+    ended = select(Job.state, func.count()).where(Job.finished > now() - WINDOW).group_by(Job.state)
+    for state, count in session.execute(ended):
+        recent.add_metric([str(state)], count)
+    yield recent
+    means = select(func.avg(Job.started - Job.created), func.avg(Job.finished - Job.started))
+    waited, worked = session.execute(means.where(Job.finished > now() - WINDOW)).one()
     yield GaugeMetricFamily("openkontext_wait_seconds", "Mean time in the queue of those.", waited or 0.0)
     yield GaugeMetricFamily("openkontext_work_seconds", "Mean time at work of those.", worked or 0.0)
