@@ -67,7 +67,6 @@ def test_a_change_of_one_token_is_a_change(editor: openkontext.Editor) -> None:
     mask = np.zeros(picture.shape[:2], np.uint8)
     mask[32:48, 64:80] = 255
     assert not editor.edit(picture, "make it brighter", guidance_scale=40, mask_image=mask).unchanged
-    assert editor.edit(picture, "make it brighter", guidance_scale=40, mask_image=mask * 0).unchanged
 
 
 def test_true_cfg_goes_away_from_the_negative_prompt(editor: openkontext.Editor) -> None:
@@ -138,7 +137,7 @@ def test_the_asked_aspect_is_stretched_cropped_or_padded_to(editor: openkontext.
 def test_a_size_that_the_model_does_not_know_is_made_smaller_and_scaled(editor: openkontext.Editor) -> None:
     result = editor.edit(blocks(), "the picture", width=512, height=512, seed=0)
     assert result.notes[0] == "made at 128x128 and scaled to 512x512"
-    assert editor.edit(blocks(), "the picture", width=144, height=144).notes == ()
+    assert editor.edit(blocks(), "the picture", width=144, height=144).notes == (UNCHANGED,)
 
 
 class Spy:
