@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 WIDTHS = {"phone": (390, 844), "tablet": (820, 1180), "desktop": (1440, 900)}
 PATIENCE = 60_000
@@ -41,16 +41,19 @@ def visit(browser: Browser, url: str, width: str = "desktop", **options: Any) ->
     page.goto(url)
     yield page
     context.close()
-    assert not complaints
+    assert complaints == [], complaints
 
 
 def check_accessibility(page: Page) -> None:
     """No fault that axe knows of: names, roles, contrast, order of headings and so on."""
     found = Axe().run(page).response["violations"]
     faults = [f"{fault['id']}: {[node['html'][:120] for node in fault['nodes']]}" for fault in found]
-    assert faults == []
+    assert faults == [], faults
 
 
 def fits_its_width(page: Page) -> bool:
     """Whether nothing sticks out sideways."""
     return bool(page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"))
+
+
+expect.set_options(timeout=PATIENCE)

@@ -144,6 +144,24 @@ def test_a_reload_in_the_middle_keeps_the_edit_and_cancel_ends_it(page: Page) ->
     expect(page.get_by_role("treeitem", selected=True)).to_contain_text("cancelled")
 
 
+def test_a_refusal_is_told_with_its_reason_and_can_be_objected_to(page: Page, service: Service) -> None:
+    ask(page, "put a rifle into his hands")
+    expect(page.locator("#message")).to_contain_text("This was refused: the instruction asks for weapons.")
+    expect(page.get_by_role("treeitem", selected=True)).to_contain_text("refused")
+    expect(page.get_by_label("Instruction", exact=True)).to_have_value("put a rifle into his hands")
+    check_accessibility(page)
+    page.get_by_role("button", name="This refusal is wrong").click()
+    expect(page.get_by_label("What is it about?")).to_have_value("wrong refusal")
+    page.get_by_label("What happened?").fill("It is a toy.")
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator("#notices")).to_contain_text("Thank you")
+    refused = page.url.partition("#")[2]
+    with httpx2.Client(base_url=service.url) as client:
+        assert client.get(f"/v1/jobs/{refused}/pictures/input").status_code == 404
+    page.goto(f"{service.url}/admin")
+    expect(page.locator("#feedback-list")).to_contain_text("It is a toy.")
+
+
 def test_what_cannot_be_read_is_said_before_it_is_sent(page: Page) -> None:
     choose(page, b"no picture", "notes.txt")
     expect(page.locator("#notices")).to_contain_text("notes.txt is not a picture")

@@ -14,7 +14,17 @@ from openkontext.errors import InputError
 from openkontext.service import errors
 from openkontext.service.access import allowed_hosts
 from openkontext.service.jobs import NotAccepted
-from openkontext.service.routes import account, flux, health, history, openai, page, results
+from openkontext.service.routes import (
+    account,
+    admin,
+    flux,
+    health,
+    history,
+    openai,
+    page,
+    results,
+    review,
+)
 from openkontext.service.settings import Settings
 from openkontext.service.state import State
 from openkontext.version import __version__
@@ -52,7 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
         (HTTPException, errors.http_error),
     ):
         app.add_exception_handler(kind, handler)
-    for module in (flux, results, openai, history, account, health, page):
+    for module in (flux, results, openai, history, account, review, admin, health, page):
         app.include_router(module.router, responses=errors.responses(400))
     app.mount("/static", page.Assets(directory=page.FOLDER), name="static")
     app.middleware("http")(_around)

@@ -1,11 +1,13 @@
 """What a server process holds: settings, database, store, audit log."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from starlette.requests import HTTPConnection
 
 from openkontext.service.audit import Audit
 from openkontext.service.database import Database
+from openkontext.service.reviews import Reviews
 from openkontext.service.settings import Settings
 from openkontext.service.store import ImageStore
 
@@ -18,6 +20,11 @@ class State:
     database: Database
     store: ImageStore
     audit: Audit
+
+    @cached_property
+    def reviews(self) -> Reviews:
+        """What waits for a person."""
+        return Reviews(self.settings, self.database)
 
     @classmethod
     def open(cls, settings: Settings) -> "State":

@@ -16,6 +16,7 @@ const EXAMPLES = [
 const CHIPS = ["make it night", "make it winter", "make it sunset", "make it black and white"];
 const MAX_REFERENCES = 3;
 const POLL_SECONDS = 2.5;
+const narrow = matchMedia("(max-width: 1179px)"); // the picture stands above the form then
 
 const history = new History();
 const tree = new Tree($("tree"), history, choose);
@@ -52,7 +53,7 @@ async function showAll() {
   $("base-picture").hidden = !here;
   if (here) $("base-picture").src = here.url;
   $("base-title").textContent = from ? from.title : "No picture";
-  $("base-name").textContent = from ? (from.edit ? "this result is edited" : "this picture is edited") : "words alone make a new one";
+  $("base-name").textContent = from ? (from.edit ? "edits this result" : "edits this picture") : "words alone make a new one";
   $("drop").hidden = chosen === null;
   $("mask").disabled = !here;
   $("replace").textContent = from ? "Other…" : "Choose…";
@@ -144,7 +145,7 @@ async function post(json, from, once) {
   say("Your edit was accepted.");
   if ($("prompt").value.trim() === json.prompt) $("prompt").value = "";
   await choose(history.nodes.get(accepted.id));
-  if (matchMedia("(max-width: 1179px)").matches) $("stage").scrollIntoView({ block: "start" });
+  if (narrow.matches) $("stage").scrollIntoView({ block: "start" });
 }
 
 /** Ask for an edit once more, with another seed. */
@@ -201,6 +202,8 @@ async function paint() {
   }
   mask.brush.show(true);
   $("mask-tools").hidden = false;
+  $("result").hidden = true;
+  if (narrow.matches) $("stage").scrollIntoView({ block: "start" });
   $("mask").setAttribute("aria-pressed", "true");
 }
 

@@ -14,7 +14,8 @@ export const hasRole = (role) => session.me !== null && RANK[session.me.role] >=
 /** Show a problem at the head of the page; what is no Problem is a defect and goes on. */
 export function report(problem, ...buttons) {
   if (!(problem instanceof Problem)) throw problem;
-  if (problem.kind === "denied") return refresh().then(() => allowed() || tell(problem.message));
+  // What was denied may be a matter of the key, the terms or the account: then what helps is asked for.
+  if (problem.kind === "denied") return refresh().then(allowed).then((may) => may && tell(problem.message));
   return tell(problem.message, problem.kind === "busy" ? "wait" : "bad", ...buttons);
 }
 
@@ -58,12 +59,19 @@ export async function refresh() {
 /**
  * Whether the visitor may go on, after asking for what is missing: a key, the terms, an appeal.
  */
-export async function allowed() {
+export function allowed() {
+  asking ??= check().finally(() => (asking = null));
+  return asking;
+}
+
+let asking = null;
+
+async function check() {
   if (!session.me) await signIn();
   if (!session.me) return false;
-  const { standing, standing_reason: reason } = session.me;
-  if (standing === "suspended" || standing === "banned") {
-    await appeal(`It is ${standing}: ${reason}.`);
+  if (barred()) await refresh(); // it may be restored meanwhile
+  if (barred()) {
+    await appeal(`It is ${session.me.standing}: ${session.me.standing_reason}.`);
     return false;
   }
   if (!session.me.accepted_terms && !(await acceptTerms())) return false;
@@ -73,6 +81,8 @@ export async function allowed() {
   }
   return true;
 }
+
+const barred = () => ["suspended", "banned"].includes(session.me.standing);
 
 async function signIn() {
   const dialog = $("sign-in");

@@ -9,7 +9,7 @@ const place = () => $("picture");
 /** Names of what is written into a file, as people say them. */
 const IN_FILE = {
   prompt: "Instruction", negative_prompt: "Not to show", seed: "Seed", num_inference_steps: "Steps", guidance_scale: "Guidance",
-  model: "Model", precision: "Precision", digest: "Digest of the model", software: "Made by",
+  true_cfg_scale: "True guidance", model: "Model", precision: "Precision", digest: "Digest of the model", software: "Made by",
 };
 
 export class Stage {
@@ -91,10 +91,10 @@ export class Stage {
   showMessage(node) {
     const { edit, state } = node;
     if (node.refused) {
-      const where = edit.details.stage === "output" || state === "content_moderated" ? "The result" : "The request";
-      const why = edit.details.message ?? "It does not fit what this service may be used for.";
+      const said = (edit.details.message ?? "").replace(/^refused: /, "");
+      const why = said ? `: ${said}` : "";
       const wrong = make("button", { type: "button", onclick: () => feedback("wrong refusal", edit.id) }, "This refusal is wrong");
-      this.say("bad", `${where} was refused by a filter. ${why}`, wrong);
+      this.say("bad", `This was refused${why}. Nothing was made of it.`, wrong);
     } else if (state === "held") {
       this.say("wait", "A person looks at this request before it goes on. You may close this page and come back later.");
     } else if (state === "error" || state === "cancelled") {

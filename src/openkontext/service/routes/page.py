@@ -1,4 +1,4 @@
-"""The page: its document, its style and modules, and what they need to know before anyone signs in."""
+"""The page: three documents, their style and modules, and what they need to know before anyone signs in."""
 
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from openkontext.service.state import get_state
 from openkontext.version import __version__
 
 FOLDER = Path(__file__).parent.parent / "page"
-TITLES = {"edit": "Edit"}
+TITLES = {"edit": "Edit", "review": "Review", "admin": "Administration"}
+STYLES = {"edit": ("base", "edit"), "review": ("base", "board"), "admin": ("base", "board", "admin")}
 KEEP = {"Cache-Control": "no-cache"}  # asked for anew each time, sent only when it changed
 
 router = APIRouter(tags=["Page"])
@@ -75,9 +76,22 @@ def edit() -> HTMLResponse:
     return _document("edit")
 
 
+@router.get("/review", include_in_schema=False)
+def review() -> HTMLResponse:
+    """Where reviewers decide."""
+    return _document("review")
+
+
+@router.get("/admin", include_in_schema=False)
+def admin() -> HTMLResponse:
+    """Where admins see accounts and trends."""
+    return _document("admin")
+
+
 def _document(view: str) -> HTMLResponse:
     shell, main = ((FOLDER / f"{name}.html").read_text() for name in ("shell", view))
-    values = {"view": view, "title": TITLES[view], "main": main}
+    styles = "\n  ".join(f'<link rel="stylesheet" href="/static/{name}.css">' for name in STYLES[view])
+    values = {"view": view, "title": TITLES[view], "styles": styles, "main": main}
     for name, value in values.items():
         shell = shell.replace(f"[[{name}]]", value)
     return HTMLResponse(shell, headers=KEEP)

@@ -1,0 +1,277 @@
+"""What admins see and do: trends, accounts and their standing, appeals, feedback, the audit log."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from pydantic import BaseModel, Field
+from sqlalchemy import select
+
+from openkontext.errors import InputError
+from openkontext.safety.verdict import IN_WORDS
+from openkontext.service import accounts, trends
+from openkontext.service.access import Caller, has_role
+from openkontext.service.database import now
+from openkontext.service.errors import Refused, responses
+from openkontext.service.misuse import DAY
+from openkontext.service.models import Account, Appeal, AuditEntry, Feedback, Role, Standing
+from openkontext.service.state import get_state
+
+router = APIRouter(prefix="/v1/admin", tags=["Administration"])
+Admin = Annotated[Caller, Depends(has_role(Role.ADMIN))]
+Identifier = Annotated[str, Path(max_length=36)]
+Days = Annotated[int, Query(ge=1, le=90)]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+class Day(BaseModel):
+    """One day, UTC."""
+
+    begins: float
+    jobs: dict[str, int] = Field(description="How many of each state were submitted on it.")
+    signals: dict[str, int] = Field(description="Signs of misuse by kind.")
+
+
+class Trends(BaseModel):
+    """What went on."""
+
+    days: list[Day]
+    categories: dict[str, int] = Field(description="Refusals by category, in words.")
+
+
+class AccountRow(BaseModel):
+    """An account and its conduct."""
+
+    id: str
+    name: str
+    role: str
+    standing: str
+    standing_reason: str | None
+    standing_until: float | None
+    credit: int | None
+    created: float
+    keys: int
+    last_used: float | None
+    edits: int
+    refused: int
+    signals: dict[str, int]
+
+
+class Accounts(BaseModel):
+    """Accounts, those with signs of misuse first."""
+
+    accounts: list[AccountRow]
+
+
+class NewStanding(BaseModel):
+    """What an admin decides about an account."""
+
+    standing: Standing
+    reason: str = Field(min_length=1, max_length=2000, description="For the audit log and the account.")
+    days: float | None = Field(None, gt=0, le=3650, description="How long a suspension lasts.")
+
+
+class AppealRow(BaseModel):
+    """An appeal."""
+
+    id: str
+    account_id: str
+    account: str
+    standing: str
+    standing_reason: str | None
+    text: str
+    created: float
+    decided: float | None
+    decided_by: str | None
+    granted: bool | None
+    reason: str | None
+
+
+class Appeals(BaseModel):
+    """Appeals, open ones first."""
+
+    appeals: list[AppealRow]
+
+
+class AppealDecision(BaseModel):
+    """What an admin decides about an appeal."""
+
+    grant: bool
+    reason: str = Field(min_length=1, max_length=2000)
+
+
+class FeedbackRow(BaseModel):
+    """What someone wrote."""
+
+    id: str
+    account: str | None
+    job_id: str | None
+    kind: str
+    text: str
+    contact: str | None
+    created: float
+
+
+class FeedbackList(BaseModel):
+    """What people wrote, the newest first."""
+
+    feedback: list[FeedbackRow]
+
+
+class AuditRow(BaseModel):
+    """A row of the audit log."""
+
+    number: int
+    at: float
+    actor: str
+    action: str
+    subject: str
+    detail: dict[str, Any]
+
+
+class AuditTail(BaseModel):
+    """The end of the audit log, the newest first, and where it was tampered with."""
+
+    entries: list[AuditRow]
+    broken_at: int | None
+
+
+@router.get("/trends", responses=responses(403))
+def get_trends(request: Request, caller: Admin, days: Days = 14) -> Trends:
+    """Edits, refusals and signs of misuse by day."""
+    with get_state(request).database.reading() as session:
+        found = [
+            Day(begins=day.begins, jobs=day.jobs, signals=day.signals) for day in trends.by_day(session, days)
+        ]
+        counts = trends.refused_categories(session, days)
+    return Trends(days=found, categories={IN_WORDS.get(name, name): count for name, count in counts.items()})
+
+
+@router.get("/accounts", responses=responses(403))
+def list_accounts(request: Request, caller: Admin, days: Days = 14) -> Accounts:
+    """Accounts and their conduct."""
+    with get_state(request).database.reading() as session:
+        rows = [
+            AccountRow(
+                **{
+                    name: getattr(each.account, name)
+                    for name in AccountRow.model_fields
+                    if hasattr(Account, name)
+                },
+                keys=each.keys,
+                last_used=each.last_used,
+                edits=each.edits,
+                refused=each.refused,
+                signals=each.signals,
+            )
+            for each in trends.conduct(session, days)
+        ]
+    return Accounts(accounts=rows)
+
+
+@router.post(
+    "/accounts/{id}/standing", status_code=204, response_class=Response, responses=responses(403, 404, 409)
+)
+def set_standing(request: Request, caller: Admin, id: Identifier, given: NewStanding) -> None:
+    """Warn, suspend, ban or restore an account."""
+    state = get_state(request)
+    if id == caller.account_id:
+        raise Refused(409, "it is your own account; another admin must decide about it")
+    with state.database.transaction() as session:
+        if "\0" in id or session.get(Account, id) is None:
+            raise Refused(404, "there is no such account")
+        at = session.scalar(select(now())) or 0.0
+        until = at + given.days * DAY if given.days and given.standing == Standing.SUSPENDED else None
+        accounts.set_standing(
+            session, state.audit, id, given.standing, given.reason, until=until, actor=caller.account_id
+        )
+
+
+@router.get("/appeals", responses=responses(403))
+def list_appeals(request: Request, caller: Admin, limit: Limit = 100) -> Appeals:
+    """What accounts say against a warning, suspension or ban."""
+    with get_state(request).database.reading() as session:
+        both = select(Appeal, Account).join(Account, Account.id == Appeal.account_id)
+        rows = session.execute(both.order_by(Appeal.decided.is_not(None), Appeal.created.desc()).limit(limit))
+        names = _names(session.execute(select(Account.id, Account.name)).tuples().all())
+        found = [
+            AppealRow(
+                id=appeal.id,
+                account_id=account.id,
+                account=account.name,
+                standing=account.standing,
+                standing_reason=account.standing_reason,
+                text=appeal.text,
+                created=appeal.created,
+                decided=appeal.decided,
+                decided_by=names.get(appeal.decided_by or "", appeal.decided_by),
+                granted=appeal.granted,
+                reason=appeal.reason,
+            )
+            for appeal, account in rows
+        ]
+    return Appeals(appeals=found)
+
+
+@router.post(
+    "/appeals/{id}/decision", status_code=204, response_class=Response, responses=responses(403, 404, 409)
+)
+def decide_appeal(request: Request, caller: Admin, id: Identifier, given: AppealDecision) -> None:
+    """Decide about an appeal; one that is granted restores the account."""
+    state = get_state(request)
+    with state.database.transaction() as session:
+        appeal = session.get(Appeal, id) if "\0" not in id else None
+        if appeal is None:
+            raise Refused(404, "there is no such appeal")
+        if appeal.account_id == caller.account_id:
+            raise Refused(409, "it is your own appeal; another admin must decide about it")
+        try:
+            accounts.decide_appeal(
+                session, state.audit, id, grant=given.grant, reason=given.reason, actor=caller.account_id
+            )
+        except InputError as error:
+            raise Refused(409, "it is decided already") from error
+
+
+@router.get("/feedback", responses=responses(403))
+def list_feedback(request: Request, caller: Admin, limit: Limit = 100) -> FeedbackList:
+    """What people wrote to the operator."""
+    with get_state(request).database.reading() as session:
+        both = select(Feedback, Account.name).outerjoin(Account, Account.id == Feedback.account_id)
+        rows = [
+            FeedbackRow(
+                id=written.id,
+                account=name,
+                job_id=written.job_id,
+                kind=written.kind,
+                text=written.text,
+                contact=written.contact,
+                created=written.created,
+            )
+            for written, name in session.execute(both.order_by(Feedback.created.desc()).limit(limit))
+        ]
+    return FeedbackList(feedback=rows)
+
+
+@router.get("/audit", responses=responses(403))
+def get_audit(request: Request, caller: Admin, limit: Limit = 100) -> AuditTail:
+    """The end of the audit log, and whether anyone changed it."""
+    state = get_state(request)
+    with state.database.reading() as session:
+        names = _names(session.execute(select(Account.id, Account.name)).tuples().all())
+        last = session.scalars(select(AuditEntry).order_by(AuditEntry.number.desc()).limit(limit))
+        rows = [
+            AuditRow(
+                number=entry.number,
+                at=entry.at,
+                actor=names.get(entry.actor, entry.actor),
+                action=entry.action,
+                subject=names.get(entry.subject, entry.subject),
+                detail=entry.detail,
+            )
+            for entry in last
+        ]
+        return AuditTail(entries=rows, broken_at=state.audit.broken_at(session))
+
+
+def _names(rows: Any) -> dict[str, str]:
+    return dict(rows)
