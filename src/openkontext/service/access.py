@@ -79,7 +79,8 @@ def _identify(request: Request, session: Session, state: State) -> Caller | None
             if request.method not in SAFE_METHODS and not hmac.compare_digest(csrf, sent):
                 raise Refused(403, "the page is out of date; load it again")
             return _caller(found.account, found.key_id, _scopes(session, found.key_id), csrf)
-    if is_open(session, state.settings):
+    forwarded = "x-forwarded-for" in request.headers or "forwarded" in request.headers
+    if is_open(session, state.settings) and not forwarded:
         known = session.scalar(select(Account).where(Account.name == accounts.LOCAL))
         if known is not None:
             return _caller(known, None, accounts.SCOPES)
@@ -99,8 +100,11 @@ def _caller(account: Account, key_id: str | None, scopes: tuple[str, ...], csrf:
 
 
 def is_open(session: Session, settings: Settings) -> bool:
-    """Whether the service has no keys and only this machine reaches it: then no key is asked for."""
-    return settings.is_loopback and not accounts.keys_exist(session)
+    """Whether the service never had a key and only this machine reaches it: then no key is asked for.
+
+    To revoke the last key does not open it again, and neither is it open behind a proxy.
+    """
+    return settings.is_loopback and not settings.public_url and not accounts.had_keys(session)
 
 
 def check_origin(request: Request) -> None:

@@ -147,8 +147,13 @@ def revoke_key(session: Session, audit: Audit, identifier: str, *, actor: str = 
     audit.write(session, actor, "key.revoke", row.account_id, key=identifier)
 
 
+def had_keys(session: Session) -> bool:
+    """Whether there ever was a key, also one that was revoked since."""
+    return session.scalar(select(ApiKey.id).limit(1)) is not None
+
+
 def keys_exist(session: Session) -> bool:
-    """Whether any key can be used; without one the service is open to its own machine only."""
+    """Whether any key can be used."""
     return session.scalar(select(ApiKey.id).where(ApiKey.revoked.is_(None)).limit(1)) is not None
 
 
