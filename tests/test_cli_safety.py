@@ -1,10 +1,13 @@
-"""`openkontext check` and `openkontext review`, as a user meets them."""
+"""`openkontext check`, `review`, `lists` and `quarantine`, as a user meets them."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from PIL import Image
 
 from openkontext.cli import main
@@ -118,3 +121,36 @@ def test_a_rejected_edit_stays_refused(capsys: pytest.CaptureFixture[str], copie
     code, _, err = run(capsys, *edit)
     assert code == 3
     assert "a reviewer rejected" in err
+
+
+def test_a_list_is_signed_trusted_installed_and_its_pictures_sealed(
+    capsys: pytest.CaptureFixture[str], copier: Path, place: Path
+) -> None:
+    key = Ed25519PrivateKey.generate()
+    Path("key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    Path("key.pub.pem").write_bytes(public)
+    Path("ours.txt").write_text(hashlib.sha256(Path("photo.png").read_bytes()).hexdigest() + "\n")
+    sign = ("lists", "sign", "update.zip", "ours.txt=sha256", "--publisher", "ours", "--serial", 3)
+    assert run(capsys, *sign, "--key", "key.pem")[0] == 0
+    code, _, err = run(capsys, "lists", "install", "update.zip")
+    assert code == 2
+    assert "ours is not trusted" in err
+    assert run(capsys, "lists", "trust", "ours", "key.pub.pem")[0] == 0
+    code, out, _ = run(capsys, "lists", "install", "update.zip")
+    assert (code, out) == (0, "ours: update 3 is in force, 1 lists\n")
+    (row,) = json.loads(run(capsys, "lists", "show", "--json")[1])["lists"]
+    assert row == {"publisher": "ours", "update": 3, "material": "csam", "hashes": {"sha256": 1}}
+
+    assert run(capsys, "quarantine", "list")[1] == "the quarantine is empty\n"
+    code, _, err = run(capsys, "edit", "photo.png", "make it brighter", "--model", copier)
+    assert code == 3
+    assert err.endswith("refused: the picture shows known illegal material\n")
+    assert run(capsys, "review", "list", "--state", "all")[1] == "there are no requests\n"
+    (incident,) = json.loads(run(capsys, "quarantine", "list", "--json")[1])["incidents"]
+    (sealed,) = (place / "data" / "quarantine").glob("*.sealed")
+    assert sealed.stem == incident["id"]
+    assert Path("photo.png").read_bytes()[8:40] not in sealed.read_bytes()
+    code, _, err = run(capsys, "quarantine", "report", incident["id"])
+    assert code == 2
+    assert "OPENKONTEXT_CYBERTIPLINE_USER" in err

@@ -10,7 +10,19 @@ from typing import Annotated
 
 import typer
 
-from openkontext.cli import accounts, chat, check, edit, evaluate, export, repositories, review, serve, train
+from openkontext.cli import (
+    accounts,
+    chat,
+    check,
+    edit,
+    evaluate,
+    export,
+    known,
+    repositories,
+    review,
+    serve,
+    train,
+)
 from openkontext.cli.options import in_options
 from openkontext.errors import OpenKontextError
 from openkontext.version import __version__
@@ -43,6 +55,8 @@ app.command()(edit.generate)
 app.command()(chat.chat)
 app.command()(check.check)
 app.add_typer(review.app, name="review")
+app.add_typer(known.lists, name="lists")
+app.add_typer(known.quarantine, name="quarantine")
 app.command()(repositories.pull)
 app.command()(repositories.doctor)
 app.command()(serve.serve)

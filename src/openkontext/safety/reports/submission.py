@@ -190,7 +190,7 @@ def submit(
     reporter = quarantine.reporter()
     if reporter is None:
         raise InputError(
-            f"name who reports in {quarantine.folder / 'reporter.toml'} first; see docs/review.md"
+            f"name who reports in {quarantine.folder / 'reporter.toml'} first; see docs/safety.md"
         )
     progress = quarantine.progress(incident)
     if progress.finished:
