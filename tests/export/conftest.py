@@ -107,7 +107,9 @@ def weights_of():
     """The weights of a module as the graphs take them."""
 
     def read(module: nn.Module, dtype: torch.dtype = torch.float32) -> dict[str, ir.TensorProtocol]:
-        return lazy_tensors(module.state_dict(), dtype)
+        state = module.state_dict()
+        shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        return lazy_tensors(shapes, state.__getitem__, dtype)
 
     return read
 

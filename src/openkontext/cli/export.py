@@ -1,5 +1,6 @@
 """`openkontext export`: a checkpoint -> a model repository."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,32 +13,93 @@ from openkontext.errors import InputError
 def export(
     checkpoint: Annotated[
         Path,
-        typer.Argument(help="Folder of a diffusers pipeline, or a transformer in one .safetensors file."),
+        typer.Argument(
+            help="Folder of a diffusers pipeline, a transformer in one .safetensors file, or a repository."
+        ),
     ],
     out: Annotated[Path, typer.Argument(help="Folder of the new repository.")],
     precision: Annotated[
         str,
-        typer.Option(
-            metavar="P,...", help="bf16, fp32 or both; the first is that of all but the transformer."
-        ),
+        typer.Option(metavar="P,...", help="Some of bf16, fp32, fp8 and fp4, for the transformer."),
     ] = "bf16",
     parts: Annotated[
         Path | None,
         typer.Option(help="Pipeline folder that a single file belongs to; the file's own when left out."),
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lora", metavar="FILE[:S]", help="Merge a LoRA with strength S, 1 when left out; repeatable."
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Recorded inputs for fp8 and fp4, an .npz; see docs/export.md."),
+    ] = None,
+    rank: Annotated[int, typer.Option(metavar="R", min=0, help="Of fp4's 16-bit branches; 0 for none.")] = 32,
+    smooth: Annotated[
+        bool, typer.Option("--smooth/--no-smooth", help="Search a factor for each input channel in fp4.")
+    ] = True,
+    percentile: Annotated[
+        float,
+        typer.Option(metavar="P", help="Share in percent of fp8's activations that must not be clipped."),
+    ] = 100.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the repository in OUT.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Write a model's graphs in the published layout, ready to edit with."""
+    """Write a model's graphs in the published layout, ready to edit with.
+
+    An export that was stopped goes on where it was when the same command runs again.
+    """
     try:
-        from openkontext.export.repository import export_repository, load_checkpoint
+        from openkontext.export.calibration import Calibration
+        from openkontext.export.quantise import Recipe
+        from openkontext.export.repository import export_repository, open_model
     except ImportError as error:
         raise InputError(
             f"export needs the extra packages ({error.name}): pip install 'openkontext[train]'"
         ) from None
-    precisions = [each.strip() for each in precision.split(",")]
-    repository = export_repository(load_checkpoint(checkpoint, parts), out, precisions, overwrite=overwrite)
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    source = open_model(checkpoint, parts, [parse_lora(text) for text in lora or ()])
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=sys.stderr.isatty(),
+    ) as progress:
+        task = progress.add_task("opening", total=1.0)
+        repository = export_repository(
+            source,
+            out,
+            [each.strip() for each in precision.split(",")],
+            overwrite=overwrite,
+            recipe=Recipe(percentile=percentile, rank=rank, smooth=smooth),
+            calibration=None if calibration is None else Calibration.load(calibration),
+            on_progress=lambda share, what: progress.update(task, completed=share, description=what),
+        )
     if json:
         console.print_json({"path": str(repository.path), "precisions": list(repository.precisions)})
     else:
         print(f"{repository.path} holds {repository.config.name} in {', '.join(repository.precisions)}")
+
+
+def parse_lora(text: str) -> tuple[Path, float]:
+    """Read FILE or FILE:STRENGTH.
+
+    Raises:
+        InputError: the strength is no number.
+    """
+    file, colon, strength = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return Path(text), 1.0
+    try:
+        value = float(strength)
+    except ValueError:
+        raise InputError(f"--lora {text!r}: {strength!r} is no strength; write FILE:0.8") from None
+    if not abs(value) < 100:
+        raise InputError(f"--lora {text!r}: a strength lies between -100 and 100, most often in 0..1")
+    return Path(file), value

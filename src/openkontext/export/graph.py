@@ -31,7 +31,7 @@ Dim: TypeAlias = int | str
 CONFIG_KEY = "openkontext.config"
 """Entry of a model's metadata: the configuration of the network as JSON."""
 
-_OPSET_IR_VERSIONS = {20: 9, 22: 10}
+_OPSET_IR_VERSIONS = {20: 9, 22: 10, 23: 11}
 _MODULE_SEPARATOR = re.compile(r"\.(?!\d)")  # blocks.0.attn is the module attn inside blocks.0
 
 
@@ -41,7 +41,8 @@ class GraphBuilder:
     Args:
         dtype: type of weights, activations and of the inputs and outputs that do not ask for another.
         parameters: the model's weights under their names there; only those used come into the graph.
-        opset: version of the ONNX operators, 20 as published, or 22, the first with bfloat16 convolutions.
+        opset: version of the ONNX operators: 20 as published, 22, the first with bfloat16 convolutions, or
+            23, the first with 4-bit floats.
     """
 
     def __init__(
@@ -90,6 +91,10 @@ class GraphBuilder:
             )
         return self._initializers[name]
 
+    def has(self, name: str) -> bool:
+        """Whether the current module has a weight of this name."""
+        return self._in_module(name) in self._parameters
+
     def constant(
         self, value: NDArray[Any] | Sequence[int] | float, dtype: ir.DataType | None = None
     ) -> ir.Value:
@@ -104,12 +109,18 @@ class GraphBuilder:
         return self._constants[key]
 
     def op(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
-        """Add a node with one output."""
-        return self._add(op_type, inputs, attributes, 1)[0]
+        """Add a node with one output; an operator of another domain than ONNX's is `domain::name`."""
+        return self.ops(op_type, 1, *inputs, **attributes)[0]
+
+    def ops(
+        self, op_type: str, count: int, *inputs: ir.Value | None, **attributes: Any
+    ) -> Sequence[ir.Value]:
+        """Add a node with several outputs."""
+        return self._add(op_type, inputs, attributes, count)
 
     def split(self, x: ir.Value, count: int) -> Sequence[ir.Value]:
         """Cut a value into equal parts along its last axis."""
-        return self._add("Split", (x,), {"axis": -1, "num_outputs": count}, count)
+        return self.ops("Split", count, x, axis=-1, num_outputs=count)
 
     def cast(self, x: ir.Value, dtype: ir.DataType) -> ir.Value:
         """Convert a float value; `x` itself where the graph computes in that type already."""
@@ -174,11 +185,15 @@ class GraphBuilder:
             of_query, of_key = factors(scale, self.dtype)
             query = self.op("Mul", query, self.constant(of_query))
             key = self.op("Mul", key, self.constant(of_key))
-        scores = self.op("MatMul", query, key)
+        scores = self.attention_product(query, key, ("q", "k"))
         if bias is not None:
             scores = self.op("Add", scores, bias)
-        mixed = self.op("MatMul", self.op("Softmax", scores, axis=-1), value)
+        mixed = self.attention_product(self.op("Softmax", scores, axis=-1), value, ("softmax", "v"))
         return self.reshape(self.op("Transpose", mixed, perm=[0, 2, 1, 3]), 0, 0, -1)
+
+    def attention_product(self, a: ir.Value, b: ir.Value, names: tuple[str, str]) -> ir.Value:
+        """One of the two products of an attention; the names are for builders that quantise its operands."""
+        return self.op("MatMul", a, b)
 
     def model(self, config: "DataclassInstance") -> ir.Model:
         """The finished graph as a model, whose metadata tell the configuration of the network."""
@@ -187,7 +202,7 @@ class GraphBuilder:
             self._outputs,
             nodes=self._nodes,
             initializers=list(self._initializers.values()),
-            opset_imports={"": self._opset},
+            opset_imports={"": self._opset} | {node.domain: 1 for node in self._nodes if node.domain},
             name="main_graph",
         )
         return ir.Model(
@@ -199,17 +214,19 @@ class GraphBuilder:
         )
 
     def _in_module(self, name: str) -> str:
+        """The full name of something in the current module."""
         return f"{self._module}.{name}" if self._module else name
 
     def _add(
         self, op_type: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, Any], count: int
     ) -> Sequence[ir.Value]:
+        domain, _, op_type = op_type.rpartition("::")
         name = "/" + _MODULE_SEPARATOR.sub("/", self._in_module(op_type))
         used = self._used_names[name]
         self._used_names[name] += 1
         if used:
             name = f"{name}_{used}"
-        node = ir.node(op_type, inputs, attributes, num_outputs=count, name=name)
+        node = ir.node(op_type, inputs, attributes, domain=domain, num_outputs=count, name=name)
         for index, value in enumerate(node.outputs):
             value.name = f"{name}_output_{index}"
         self._nodes.append(node)

@@ -1,10 +1,12 @@
 """A checkpoint -> a model repository of ONNX graphs in the published layout, and back."""
 
 import dataclasses
+import hashlib
 import json
+import math
+import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,17 +17,30 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from openkontext.editor import Editor
 from openkontext.errors import InputError
 from openkontext.export.autoencoder import decoder_graph, encoder_graph
+from openkontext.export.calibration import Calibration, record, synthetic
 from openkontext.export.graph import CONFIG_KEY
+from openkontext.export.quantise import (
+    CALIBRATION_FILE,
+    FLOATS,
+    QUANTISED,
+    OnProgress,
+    Recipe,
+    data_file,
+    write_weights,
+)
+from openkontext.export.source import Source, open_source, with_loras
 from openkontext.export.text_encoders import clip_graph, t5_graph
 from openkontext.export.transformer import transformer_graph
 from openkontext.export.weights import lazy_tensors, read_weights
+from openkontext.export.work import Work
 from openkontext.model.autoencoder import Autoencoder
+from openkontext.model.checkpoints import Checkpoint
 from openkontext.model.config import (
     AutoencoderConfig,
     ClipTextConfig,
-    ModelConfig,
     T5EncoderConfig,
     TransformerConfig,
 )
@@ -33,77 +48,118 @@ from openkontext.model.pipeline import Pipeline, load_pipeline
 from openkontext.model.text_encoders import build_clip, build_t5
 from openkontext.model.transformer import FluxTransformer
 from openkontext.repository import SETTINGS, Repository, RepositoryConfig
+from openkontext.version import __version__
 
 ConfigT = TypeVar("ConfigT")
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
-PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
-"""Precision of a graph -> the type of its weights and activations."""
+PRECISIONS = (*FLOATS, *QUANTISED)
+"""What a transformer can be exported in."""
 
 _GRAPH_FILE = "model.onnx"
 _DATA_FILE = "backbone.onnx_data"
+_QUANTISATION_KEY = "openkontext.quantisation"  # in a quantised graph's metadata: how it was made
+_NEW = "new"  # folder of the repository while it is made
+_SPARE_BYTES = 256 << 20  # that a disk must have beyond what the weights take
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One graph to write."""
+    """A graph other than the transformer's."""
 
     folder: str
-    precision: str
     build: Callable[..., ir.Model]  # from (config, weights, type)
-    config: Any
-    module: nn.Module
+    network: Checkpoint[Any]
     external: bool = False  # weights in a file beside the graph
 
 
 def export_repository(
-    source: Pipeline | str | Path,
+    source: Source | Pipeline | str | Path,
     out: str | Path,
     precisions: Sequence[str] = ("bf16",),
     config: RepositoryConfig | None = None,
     overwrite: bool = False,
+    *,
+    recipe: Recipe | None = None,
+    calibration: Calibration | None = None,
+    on_progress: OnProgress = lambda _share, _what: None,
 ) -> Repository:
-    """Write a model repository: five graphs in the published layout, the tokenizers and `openkontext.json`.
+    """Write a model repository: the graphs in the published layout, the tokenizers and `openkontext.json`.
 
-    The repository is made in a folder beside `out` and takes its name at the very end: `out` holds a whole
-    one, or what it held before. Weights are converted one at a time, so that a model mapped from its files
-    need not fit in memory.
+    The repository is made in a hidden folder beside `out` and takes its name at the very end: `out` holds a
+    whole one, or what it held before. The transformer's weights are read block by block, so that a model need
+    not fit in memory. An export from files that is stopped goes on where it was when it is called again.
 
     Args:
-        source: the model, or its checkpoint as in `load_checkpoint`.
+        source: the model, or where it is, as in `open_model`.
         out: folder of the repository.
-        precisions: of the transformer, "bf16" or "fp32"; the other graphs come in the first of them.
+        precisions: of the transformer, some of `PRECISIONS`; the other graphs come in the first of them that
+            is not quantised, or in bf16.
         config: name, licence, sizes, steps and the like; what the checkpoint knows is taken from it. None
             takes the checkpoint's own `openkontext.json`, if there is one beside its tokenizers.
         overwrite: replace the repository that `out` holds.
+        recipe: how to quantise; None for how the published files are.
+        calibration: inputs to quantise by. None records edits of a model of drawn scenes (one with `words`),
+            and makes inputs up for any other.
+        on_progress: told what is being done, and the share of the transformer that is.
 
     Raises:
         InputError: a precision is unknown; the checkpoint cannot be read, or a weight is not finite; `out`
-            exists or cannot be written.
+            exists or cannot be written, or the disk has no room.
     """
     out = Path(out)
     _check_precisions(precisions)
     _check_out(out, overwrite)
-    pipeline = source if isinstance(source, Pipeline) else load_checkpoint(source)
+    if isinstance(source, Pipeline):
+        source = Source.of(source)
+    elif not isinstance(source, Source):
+        source = open_model(source)
+    precisions = tuple(dict.fromkeys(precisions))
+    config = _completed(config or _said_config(source, out.name), source)
+    job = _Job(source, config, precisions, recipe or Recipe(), calibration, on_progress)
+    work = None
     try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.") as beside:
-            made = Path(beside, "new")
-            for part in _parts(pipeline, precisions):
-                _write_graph(part, made / part.folder)
-            for tokenizer, name in ((pipeline.tokenizer, "tokenizer"), (pipeline.tokenizer_2, "tokenizer_2")):
-                shutil.copytree(tokenizer, made / name)
-            _completed(config or _said_config(pipeline, out.name), pipeline).save(made)
-            for precision in precisions:
-                Repository.open(made).verify(precision)
-            _put_in_place(made, out, Path(beside, "old"))
+        parent = out.absolute().parent
+        parent.mkdir(parents=True, exist_ok=True)
+        unique = "" if source.identity else f".{os.getpid()}"
+        work = Work(parent / f".{out.name}.export{unique}", job.purpose())
+        _check_room(source, precisions, work.folder)
+        job.make(work)
+        for precision in precisions:
+            Repository.open(work.folder / _NEW).verify(precision)
+        _put_in_place(work.folder / _NEW, out, work.folder / "old")
+        work.remove()
     except (OSError, shutil.Error) as error:
-        raise InputError(f"cannot write the repository {out}: {error}") from None
+        message = f"cannot write the repository {out}: {error}"
+        if work is not None and source.identity and work.units():
+            work.close()
+            message += f"; what is done is kept in {work.folder}: make room and run the same command to go on"
+        elif work is not None:
+            work.remove()
+        raise InputError(message) from None
+    except InputError:
+        if work is not None:
+            work.remove()
+        raise
     return Repository.open(out)
 
 
+def open_model(
+    path: str | Path, parts: str | Path | None = None, loras: Sequence[tuple[Path, float]] = ()
+) -> Source:
+    """Open what an export can start from: a checkpoint as in `open_source`, or a repository.
+
+    Raises:
+        InputError: it is neither, or not whole; see `open_source` and `import_repository`.
+    """
+    if not Path(path, "transformer.opt").is_dir():
+        return open_source(path, parts, loras)
+    source = Source.of(import_repository(path))
+    return dataclasses.replace(source, transformer=with_loras(source.transformer, loras))
+
+
 def load_checkpoint(path: str | Path, parts: str | Path | None = None) -> Pipeline:
-    """Load what there is to export, mapped from its files.
+    """Load a checkpoint into torch, mapped from its files.
 
     Args:
         path: a diffusers pipeline folder; or a transformer in one `.safetensors` file of either format, with
@@ -175,43 +231,146 @@ def _check_out(out: Path, overwrite: bool) -> None:
         raise InputError(f"{out} exists; add --overwrite to replace it")
 
 
-def _parts(pipeline: Pipeline, precisions: Sequence[str]) -> Iterator[_Part]:
-    """What to write."""
-    numbers, first = pipeline.config, precisions[0]
-    yield _Part("clip.opt", first, clip_graph, numbers.clip, pipeline.clip)
-    yield _Part("t5.opt", first, t5_graph, numbers.t5, pipeline.t5, external=True)
-    yield _Part("vae.opt", first, decoder_graph, numbers.autoencoder, pipeline.autoencoder)
-    yield _Part("vae_encoder.opt", first, encoder_graph, numbers.autoencoder, pipeline.autoencoder)
-    build = partial(transformer_graph, text_length=numbers.t5.length)
-    for precision in dict.fromkeys(precisions):
-        folder = f"transformer.opt/{precision}"
-        yield _Part(folder, precision, build, numbers.transformer, pipeline.transformer, external=True)
+@dataclass(frozen=True)
+class _Job:
+    """One export: what to make of what."""
+
+    source: Source
+    config: RepositoryConfig
+    precisions: tuple[str, ...]
+    recipe: Recipe
+    calibration: Calibration | None
+    on_progress: OnProgress
+
+    def purpose(self) -> str:
+        """All that decides what is written, so that a stopped export is gone on with only by its like."""
+        said = {
+            "version": __version__,
+            "source": self.source.identity,
+            "precisions": self.precisions,
+            "recipe": self.recipe.said(),
+            "calibration": self.calibration and self.calibration.digest(),
+            "config": dataclasses.asdict(self.config),
+        }
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+    def make(self, work: Work) -> None:
+        """Write all that is not yet there."""
+        new = work.folder / _NEW
+        for part in self._parts():
+            if work.record(part.folder) is None:
+                self.on_progress(0.0, part.folder)
+                _write_part(part, self._dtype, new / part.folder)
+                work.commit(part.folder)
+        scales = write_weights(
+            self.source.transformer,
+            self.precisions,
+            work,
+            _NEW,
+            partial(self._calibrate, work),
+            self.recipe,
+            self.on_progress,
+        )
+        for tokenizer, name in (
+            (self.source.tokenizer, "tokenizer"),
+            (self.source.tokenizer_2, "tokenizer_2"),
+        ):
+            shutil.copytree(tokenizer, new / name, dirs_exist_ok=True)
+        self.config.save(new)
+        for precision in self.precisions:
+            self.on_progress(1.0, f"transformer.opt/{precision}")
+            self._write_transformer(work, precision, scales[precision])
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Of all graphs but the quantised transformers."""
+        return next((FLOATS[p] for p in self.precisions if p in FLOATS), torch.bfloat16)
+
+    def _parts(self) -> Iterator[_Part]:
+        source = self.source
+        yield _Part("clip.opt", clip_graph, source.clip)
+        yield _Part("t5.opt", t5_graph, source.t5, external=True)
+        yield _Part("vae.opt", decoder_graph, source.autoencoder)
+        yield _Part("vae_encoder.opt", encoder_graph, source.autoencoder)
+
+    def _calibrate(self, work: Work) -> Calibration:
+        if self.calibration is not None:
+            return self.calibration
+        transformer = self.source.transformer.config
+        if self.config.words is None:
+            return synthetic(transformer, self.source.t5.config.length)
+        self.on_progress(0.0, "edits to calibrate with")
+        bf16 = export_repository(
+            dataclasses.replace(self.source, identity=None), work.folder / "recorded", config=self.config
+        )
+        recorded = record(Editor(bf16))
+        shutil.rmtree(bf16.path)
+        return recorded
+
+    def _write_transformer(self, work: Work, precision: str, scales: Mapping[str, float]) -> None:
+        """Write the graph over the data file that is there; last, since it makes the folder look complete."""
+        data = work.file(f"{_NEW}/{data_file(precision)}")
+        data.sync()
+        model = transformer_graph(
+            self.source.transformer.config,
+            data.tensors(),
+            ir.tensor_adapters.from_torch_dtype(FLOATS.get(precision, torch.bfloat16)),
+            self.source.t5.config.length,
+            scales if precision in QUANTISED else None,
+        )
+        if precision in QUANTISED:
+            origin = Calibration.load(work.folder / CALIBRATION_FILE).origin
+            model.metadata_props[_QUANTISATION_KEY] = json.dumps(
+                {"calibration": origin, **self.recipe.said()}
+            )
+        _save(model, data.path.with_name(_GRAPH_FILE))
 
 
-def _write_graph(part: _Part, folder: Path) -> None:
-    dtype = PRECISIONS[part.precision]
-    weights = lazy_tensors(part.module.state_dict(), dtype)
-    model = part.build(part.config, weights, ir.tensor_adapters.from_torch_dtype(dtype))
-    folder.mkdir(parents=True)
-    file = folder / _GRAPH_FILE
-    if part.external:
-        ir.save(model, file, external_data=_DATA_FILE, size_threshold_bytes=0)
+def _write_part(part: _Part, dtype: torch.dtype, folder: Path) -> None:
+    weights = lazy_tensors(part.network.shapes, part.network.read, dtype)
+    model = part.build(part.network.config, weights, ir.tensor_adapters.from_torch_dtype(dtype))
+    folder.mkdir(parents=True, exist_ok=True)
+    _save(model, folder / _GRAPH_FILE, _DATA_FILE if part.external else None)
+
+
+def _save(model: ir.Model, file: Path, data: str | None = None) -> None:
+    """Write a graph; what lies in a data file stays there, or all weights go to one of the name `data`."""
+    if data:
+        ir.save(model, file, external_data=data, size_threshold_bytes=0)
     else:
         ir.save(model, file)
     onnx.checker.check_model(file, full_check=True)
 
 
-def _said_config(pipeline: Pipeline, name: str) -> RepositoryConfig:
+def _check_room(source: Source, precisions: Sequence[str], folder: Path) -> None:
+    """See that the disk can hold what will be written, before hours are spent on it."""
+
+    def numbers(network: Checkpoint[Any]) -> int:
+        return sum(math.prod(shape) for shape in network.shapes.values())
+
+    per_number = {"bf16": 2.0, "fp32": 4.0, "fp8": 1.05, "fp4": 0.65}
+    needed = int(numbers(source.transformer) * sum(per_number[p] for p in precisions))
+    needed += 2 * (numbers(source.t5) + numbers(source.clip) + numbers(source.autoencoder)) + _SPARE_BYTES
+    here = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    free = shutil.disk_usage(folder).free
+    if free + here < needed:
+        raise InputError(
+            f"the disk of {folder.parent} has {free / 1e9:.1f} GB free, and the repository takes about "
+            f"{needed / 1e9:.1f} GB: make room, or give a folder on another disk"
+        )
+
+
+def _said_config(source: Source, name: str) -> RepositoryConfig:
     """The settings beside a checkpoint on disk, or new ones."""
-    folder = pipeline.tokenizer.parent
+    folder = source.tokenizer.parent
     if (folder / SETTINGS).exists():
         return RepositoryConfig.load(folder)
     return RepositoryConfig(name=name, licence="not stated")
 
 
-def _completed(config: RepositoryConfig, pipeline: Pipeline) -> RepositoryConfig:
+def _completed(config: RepositoryConfig, source: Source) -> RepositoryConfig:
     """The settings with those numbers that the checkpoint knows."""
-    numbers: ModelConfig = pipeline.config
+    numbers = source.config
     return dataclasses.replace(
         config,
         scaling_factor=numbers.autoencoder.scaling_factor,
@@ -219,8 +378,8 @@ def _completed(config: RepositoryConfig, pipeline: Pipeline) -> RepositoryConfig
         latent_channels=numbers.autoencoder.latent_channels,
         text_length=numbers.t5.length,
         clip_length=numbers.clip.length,
-        base_shift=pipeline.base_shift,
-        max_shift=pipeline.max_shift,
+        base_shift=source.base_shift,
+        max_shift=source.max_shift,
     )
 
 

@@ -12,6 +12,7 @@ import onnx_ir as ir
 import torch
 
 from openkontext.export.graph import GraphBuilder
+from openkontext.export.quantised_graph import QuantisedGraphBuilder
 from openkontext.model.config import TransformerConfig
 
 Rotary: TypeAlias = tuple[ir.Value, ir.Value]
@@ -27,6 +28,7 @@ def transformer_graph(
     parameters: Mapping[str, ir.TensorProtocol],
     dtype: ir.DataType,
     text_length: int,
+    scales: Mapping[str, float] | None = None,
 ) -> ir.Model:
     """The graph of `FluxTransformer.forward`.
 
@@ -38,8 +40,13 @@ def transformer_graph(
         parameters: its weights under their names in the model.
         dtype: type of weights and activations; angles are computed in float32 in any case.
         text_length: text tokens.
+        scales: of a quantised graph (`QuantisedGraphBuilder`); None for one in `dtype` throughout.
     """
-    g = GraphBuilder(dtype, parameters)
+    g = (
+        GraphBuilder(dtype, parameters)
+        if scales is None
+        else QuantisedGraphBuilder(dtype, parameters, scales)
+    )
     image = g.input("hidden_states", ("B", "latent_dim", config.in_channels))
     text = g.input("encoder_hidden_states", ("B", text_length, config.joint_attention_dim))
     pooled = g.input("pooled_projections", ("B", config.pooled_projection_dim))

@@ -1,6 +1,6 @@
 """Weights on their way from torch into graphs, one at a time, and from graphs back into torch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -13,19 +13,20 @@ from openkontext.errors import InputError
 _FLOATS = (ir.DataType.BFLOAT16, ir.DataType.FLOAT16, ir.DataType.FLOAT)
 
 
-def lazy_tensors(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, ir.TensorProtocol]:
-    """Weights for a graph, each converted only when it is written.
+def lazy_tensors(
+    shapes: Mapping[str, tuple[int, ...]], read: Callable[[str], Tensor], dtype: torch.dtype
+) -> dict[str, ir.TensorProtocol]:
+    """Weights for a graph, each read and converted only when it is written.
 
     Args:
-        state: weights under their names; they may be mapped from a file.
+        shapes: of the weights, by their names.
+        read: gives a weight by its name.
         dtype: type to convert to.
     """
     ir_dtype = ir.tensor_adapters.from_torch_dtype(dtype)
     return {
-        name: ir.LazyTensor(
-            partial(_convert, name, tensor, dtype), ir_dtype, ir.Shape(tuple(tensor.shape)), name=name
-        )
-        for name, tensor in state.items()
+        name: ir.LazyTensor(partial(_convert, name, read, dtype), ir_dtype, ir.Shape(shape), name=name)
+        for name, shape in shapes.items()
     }
 
 
@@ -52,8 +53,8 @@ def read_weights(model: ir.Model, path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _convert(name: str, tensor: Tensor, dtype: torch.dtype) -> ir.TensorProtocol:
-    converted = tensor.detach().to("cpu", dtype).contiguous()
+def _convert(name: str, read: Callable[[str], Tensor], dtype: torch.dtype) -> ir.TensorProtocol:
+    converted = read(name).detach().to("cpu", dtype).contiguous()
     if not bool(torch.isfinite(converted).all()):
         raise InputError(f"the weight {name} holds values that {dtype} cannot: infinite, or not a number")
     return ir.tensor_adapters.TorchTensor(converted, name=name)

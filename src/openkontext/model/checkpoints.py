@@ -38,6 +38,36 @@ _CONFIG_KEY = "openkontext.config"  # in the metadata of a single file
 _INDEX_NAME = f"{_WEIGHTS_NAME}.index.json"
 
 
+@dataclass(frozen=True)
+class Checkpoint(Generic[ConfigT]):
+    """A network's weights where they are, each read when it is asked for."""
+
+    config: ConfigT
+    """The numbers of the network."""
+    shapes: Mapping[str, Shape]
+    """Name in the model -> shape of every weight."""
+    read: Callable[[str], Tensor]
+    """A weight by its name, in the type that it is stored in."""
+
+    @classmethod
+    def of(cls, config: ConfigT, module: nn.Module) -> "Checkpoint[ConfigT]":
+        """The weights of a network in memory."""
+        state = module.state_dict()
+        return cls(config, {name: tuple(tensor.shape) for name, tensor in state.items()}, state.__getitem__)
+
+
+def open_transformer(path: str | Path) -> Checkpoint[TransformerConfig]:
+    """Open a transformer of either format without loading it: a weight takes memory when it is read.
+
+    Args:
+        path: a `.safetensors` file, or a diffusers folder with a `config.json`.
+
+    Raises:
+        InputError: the checkpoint is incomplete or not this architecture's; the message names the tensor.
+    """
+    return _opened(_TRANSFORMER, Path(path), None, mapped=False)
+
+
 def load_transformer(
     path: str | Path, *, config: TransformerConfig | None = None, dtype: torch.dtype | None = None
 ) -> FluxTransformer:
@@ -133,6 +163,19 @@ def _load(
     config: ConfigT | None,
     dtype: torch.dtype | None,
 ) -> ModelT:
+    opened = _opened(architecture, path, config, mapped=True)
+    with torch.device("meta"):
+        model = architecture.build(opened.config)
+    state = {name: opened.read(name) for name in opened.shapes}
+    if dtype is not None:
+        state = {name: tensor.to(dtype) for name, tensor in state.items()}
+    model.load_state_dict(state, assign=True)
+    return model
+
+
+def _opened(
+    architecture: _Architecture[ModelT, ConfigT], path: Path, config: ConfigT | None, mapped: bool
+) -> Checkpoint[ConfigT]:
     weights, said = _open(path)
     format = _format_of(architecture, weights)
     if config is None:
@@ -145,20 +188,24 @@ def _load(
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     rows = architecture.rows(config, format, shapes)
     _compare(weights, {row.stored: _stored_shape(row, shapes) for row in rows}, f"a {architecture.name}")
-    state: dict[str, Tensor] = {}
+    read_rows = weights.rows if mapped else weights.read
+    places: dict[str, tuple[Row, int]] = {}
     for row in rows:
         start = 0
         for name in row.parts:
-            stop = start + shapes[name][0]
-            tensor = weights.rows(row.stored, start, stop).reshape(shapes[name])
-            if not tensor.is_floating_point():
-                raise InputError(
-                    f"{path}: {row.stored} is quantised ({tensor.dtype}); load a checkpoint in floating point"
-                )
-            state[name] = (_swap_halves(tensor) if row.swapped else tensor).to(dtype or tensor.dtype)
-            start = stop
-    model.load_state_dict(state, assign=True)
-    return model
+            places[name] = (row, start)
+            start += shapes[name][0]
+
+    def read(name: str) -> Tensor:
+        row, start = places[name]
+        tensor = read_rows(row.stored, start, start + shapes[name][0]).reshape(shapes[name])
+        if not tensor.is_floating_point():
+            raise InputError(
+                f"{path}: {row.stored} is quantised ({tensor.dtype}); load a checkpoint in floating point"
+            )
+        return _swap_halves(tensor) if row.swapped else tensor
+
+    return Checkpoint(config, {name: shapes[name] for name in shapes if name in places}, read)
 
 
 def _save(

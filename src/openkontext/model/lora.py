@@ -5,10 +5,10 @@ diffusers and PEFT for FLUX: one safetensors file with `transformer.LAYER.lora_A
 `transformer.LAYER.lora_B.weight` [out, rank], LAYER being the layer's name in `FluxTransformer2DModel`. The
 scale is alpha / rank; alpha stands in the metadata (`lora_adapter_metadata`, a JSON text with PEFT's
 `LoraConfig`) or as a tensor `transformer.LAYER.alpha`, and is the rank where it is not said.
+Files with the names of Black Forest Labs or of kohya-ss/sd-scripts are read too (`lora_names`).
 """
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from openkontext.errors import InputError
+from openkontext.model.lora_names import fused, layer_and_part, shares
 from openkontext.model.weights import Entry, Weights, read_json, write_weights
 
 FILE_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
@@ -25,7 +26,6 @@ FILE_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 
 _METADATA = "lora_adapter_metadata"
 _PREFIX = "transformer."
-_TENSOR = re.compile(r"(?P<layer>.+)\.(?P<part>lora_A\.weight|lora_B\.weight|alpha)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,17 +68,20 @@ def load_lora(path: str | Path) -> Lora:
     weights = Weights(path)
     layers: dict[str, dict[str, Tensor]] = {}
     for name, shape in weights.shapes.items():
-        bare = name.removeprefix("base_model.model.").removeprefix(_PREFIX)
-        match = _TENSOR.fullmatch(bare)
-        if match is None:
+        found = layer_and_part(name)
+        if found is None:
             raise InputError(
                 f"{path}: the tensor {name} is no part of a LoRA of the transformer; what is read are "
-                "LAYER.lora_A.weight, LAYER.lora_B.weight and LAYER.alpha, under diffusers' names"
+                "LAYER.lora_A.weight, LAYER.lora_B.weight and LAYER.alpha, under the names of diffusers, "
+                "Black Forest Labs or kohya"
             )
+        layer, part = found
         tensor = weights.rows(name, 0, shape[0]) if shape else weights.scalar(name)
-        layers.setdefault(match["layer"], {})[match["part"]] = tensor
+        layers.setdefault(layer, {})[part] = tensor
     alphas = _alphas(path, weights.metadata)
-    lora = {layer: _layer(path, layer, parts, alphas) for layer, parts in layers.items()}
+    lora: dict[str, LoraLayer] = {}
+    for layer, parts in layers.items():
+        lora |= _unfused(path, layer, _layer(path, layer, parts, alphas))
     if not lora:
         raise InputError(f"{path} holds no tensors, so it is no LoRA")
     return lora
@@ -169,6 +172,24 @@ def _layer(path: Path, layer: str, parts: dict[str, Tensor], alphas: "_Alphas") 
         )
     alpha = parts["alpha"].item() if "alpha" in parts else alphas.of(layer, down.shape[0])
     return LoraLayer(down, up, float(alpha))
+
+
+def _unfused(path: Path, layer: str, whole: LoraLayer) -> dict[str, LoraLayer]:
+    """A layer under BFL's name as the diffusers layers that lie in it; any other as it is."""
+    row = fused(layer)
+    if row is None:
+        return {layer: whole}
+    units = shares(row)
+    if len(whole.up) % (2 if row.swapped else sum(units)):
+        raise InputError(
+            f"{path}: lora_B of {layer} has {len(whole.up)} rows, which are no {len(units)} layers'"
+        )
+    up = torch.cat(whole.up.chunk(2)[::-1]) if row.swapped else whole.up
+    unit = len(up) // sum(units)
+    pieces = up.split([unit * share for share in units])
+    return {
+        part: LoraLayer(whole.down, piece, whole.alpha) for part, piece in zip(row.parts, pieces, strict=True)
+    }
 
 
 def _fits(key: str, layer: str) -> bool:

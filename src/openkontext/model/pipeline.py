@@ -72,23 +72,50 @@ def load_pipeline(
         InputError: a part is missing, damaged or not of this architecture.
     """
     path = Path(path)
+    read_pipeline_index(path)
+    base_shift, max_shift = read_shifts(path)
+    return Pipeline(
+        transformer=load_transformer(transformer or path / "transformer", dtype=dtype),
+        autoencoder=load_autoencoder(autoencoder or path / "vae", dtype=dtype),
+        clip=load_clip(path / "text_encoder", dtype),
+        t5=_load_encoder(T5EncoderModel, path / "text_encoder_2", dtype),
+        tokenizer=path / "tokenizer",
+        tokenizer_2=path / "tokenizer_2",
+        base_shift=base_shift,
+        max_shift=max_shift,
+    )
+
+
+def read_pipeline_index(path: Path) -> None:
+    """See that a folder is a FLUX pipeline with its tokenizers.
+
+    Raises:
+        InputError: it is not.
+    """
     found = read_json(path / _INDEX).get("_class_name", "")
     if not found.startswith("Flux"):
         raise InputError(f"{path / _INDEX} describes a {found or 'nameless pipeline'}, not a Flux pipeline")
     for name in ("tokenizer", "tokenizer_2"):
         if not (path / name).is_dir():
             raise InputError(f"{path / name}: no such folder; the pipeline is not complete")
+
+
+def read_shifts(path: Path) -> tuple[float, float]:
+    """The schedule's shifts (base, max) of a pipeline folder."""
     scheduler = read_json(path / _SCHEDULER)
-    return Pipeline(
-        transformer=load_transformer(transformer or path / "transformer", dtype=dtype),
-        autoencoder=load_autoencoder(autoencoder or path / "vae", dtype=dtype),
-        clip=_load_encoder(CLIPTextModel, path / "text_encoder", dtype),
-        t5=_load_encoder(T5EncoderModel, path / "text_encoder_2", dtype),
-        tokenizer=path / "tokenizer",
-        tokenizer_2=path / "tokenizer_2",
-        base_shift=scheduler.get("base_shift", Pipeline.base_shift),
-        max_shift=scheduler.get("max_shift", Pipeline.max_shift),
+    return (
+        scheduler.get("base_shift", Pipeline.base_shift),
+        scheduler.get("max_shift", Pipeline.max_shift),
     )
+
+
+def load_clip(path: Path, dtype: torch.dtype | None = None) -> CLIPTextModel:
+    """CLIP's text encoder as transformers saves it; `dtype` converts it, None keeps the stored type.
+
+    Raises:
+        InputError: it is incomplete, damaged or something else.
+    """
+    return _load_encoder(CLIPTextModel, path, dtype)
 
 
 def save_pipeline(pipeline: Pipeline, path: str | Path) -> None:

@@ -158,6 +158,14 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(query, key, value)
 
 
+class AttentionProduct(nn.Module):
+    """`attention` as a module, so that a calibration can see what it is given."""
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Queries, keys and values [B, H, L, D] -> [B, H, L, D]."""
+        return attention(query, key, value)
+
+
 class Attention(nn.Module):
     """What self-attention and joint attention share: projections of one stream and the attention itself."""
 
@@ -169,6 +177,7 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(width, width)
         self.norm_q = nn.RMSNorm(self.head_dim, eps=_EPS)
         self.norm_k = nn.RMSNorm(self.head_dim, eps=_EPS)
+        self.product = AttentionProduct()
 
     def heads(self, x_BLC: Tensor) -> Tensor:
         """[B, L, C] -> [B, H, L, D]."""
@@ -176,7 +185,7 @@ class Attention(nn.Module):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, rotary: Rotary) -> Tensor:
         """Queries, keys and values [B, H, L, D] -> [B, L, C]."""
-        mixed = attention(rotate(query, rotary), rotate(key, rotary), value)
+        mixed = self.product(rotate(query, rotary), rotate(key, rotary), value)
         return mixed.transpose(1, 2).flatten(2)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -24,6 +25,7 @@ _DTYPE_NAMES = {
     torch.float8_e4m3fn: "F8_E4M3",
     torch.float8_e5m2: "F8_E5M2",
 }
+_DTYPES = {name: dtype for dtype, name in _DTYPE_NAMES.items()}
 _INDEX_SUFFIX = ".index.json"
 
 
@@ -41,6 +43,7 @@ class Weights:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._files: dict[str, Any] = {}
+        self._places: dict[str, tuple[Path, int, str]] = {}
         if path.name.endswith(_INDEX_SUFFIX):
             weight_map: dict[str, str] = read_json(path).get("weight_map", {})
             for file in sorted(set(weight_map.values())):
@@ -63,6 +66,7 @@ class Weights:
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path} cannot be read as safetensors ({error}); fetch it again") from None
         self._files |= dict.fromkeys(file.keys(), file)
+        self._places |= _places(path)
         return file
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
@@ -70,10 +74,45 @@ class Weights:
         tensor: Tensor = self._files[name].get_slice(name)[start:stop]
         return tensor
 
+    def read(self, name: str, start: int, stop: int) -> Tensor:
+        """The same rows, read into memory of their own.
+
+        The pages of a mapped file count as the process's memory for as long as the file is open. Whoever goes
+        through a checkpoint that is larger than the memory reads it.
+
+        Raises:
+            InputError: the file cannot be read any more.
+        """
+        path, offset, dtype_name = self._places[name]
+        shape = self.shapes[name]
+        if dtype_name not in _DTYPES:
+            return self.rows(name, start, stop).clone()
+        dtype = _DTYPES[dtype_name]
+        row = torch.Size(shape[1:]).numel() * dtype.itemsize
+        size = (stop - start) * row
+        try:
+            found = np.fromfile(path, np.uint8, size, offset=offset + start * row)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+        if len(found) != size:
+            raise InputError(f"{path} was cut short while it was read; fetch it again")
+        return torch.from_numpy(found).view(dtype).reshape(stop - start, *shape[1:])
+
     def scalar(self, name: str) -> Tensor:
         """A tensor without axes."""
         tensor: Tensor = self._files[name].get_tensor(name)
         return tensor
+
+
+def _places(path: Path) -> dict[str, tuple[Path, int, str]]:
+    """Name -> file, first byte and type of every tensor, from a header that has been found sound."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return {
+        name: (path, 8 + length + said["data_offsets"][0], said["dtype"]) for name, said in header.items()
+    }
 
 
 @dataclass(frozen=True)
