@@ -89,6 +89,8 @@ def test_openais_client_works_with_its_address_changed(service: Service) -> None
 
     with pytest.raises(openai.AuthenticationError, match="valid key"):
         openai.OpenAI(api_key="no", base_url=f"{service.url}/v1").images.edit(image=png(), prompt="x")
+    with pytest.raises(openai.UnprocessableEntityError, match="stream"):
+        ours.images.edit(image=png(), prompt="brighter", stream=True)
     with pytest.raises(openai.UnprocessableEntityError, match="size"):
         ours.images.edit(image=png(), prompt="brighter", size="huge")
 

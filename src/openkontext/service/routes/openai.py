@@ -83,9 +83,12 @@ async def edit_images(
     size: Annotated[str, Form(max_length=20)] = "auto",
     response_format: Annotated[Literal["b64_json", "url"], Form()] = "b64_json",
     output_format: Annotated[Literal["png", "jpeg", "webp"], Form()] = "png",
+    stream: Annotated[bool, Form(description="Not taken: follow a task at /v1/jobs/{id}/events.")] = False,
     idempotency_key: IdempotencyKey = None,
 ) -> Images:
     """Edit a picture, and wait for the result. A client that goes away cancels its edit."""
+    if stream:
+        raise InputError("stream: is not taken here; submit to /v1/flux-kontext-dev and follow its events")
     files = [*(image or []), *(image_list or [])]
     if not 1 <= len(files) <= 4:
         raise InputError("image: hand in one to four pictures")
