@@ -129,6 +129,51 @@ def test_only_what_is_painted_changes(page: Page, tmp_path: Path) -> None:
     assert abs(result.getpixel((10, 50))[0] - 100 - 12.75) < 2
 
 
+def test_pictures_come_by_dropping_and_pasting_too(page: Page) -> None:
+    for kind, event in (("drop", "DragEvent"), ("paste", "ClipboardEvent")):
+        page.evaluate(
+            """([kind, event, bytes]) => {
+                const data = new DataTransfer();
+                data.items.add(new File([new Uint8Array(bytes)], `${kind}.png`, { type: "image/png" }));
+                const given = { bubbles: true, cancelable: true };
+                given[kind === "drop" ? "dataTransfer" : "clipboardData"] = data;
+                document.body.dispatchEvent(new window[event](kind, given));
+            }""",
+            [kind, event, list(png())],
+        )
+        expect(page.get_by_role("img", name=f"{kind}.png")).to_be_visible()
+        expect(page.get_by_role("treeitem", selected=True)).to_contain_text(f"{kind}.png")
+
+
+def test_another_try_asks_for_the_same_with_another_seed(page: Page, service: Service) -> None:
+    choose(page, png(value=100))
+    page.get_by_label("Reference picture file").set_input_files(
+        {"name": "style.png", "mimeType": "image/png", "buffer": png(value=30)}
+    )
+    expect(page.get_by_alt_text("Reference 1: style.png")).to_be_visible()
+    page.get_by_text("More options").click()
+    page.get_by_label("Seed", exact=True).fill("5")
+    page.get_by_label("Shape", exact=True).select_option("1:1")
+    ask(page, "make it brighter")
+    expect(page.locator("#caption")).to_contain_text("seed 5")
+    page.get_by_role("button", name="Remove reference 1").click()
+    page.reload()  # what the second try needs comes from the service
+    page.get_by_role("button", name="Another try").click()
+    expect(page.locator("#caption")).not_to_contain_text("seed 5")
+    with httpx2.Client(base_url=service.url) as client:
+        second, first = client.get("/v1/jobs", params={"limit": 2}).json()["edits"]
+    for edit in (first, second):
+        assert (edit["prompt"], edit["references"], edit["options"]["aspect_ratio"]) == (
+            "make it brighter",
+            1,
+            [1, 1],
+        )
+    assert first["source"] == second["source"]
+    page.get_by_text("More options").click()
+    page.get_by_role("button", name="Reuse").click()
+    expect(page.get_by_label("Seed", exact=True)).to_have_value(str(second["result"]["seed"]))
+
+
 def test_a_reload_in_the_middle_keeps_the_edit_and_cancel_ends_it(page: Page) -> None:
     choose(page, png(value=80))
     ask(page, "make it", SLOW)

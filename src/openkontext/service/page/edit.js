@@ -19,7 +19,7 @@ const POLL_SECONDS = 2.5;
 const narrow = matchMedia("(max-width: 1179px)"); // the picture stands above the form then
 
 const history = new History();
-const tree = new Tree($("tree"), history, choose);
+const tree = new Tree($("tree"), history, goTo);
 const stage = new Stage({ again, finished, progress: () => tree.show(chosen) });
 let chosen = null; // node of the history that is shown
 let references = [];
@@ -40,6 +40,12 @@ async function choose(node) {
   if (location.hash !== hash) window.history.pushState(null, "", hash || location.pathname);
   await stage.show(node);
   await showAll();
+}
+
+/** Show a node that the user asked for, also where the picture is out of sight. */
+async function goTo(node) {
+  await choose(node);
+  if (narrow.matches) $("stage").scrollIntoView({ block: "start" });
 }
 
 async function showAll() {
@@ -70,7 +76,6 @@ async function showAll() {
 async function take(file) {
   try {
     await choose(history.add(await look(file, session.about)));
-    $("prompt").focus({ preventScroll: true });
     return true;
   } catch (problem) {
     if (problem.shrink) {
@@ -144,8 +149,7 @@ async function post(json, from, once) {
   history.take([await call("GET", `/v1/jobs/${accepted.id}`)], from);
   say("Your edit was accepted.");
   if ($("prompt").value.trim() === json.prompt) $("prompt").value = "";
-  await choose(history.nodes.get(accepted.id));
-  if (narrow.matches) $("stage").scrollIntoView({ block: "start" });
+  await goTo(history.nodes.get(accepted.id));
 }
 
 /** Ask for an edit once more, with another seed. */
@@ -257,7 +261,7 @@ function setUp() {
   on("compose", "submit", (event) => (event.preventDefault(), submit()));
   for (const id of ["choose", "replace"]) on(id, "click", () => $("file").click());
   on("file", "change", () => ($("file").files[0] && take($("file").files[0]), ($("file").value = "")));
-  on("drop", "click", () => choose(null));
+  on("drop", "click", () => goTo(null));
   on("reference", "click", () => $("reference-file").click());
   on("reference-file", "change", async () => (await addReference([...$("reference-file").files]), ($("reference-file").value = "")));
   on("as-reference", "click", async () => {

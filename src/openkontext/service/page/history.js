@@ -3,6 +3,8 @@ import { picture } from "./api.js";
 import { make, when } from "./dom.js";
 
 const UNFINISHED = ["queued", "running", "held"];
+const MAX_COLUMN = 6;
+const COLUMN_WIDTH = 18; // pixels, as in edit.css
 const SMALL = { queued: "waiting", held: "waits for a person", cancelled: "cancelled", error: "failed" };
 
 /** A picture that was handed in (no `edit`), or an edit. */
@@ -93,17 +95,23 @@ export class History {
     return this.nodes.get(id);
   }
 
-  /** All nodes from top to bottom, with `level` from 1 and `column`, which grows only where it branches. */
+  /**
+   * All nodes from top to bottom, with `level` from 1, `column`, which grows only where it branches, and
+   * `rails`: the columns in which a line goes on to a later branch.
+   */
   rows() {
     const latest = (node) => Math.max(node.created, ...node.children.map(latest));
     const roots = [...this.nodes.values()].filter((node) => !node.parent).sort((a, b) => latest(b) - latest(a));
     const rows = [];
-    const walk = (node, level, column, place, of) => {
-      rows.push({ node, level, column, place, of });
+    const walk = (node, level, column, place, of, rails) => {
+      rows.push({ node, level, column, place, of, rails });
       const { children } = node;
-      children.forEach((child, index) => walk(child, level + 1, column + (children.length > 1), index + 1, children.length));
+      const beside = Math.min(MAX_COLUMN, column + (children.length > 1));
+      children.forEach((child, index) => walk(
+        child, level + 1, beside, index + 1, children.length, index + 1 < children.length ? [...rails, beside] : rails,
+      ));
     };
-    roots.forEach((root, index) => walk(root, 1, 0, index + 1, roots.length));
+    roots.forEach((root, index) => walk(root, 1, 0, index + 1, roots.length, []));
     return rows;
   }
 
@@ -131,14 +139,19 @@ export class Tree {
     this.list.hidden = rows.length === 0;
   }
 
-  item({ node, level, column, place, of }, selected) {
+  item({ node, level, column, place, of, rails }, selected) {
     const kind = node.refused || node.state === "error" ? "bad" : node.unfinished ? "wait" : "";
     const item = make("li", {
       role: "treeitem", tabIndex: -1, data: { id: node.id }, class: of > 1 && level > 1 ? "branch" : "",
       "aria-level": String(level), "aria-posinset": String(place), "aria-setsize": String(of),
       "aria-selected": String(selected), "aria-label": `${node.title}: ${node.words}`,
     });
-    item.style.setProperty("--column", Math.min(column, 6));
+    item.style.setProperty("--column", column);
+    for (const rail of rails) {
+      const line = make("i", { class: "rail", "aria-hidden": "true" });
+      line.style.left = `${(rail - column) * COLUMN_WIDTH - 4}px`;
+      item.append(line);
+    }
     const mark = { queued: "…", running: "…", held: "?", cancelled: "–", error: "!" }[node.state] ?? (node.refused ? "✕" : "");
     const thumb = make("div", { class: "thumb", "aria-hidden": "true" }, mark);
     item.append(thumb, make("div", { class: "node" }, make("b", {}, node.title), make("span", { class: kind }, node.words)));
