@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from openkontext.cli import console, options
-from openkontext.errors import InputError
+from openkontext.errors import InputError, RefusedError
 from openkontext.version import __version__
 
 
@@ -38,7 +38,7 @@ def doctor(
     json: options.Json = False,
 ) -> None:
     """Say what works on this machine, and what to do about what does not."""
-    checks = [*_machine(), *_providers(), _cache(clear_cache), _training(), *_model(model)]
+    checks = [*_machine(), *_providers(), _cache(clear_cache), _training(), _filters(), *_model(model)]
     if json:
         console.print_json(
             {"ok": all(check.state != "bad" for check in checks), "checks": [vars(c) for c in checks]}
@@ -102,6 +102,27 @@ def _training() -> Check:
     return Check("training and export", "ok", f"torch {importlib.metadata.version('torch')}")
 
 
+def _filters() -> Check:
+    """Whether all filters can look, tried on an innocent edit."""
+    import numpy as np
+
+    from openkontext import safety
+    from openkontext.safety.policy import PROFILE_VARIABLE, load_policy
+
+    named = os.environ.get(PROFILE_VARIABLE) or "default"
+    try:
+        profile = load_policy(named).profile
+        verdict = safety.check("make it night", np.full((64, 64, 3), 128, np.uint8), named)
+    except InputError as error:
+        return Check("filters", "bad", str(error))
+    names = ", ".join(dict.fromkeys(check.name for check in verdict.checks))
+    reviews = {"off": "nobody reviews", "refused": "people review what they refuse"}
+    found = (
+        f"profile {profile.name}: {names}; {reviews.get(profile.review.mode, 'people review every result')}"
+    )
+    return Check("filters", "ok" if verdict.allowed else "bad", verdict.message or found)
+
+
 def _model(name: str) -> Iterator[Check]:
     """Whether a repository is whole, and for the small shipped one whether an edit works."""
     from openkontext.editor import load
@@ -115,5 +136,5 @@ def _model(name: str) -> Iterator[Check]:
         if name == "nano":
             seconds = editor.generate("make it night", num_inference_steps=1, seed=0).seconds
             yield Check("an edit", "ok", f"one step works, in {seconds:.1f} s with opening the graphs")
-    except InputError as error:
+    except (InputError, RefusedError) as error:
         yield Check(f"model {name}", "bad", str(error))
