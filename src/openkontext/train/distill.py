@@ -146,7 +146,7 @@ def _begin(
     teacher = Teacher(transformer)
     engine = Engine(run_recipe)
     student = engine.prepare(transformer, rate=recipe.learning_rate, decay=recipe.average_decay)
-    teacher.follow(student.model, engine.device)
+    teacher.follow(student.model, engine)
     return engine, student, teacher
 
 

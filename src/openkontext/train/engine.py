@@ -90,7 +90,8 @@ class Engine:
 
     def __init__(self, recipe: RunRecipe) -> None:
         self.recipe = recipe
-        self.accelerator = Accelerator(mixed_precision=recipe.precision)
+        # Precision is not left to accelerate, which allows one to a process.
+        self.accelerator = Accelerator(mixed_precision="no")
         self.device = self.accelerator.device
 
     def prepare(
@@ -99,6 +100,7 @@ class Engine:
         """Move a model to where it trains, with an optimiser of those weights that require gradients."""
         if self.recipe.gradient_checkpointing:
             model.gradient_checkpointing = True  # type: ignore[assignment]
+        self.autocast(model)
         if self.recipe.shard:
             self._shard(model)
         parameters = [value for value in model.parameters() if value.requires_grad]
@@ -108,20 +110,25 @@ class Engine:
         prepared, prepared_optimiser = self.accelerator.prepare(model, optimiser)
         return Trained(prepared, prepared_optimiser, rate, decay)
 
+    def autocast(self, model: nn.Module) -> nn.Module:
+        """Let a model compute in the recipe's precision."""
+        half = self.recipe.precision == "bf16"
+        cast = torch.autocast(self.device.type, torch.bfloat16, enabled=half)
+        model.forward = cast(model.forward)
+        return model
+
     def _shard(self, model: nn.Module) -> None:
         """Spreads a transformer over all processes, each block for itself, so that one is whole at a time."""
         if world_size() == 1:
             raise InputError("shard = true spreads the weights over processes: start more than one")
         model.to(self.device)
-        half = self.recipe.precision == "bf16"
         # Inputs are not cast but in the operators, by autocast: positions and angles stay float32.
         policy = MixedPrecisionPolicy(
-            param_dtype=torch.bfloat16 if half else None,
+            param_dtype=torch.bfloat16 if self.recipe.precision == "bf16" else None,
             reduce_dtype=torch.float32,
             cast_forward_inputs=False,
         )
         mesh = init_device_mesh(self.device.type, (world_size(),))
-        model.forward = torch.autocast(self.device.type, torch.bfloat16, enabled=half)(model.forward)
         for block in (*model.transformer_blocks, *model.single_transformer_blocks):  # type: ignore[misc]
             fully_shard(block, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh, mp_policy=policy)
@@ -167,8 +174,9 @@ class Engine:
 
     def unwrap(self, trained: Trained) -> FluxTransformer:
         """The model itself. A sharded one without an adapter is whole on the first process alone."""
-        model = self.accelerator.unwrap_model(trained.model, keep_fp32_wrapper=False)
+        model = self.accelerator.unwrap_model(trained.model)
         assert isinstance(model, FluxTransformer)
+        vars(model).pop("forward", None)  # what `autocast` put there
         if not self.recipe.shard or adapter_layers(model):
             return model
         options = distributed.StateDictOptions(full_state_dict=True, cpu_offload=True)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from openkontext.model.transformer import FluxTransformer
 from openkontext.train.batch import Batch, velocity
+from openkontext.train.engine import Engine
 from openkontext.train.lora import adapter_layers
 
 
@@ -32,12 +33,9 @@ class Teacher:
         for block in _blocks(self.model):
             block.register_forward_hook(self._keep)
 
-    def follow(self, prepared: nn.Module, device: torch.device) -> None:
+    def follow(self, prepared: nn.Module, engine: Engine) -> None:
         """Goes where the student has gone: takes its prepared model where both are one."""
-        if self._adapted:
-            self.model = prepared
-        else:
-            self.model.to(device)
+        self.model = prepared if self._adapted else engine.autocast(self.model.to(engine.device))
 
     def __call__(self, **inputs: Any) -> Tensor:
         """The forward pass of the transformer, without what the student has learnt."""

@@ -1,13 +1,13 @@
 """Shows what the LoRA has taught: scenes of no pair, edited by nano without it and with it.
 
-python examples/neon/sheet.py out/neon-nano docs/images/finetune.png
+python examples/poster/sheet.py out/poster-nano docs/images/finetune.png
 """
 
 import sys
 from pathlib import Path
 
 import numpy as np
-from pairs import INSTRUCTIONS, neon, scenes
+from pairs import INSTRUCTIONS, poster, scenes
 from PIL import Image, ImageDraw, ImageFont
 
 import openkontext
@@ -27,7 +27,7 @@ def main(taught: Path, out: Path) -> None:
     for i, picture in enumerate(scenes(MEASURED, seed=2)):  # the pairs are drawn with another seed
         said = INSTRUCTIONS[i % len(INSTRUCTIONS)]
         made = [np.asarray(editor.edit(picture, said, seed=i).image.convert("RGB")) for editor in editors]
-        meant = neon(picture)
+        meant = poster(picture)
         rows.append((picture, *made, meant))
         likeness.append([psnr(each, meant) for each in (picture, *made)])
     for name, value in zip(COLUMNS, np.mean(likeness, axis=0), strict=False):
