@@ -148,7 +148,7 @@ def train_finetune(
         if run_recipe.sample_steps and (step + 1) % run_recipe.sample_steps == 0:
             run.picture(sample_sheet(base, trained.model, shown, guidance, engine.device))
     trained.take_average()
-    if run.step == recipe.steps:
+    if run.step == recipe.steps and shown.pairs:
         run.picture(sample_sheet(base, trained.model, shown, guidance, engine.device))
     return engine.unwrap(trained)
 
