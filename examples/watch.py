@@ -13,5 +13,5 @@ folder.mkdir(parents=True, exist_ok=True)
 
 editor = openkontext.load()
 for step in editor.steps(openkontext.EditRequest(image=image, prompt=prompt, seed=1)):
-    step.preview().save(folder / f"step-{step.index:02}.png")
+    step.save(folder / f"step-{step.index:02}.png")
     print(f"step {step.index} of {step.count}, noise left: {step.sigma:.2f}")

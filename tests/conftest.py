@@ -17,6 +17,17 @@ hypothesis.settings.register_profile("house", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("house")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _data_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keys that tests make, and whatever else lasts, lie in a folder of the run."""
+    from openkontext.repository import RepositoryConfig
+    from openkontext.terms import Terms
+
+    os.environ["OPENKONTEXT_DATA"] = str(data := tmp_path_factory.mktemp("data"))
+    # Many models of tests name no licence, so that FLUX.1's holds.
+    Terms.of_folder(data, "models of tests", RepositoryConfig().licence).accept()
+
+
 @pytest.fixture(scope="session")
 def copier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the repository that `tests/copier.py` describes; not to be changed."""

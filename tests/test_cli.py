@@ -275,7 +275,10 @@ def test_a_bad_picture_is_one_line_and_exit_code_2(run: Run, copier: Path, conte
             ),
             "not a t5 graph",
         ),
-        (lambda root: (root / "openkontext.json").write_text('{"clip_length": 9}'), "clip_length is"),
+        (
+            lambda root: (root / "openkontext.json").write_text('{"clip_length": 9, "licence": "MIT"}'),
+            "clip_length is",
+        ),
         (lambda root: (root / "openkontext.json").write_text("{"), "openkontext.json"),
         (lambda root: (root / "tokenizer" / "tokenizer.json").write_text("{"), "cannot read the tokenizer"),
     ],

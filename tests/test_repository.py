@@ -5,17 +5,16 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import pytest
+from hub import Hub, fetch, start_fetch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import TINY, write_graph, write_tiny_repository
@@ -154,7 +153,7 @@ def test_names_all_that_is_missing_and_how_to_get_it(folder: Path) -> None:
     shutil.rmtree(folder / "t5.opt")
     shutil.rmtree(folder / "tokenizer_2")
     with pytest.raises(InputError) as error:
-        Repository.open(folder).verify("bf16")
+        Repository.open(folder, consent=False).verify("bf16")
     assert str(error.value) == (
         f"{folder}: lacks t5.opt/model.onnx, tokenizer_2: "
         f"get it with `openkontext pull {FLUX_REPOSITORY} --precision bf16`"
@@ -241,90 +240,6 @@ def test_hashes_of_large_files_are_remembered(
 # Fetching
 
 
-class Hub(BaseHTTPRequestHandler):
-    """The part of the Hugging Face Hub's HTTP interface that fetching a repository needs."""
-
-    repositories: dict[str, Path]
-    gated: frozenset[str]
-    stall: threading.Event | None  # while it is not set, transfers stop after 11 MB
-    log: list[str]
-
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def _answer(self, body: bool) -> None:
-        path = unquote(urlsplit(self.path).path)
-        owner_name = "/".join(path.removeprefix("/api/models").split("/")[1:3])
-        self.log.append(f"{self.command} {path} {self.headers.get('Range', '')}".strip())
-        if (folder := self.repositories.get(owner_name)) is None:
-            return self._refuse(404, "RepoNotFound")
-        if path.startswith("/api/models/"):
-            return self._describe(folder, owner_name, path)
-        if owner_name in self.gated:
-            return self._refuse(403, "GatedRepo")
-        file = folder / path.split("/", 5)[5]
-        return (
-            self._send_file(file, owner_name, body) if file.is_file() else self._refuse(404, "EntryNotFound")
-        )
-
-    def _describe(self, folder: Path, name: str, path: str) -> None:
-        files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
-        names = [file.relative_to(folder).as_posix() for file in files]
-        answer: Any = {"id": name, "sha": _commit(name), "siblings": [{"rfilename": n} for n in names]}
-        if "/tree/" in path:
-            answer = [
-                {"type": "file", "path": n, "size": f.stat().st_size, "oid": _etag(f)}
-                for n, f in zip(names, files, strict=True)
-            ]
-        content = json.dumps(answer).encode()
-        self._head(200, {"Content-Type": "application/json", "Content-Length": str(len(content))})
-        self.wfile.write(content)
-
-    def _send_file(self, file: Path, owner_name: str, body: bool) -> None:
-        content = file.read_bytes()
-        start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
-        headers = {
-            "ETag": f'"{_etag(file)}"',
-            "X-Repo-Commit": _commit(owner_name),
-            "Accept-Ranges": "bytes",
-            "Content-Length": str(len(content) - start),
-        }
-        if start:
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        self._head(206 if start else 200, headers)
-        if not body:
-            return
-        content = content[start:]
-        self.wfile.write(content[: 11 << 20])
-        if self.stall is not None and len(content) > 11 << 20:
-            self.stall.wait(60)
-        else:
-            self.wfile.write(content[11 << 20 :])
-
-    def _refuse(self, status: int, code: str) -> None:
-        self._head(status, {"X-Error-Code": code, "X-Error-Message": code, "Content-Length": "0"})
-
-    def _head(self, status: int, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
-def _etag(file: Path) -> str:
-    return hashlib.sha1(file.read_bytes()).hexdigest()
-
-
-def _commit(name: str) -> str:
-    return hashlib.sha1(name.encode()).hexdigest()
-
-
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[tuple[str, type[Hub]]]:
     published = write_tiny_repository(tmp_path / "hub" / "onnx", ["bf16", "fp32"])
@@ -349,42 +264,6 @@ def hub(tmp_path: Path) -> Iterator[tuple[str, type[Hub]]]:
     yield f"http://127.0.0.1:{server.server_port}", handler
     server.shutdown()
     server.server_close()
-
-
-def fetch(endpoint: str, home: Path, *requests: str) -> list[str]:
-    """What `pull` gives for each "NAME PRECISION"."""
-    process = start_fetch(endpoint, home, *requests)
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    return output.splitlines()
-
-
-def start_fetch(endpoint: str, home: Path, *requests: str) -> subprocess.Popen[str]:
-    """`pull` in a process of its own: the client reads its settings when it is imported."""
-    code = (
-        "import sys\n"
-        "from openkontext.errors import OpenKontextError\n"
-        "from openkontext.repository import pull\n"
-        "for request in sys.argv[1:]:\n"
-        "    try: print(pull(*request.split()).path)\n"
-        "    except OpenKontextError as error: print(type(error).__name__, error)\n"
-    )
-    environment = os.environ | {
-        "HF_ENDPOINT": endpoint,
-        "HF_HUB_OFFLINE": "0",
-        "HF_HOME": str(home / "hf"),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "NO_PROXY": "127.0.0.1",
-        "OPENKONTEXT_HOME": str(home),
-    }
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *requests],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def test_pull_brings_one_precision_and_the_tokenizers(hub: tuple[str, type[Hub]], home: Path) -> None:

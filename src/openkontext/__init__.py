@@ -4,7 +4,7 @@
 
     editor = openkontext.load()
     result = editor.edit("photo.jpg", "make it night", seed=1)
-    result.image.save("night.png")
+    result.save("night.png")
 
 Importing the package is cheap: the names below load their module when first used.
 """

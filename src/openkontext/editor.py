@@ -21,6 +21,7 @@ from openkontext.errors import InputError
 from openkontext.images import Fit
 from openkontext.inputs import Inputs, read_inputs
 from openkontext.latents import latent_mask, latent_shape, pack
+from openkontext.provenance.record import Record
 from openkontext.repository import Repository
 from openkontext.request import EditRequest, EditResult, EditStep
 from openkontext.runtime import Components
@@ -248,6 +249,7 @@ class Editor:
             mask = Mask(latent_mask(inputs.fit.apply(inputs.mask)), context[0])
         noise = randn(latent_shape(*inputs.fit.size, config.latent_channels), seed)
         tokens = noise.shape[2] * noise.shape[3] // 4
+        record = Record(model=config.name, digest=self.digest, ingredients=inputs.ingredients)
 
         # Denoise: from noise to the latents of the result.
         for step in denoise(
@@ -266,6 +268,7 @@ class Editor:
                 count=step.count,
                 sigma=step.sigma,
                 preview=partial(self._preview, step.denoised, inputs, screening),
+                record=record,
             )
 
         unchanged = bool(context) and _unchanged(step.latents, context[0])
@@ -285,6 +288,7 @@ class Editor:
             precision=self.components.precision,
             digest=self.digest,
             seconds=time.perf_counter() - started,
+            record=record,
             arithmetic=self.components.arithmetic,
             notes=(*inputs.notes, UNCHANGED) if unchanged else inputs.notes,
             warnings=tuple(warnings),

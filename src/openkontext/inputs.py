@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from openkontext import images
 from openkontext.images import Fit
 from openkontext.latents import nearest_size
+from openkontext.provenance.record import Ingredient
 from openkontext.request import EditRequest
 from openkontext.safety.guard import Shown
 
@@ -36,6 +37,8 @@ class Inputs:
     """Of the result."""
     shown: tuple[Shown, ...]
     """The picture and the references as they were handed in, for the filters."""
+    ingredients: tuple[Ingredient, ...]
+    """The same, for the record of what the result is made from."""
     notes: tuple[str, ...]
     """What was done to the pictures."""
     warnings: tuple[str, ...]
@@ -82,13 +85,25 @@ def read_inputs(request: EditRequest, sizes: Sequence[Size]) -> Inputs:
         warnings.append(crop.note)
 
     shown = [] if picture is None else [Shown.of(picture.pixels, request.image)]
+    ingredients = [] if picture is None else [Ingredient.of(picture)]
     context = [] if pixels is None else [fit.apply(pixels)]
     for index, source in enumerate(request.reference_images, 1):
         reference = images.load(source)
         shown.append(Shown.of(reference.pixels, source))
+        ingredients.append(Ingredient.of(reference, "inputTo"))
         context.append(Fit(reference.size, nearest_size(*reference.size, sizes)).apply(reference.pixels))
         notes += [f"reference {index}: {note}" for note in reference.notes]
-    return Inputs(pixels, mask, context, fit, output_size, tuple(shown), tuple(notes), tuple(warnings))
+    return Inputs(
+        pixels=pixels,
+        mask=mask,
+        context=context,
+        fit=fit,
+        output_size=output_size,
+        shown=tuple(shown),
+        ingredients=tuple(ingredients),
+        notes=tuple(notes),
+        warnings=tuple(warnings),
+    )
 
 
 def _model_size(asked: Size, preferred: Size) -> Size:

@@ -21,6 +21,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from openkontext.errors import ConsentError, InputError
 from openkontext.latents import PREFERRED_SIZES
+from openkontext.terms import CARD, Terms, is_terms_file
 
 SETTINGS = "openkontext.json"
 """Name of the file with a repository's `RepositoryConfig`."""
@@ -107,14 +108,17 @@ class Repository:
     """The model's numbers."""
 
     @classmethod
-    def open(cls, name_or_path: str | Path) -> "Repository":
+    def open(cls, name_or_path: str | Path, *, consent: bool = True) -> "Repository":
         """Find a repository.
 
         Args:
             name_or_path: "nano" for the shipped model, OWNER/NAME for one fetched by `pull`, or a folder.
+            consent: whether its terms must have been accepted, where they ask for it; only what does not use
+                the model may do without.
 
         Raises:
             InputError: there is none, it holds no transformer, or its settings cannot be read.
+            ConsentError: its terms are not accepted yet.
         """
         name = str(name_or_path)
         if name == "nano":
@@ -135,7 +139,14 @@ class Repository:
                 f"{path}: holds no transformer.opt/PRECISION/model.onnx, so it is no model repository"
                 f"{repository._remedy(PRECISIONS[0])}"
             )
+        if consent:
+            repository.terms.require()
         return repository
+
+    @property
+    def terms(self) -> Terms:
+        """The terms that it carries."""
+        return Terms.of_folder(self.path, _terms_name(self.path, self.config), self.config.licence)
 
     @cached_property
     def precisions(self) -> tuple[str, ...]:
@@ -261,6 +272,7 @@ def pull(name: str, precision: str = PRECISIONS[0], destination: Path | None = N
     folder = pulled_folder(name) if destination is None else destination
     precision = _ALIASES.get(precision, precision)
     files = _files_on_hub(name)
+    fetch_terms(name, folder).require()
     here = {p for p in (*PRECISIONS, *_ALIASES) if f"transformer.opt/{p}/model.onnx" in files}
     if not (chosen := sorted(p for p in here if _ALIASES.get(p, p) == precision)):
         raise InputError(f"{name}: has no {precision} transformer, only {', '.join(sorted(here)) or 'none'}")
@@ -268,10 +280,68 @@ def pull(name: str, precision: str = PRECISIONS[0], destination: Path | None = N
     folders = ["clip.opt", t5, f"transformer.opt/{chosen[0]}", "vae.opt", "vae_encoder.opt"]
     _download(name, [SETTINGS, *(f"{f}/*" for f in (*folders, *TOKENIZERS))], folder)
     if not any(file.startswith(TOKENIZERS) for file in files):
-        _download(name.removesuffix("-onnx"), [f"{f}/*" for f in TOKENIZERS], folder)
+        _download(_main_name(name), [f"{f}/*" for f in TOKENIZERS], folder)
     repository = Repository.open(folder)
     repository.verify(precision)
     return repository
+
+
+def fetch_terms(name: str, folder: Path | None = None) -> Terms:
+    """Fetch what a repository on the Hugging Face Hub asks of its users, and nothing else of it.
+
+    Args:
+        name: OWNER/NAME. Texts that only the main repository has, the same name without "-onnx", count too.
+        folder: where they go; None for the one of `pull`.
+
+    Raises:
+        ConsentError: the Hub shows them only to those who agreed there.
+        InputError: there is no such repository, or it cannot be fetched.
+    """
+    if not _is_hub_name(name):
+        raise InputError(f"'{name}' cannot be fetched: give OWNER/NAME of a Hugging Face repository")
+    folder = pulled_folder(name) if folder is None else folder
+    found: set[str] = set()
+    for source in dict.fromkeys((name, _main_name(name))):
+        try:
+            files = _files_on_hub(source)
+        except InputError:
+            if source == name:
+                raise
+            continue  # there need be no main repository
+        wanted = [SETTINGS, CARD, *filter(is_terms_file, sorted(files))]
+        _download(source, sorted({file for file in wanted if file in files} - found), folder)
+        found |= files
+    return Terms.of_folder(folder, name, RepositoryConfig.load(folder).licence)
+
+
+def find_terms(name: str) -> Terms:
+    """The terms of a repository: those on the Hub where it can be reached, else those that lie here.
+
+    Args:
+        name: as for `Repository.open`; a repository that is not fetched yet is asked on the Hub.
+
+    Raises:
+        ConsentError: as for `fetch_terms`.
+        InputError: there is no such repository.
+    """
+    try:
+        return Repository.open(name, consent=False).terms
+    except InputError:
+        if Path(name).is_dir() or not _is_hub_name(name):
+            raise
+    return fetch_terms(name)
+
+
+def _terms_name(folder: Path, config: RepositoryConfig) -> str:
+    """What to call a repository in a command: its name where that finds it, else its folder."""
+    if folder == pulled_folder(config.name):
+        return config.name
+    return "nano" if folder == Path(__file__).parent / "nano" else str(folder)
+
+
+def _main_name(name: str) -> str:
+    """The main repository beside that of the exports."""
+    return name.removesuffix("-onnx")
 
 
 def home() -> Path:

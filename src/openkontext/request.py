@@ -5,10 +5,10 @@ Making an `EditRequest` checks it: this is the one place that says which values 
 
 import math
 import operator
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -17,6 +17,9 @@ from openkontext import images
 from openkontext.errors import InputError
 from openkontext.safety.verdict import Verdict
 from openkontext.version import __version__
+
+if TYPE_CHECKING:
+    from openkontext.provenance import Record, Signer
 
 MAX_PROMPT = 4000
 """Characters of the longest instruction taken; T5's 512 tokens hold fewer."""
@@ -118,6 +121,18 @@ class EditStep:
     """Noise level that is left: 0 after the last step."""
     preview: Callable[[], Image.Image]
     """Decodes what the result would be as predicted from this step; costs one decoding."""
+    record: "Record" = field(repr=False)
+    """What is signed into the picture's file."""
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the preview to a file, signed as a result is.
+
+        Raises:
+            InputError: as for `EditResult.save`.
+        """
+        images.check_output(path, overwrite)
+        data = _signed(self.preview(), images.file_format(path), None, self.record)
+        images.write(path, data, overwrite=overwrite)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +161,8 @@ class EditResult:
     """Digest of its files."""
     seconds: float
     """Wall time, without opening the repository."""
+    record: "Record" = field(repr=False)
+    """What is signed into the picture's file."""
     arithmetic: str = "faithful"
     """How graphs in FP8 and FP4 were computed: as their files say, or "fast"."""
     notes: tuple[str, ...] = ()
@@ -175,17 +192,71 @@ class EditResult:
         }
         return {key: str(value) for key, value in values.items() if value is not None}
 
-    def save(self, path: str | Path, *, metadata: bool = True, overwrite: bool = False) -> tuple[str, ...]:
-        """Write the picture with how it was made to a file, which appears whole or not at all.
+    def save(
+        self,
+        path: str | Path,
+        *,
+        metadata: bool | Mapping[str, str] = True,
+        overwrite: bool = False,
+        sign_prompt: bool = False,
+        signer: "Signer | None" = None,
+    ) -> None:
+        """Sign the picture and write it to a file, which appears whole or not at all.
 
-        Returns:
-            Notes for the user: what the file type could not hold.
+        Args:
+            path: its suffix names the format: .png, .jpg, .webp or .tiff.
+            metadata: whether the file says how it was made; a mapping is said besides.
+            overwrite: replace a file that exists.
+            sign_prompt: put the instruction into the signed record too.
+            signer: what signs; None for what the settings say.
 
         Raises:
-            InputError: the file exists, its type is unknown, or it cannot be written.
+            InputError: the file exists, its type is unknown, or it cannot be signed or written.
         """
-        pixels = np.asarray(self.image)
-        return images.save(path, pixels, self.metadata if metadata else None, overwrite=overwrite)
+        images.check_output(path, overwrite)
+        kind = images.file_format(path)
+        data = self.encode(kind, metadata=metadata, sign_prompt=sign_prompt, signer=signer)
+        images.write(path, data, overwrite=overwrite)
+
+    def encode(
+        self,
+        kind: str = "PNG",
+        *,
+        metadata: bool | Mapping[str, str] = True,
+        sign_prompt: bool = False,
+        signer: "Signer | None" = None,
+    ) -> bytes:
+        """The bytes of the file that `save` writes.
+
+        Handed to the next edit as its picture, they carry the record of this one along.
+
+        Args:
+            kind: "PNG", "JPEG", "WEBP" or "TIFF".
+            metadata: as for `save`.
+            sign_prompt: as for `save`.
+            signer: as for `save`.
+
+        Raises:
+            InputError: the picture cannot be signed, or the format cannot hold it.
+        """
+        said = None
+        if metadata is not False:
+            said = self.metadata | ({} if metadata is True else dict(metadata))
+        record = replace(self.record, prompt=self.prompt) if sign_prompt else self.record
+        return _signed(self.image, kind, said, record, signer)
+
+
+def _signed(
+    image: Image.Image,
+    kind: str,
+    metadata: Mapping[str, str] | None,
+    record: "Record",
+    signer: "Signer | None" = None,
+) -> bytes:
+    """A picture's file with its signed record: what leaves an edit leaves it so."""
+    from openkontext.provenance.signing import sign  # late: asking needs no signing library
+
+    return sign(images.encode(np.asarray(image), kind, metadata), kind, record, signer)
 
 
 def _check_prompt(what: str, text: Any) -> None:

@@ -18,9 +18,11 @@ from openkontext.cli import (
     evaluate,
     export,
     known,
+    provenance,
     repositories,
     review,
     serve,
+    terms,
     train,
 )
 from openkontext.cli.options import in_options
@@ -53,12 +55,14 @@ def _common(
 app.command()(edit.edit)
 app.command()(edit.generate)
 app.command()(chat.chat)
+app.command()(provenance.verify)
 app.command()(check.check)
 app.add_typer(review.app, name="review")
 app.add_typer(known.lists, name="lists")
 app.add_typer(known.quarantine, name="quarantine")
 app.command()(repositories.pull)
 app.command()(repositories.doctor)
+app.add_typer(terms.app, name="terms")
 app.command()(serve.serve)
 app.add_typer(accounts.accounts, name="accounts")
 app.add_typer(accounts.keys, name="keys")

@@ -15,8 +15,7 @@ from openkontext.cli import console, options
 from openkontext.errors import InputError, OpenKontextError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
+    from openkontext.images import ImageInput
     from openkontext.request import EditResult
 
 HELP = """\
@@ -40,14 +39,13 @@ def chat(
     arithmetic: options.Arithmetic = "faithful",
     low_memory: options.LowMemory = False,
     no_metadata: options.NoMetadata = False,
+    sign_prompt: options.SignPrompt = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Edit a picture step by step: one instruction a line, /help for the rest.
 
     Lines may also come from a file or a pipe; the first that fails then ends the command.
     """
-    from PIL import Image
-
     from openkontext import images
     from openkontext.editor import load
     from openkontext.request import EditRequest
@@ -55,10 +53,9 @@ def chat(
     settings: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance, "seed": seed}
     EditRequest(prompt="checks the settings before the first line is read", **settings)
     picture = images.load(image)
-    console.show_notes(picture.notes, ())
     editor = load(model, precision=precision, provider=provider, arithmetic=arithmetic, low_memory=low_memory)
 
-    def edit(image: "Image.Image", prompt: str) -> "EditResult":
+    def edit(image: images.ImageInput, prompt: str) -> "EditResult":
         request = EditRequest(prompt=prompt, image=image, **settings)
         with console.progress("editing") as on_step:
             result = editor.run(request, on_step)
@@ -66,10 +63,11 @@ def chat(
         return result
 
     conversation = Conversation(
-        Image.fromarray(picture.pixels),
+        picture.file or picture.pixels,
         edit,
         stem=Path(image).stem,
         metadata=not no_metadata,
+        sign_prompt=sign_prompt,
         overwrite=overwrite,
     )
     _talk(conversation)
@@ -81,8 +79,8 @@ class Turn:
 
     number: int
     """0 is the picture it began with."""
-    image: "Image"
-    """The picture."""
+    image: "ImageInput"
+    """The picture; one made here as its signed file, so that what is made of it carries its record along."""
     parent: "Turn | None" = None
     """The picture it was made from."""
     result: "EditResult | None" = None
@@ -103,23 +101,26 @@ class Conversation:
         edit: makes the next picture of one and an instruction.
         stem: how names of saved files begin where none is given.
         metadata: whether saved files say how they were made.
+        sign_prompt: whether their signed records tell the instructions.
         overwrite: whether saving may replace a file.
     """
 
     def __init__(
         self,
-        image: "Image",
-        edit: "Callable[[Image, str], EditResult]",
+        image: "ImageInput",
+        edit: "Callable[[ImageInput, str], EditResult]",
         *,
         stem: str = "chat",
         metadata: bool = True,
+        sign_prompt: bool = False,
         overwrite: bool = False,
     ) -> None:
         self.turns = [Turn(0, image)]
         self.at = self.turns[0]
         self.saved = {0}
         self._edit = edit
-        self._stem, self._metadata, self._overwrite = stem, metadata, overwrite
+        self._stem, self._metadata = stem, metadata
+        self._sign_prompt, self._overwrite = sign_prompt, overwrite
 
     def answer(self, line: str) -> str:
         """Do what a line says, and tell in words what was done.
@@ -143,7 +144,8 @@ class Conversation:
 
     def _instruct(self, prompt: str) -> str:
         result = self._edit(self.at.image, prompt)
-        self.at = Turn(len(self.turns), result.image, self.at, result)
+        signed = result.encode(metadata=False, sign_prompt=self._sign_prompt)
+        self.at = Turn(len(self.turns), signed, self.at, result)
         self.turns.append(self.at)
         return _described(self.at)
 
@@ -167,16 +169,16 @@ class Conversation:
     def _save(self, argument: str) -> str:
         if self.at.result is None:
             raise InputError("there is nothing to save yet: this is the picture you began with")
-        import numpy as np
-
-        from openkontext import images
-
         path = Path(argument or f"{self._stem}-{self.at.number}.png").expanduser()
-        metadata = self.at.result.metadata | {"prompts": json.dumps(self.at.prompts, ensure_ascii=False)}
-        pixels = np.asarray(self.at.image)
-        notes = images.save(path, pixels, metadata if self._metadata else None, overwrite=self._overwrite)
+        prompts = {"prompts": json.dumps(self.at.prompts, ensure_ascii=False)}
+        self.at.result.save(
+            path,
+            metadata=prompts if self._metadata else False,
+            overwrite=self._overwrite,
+            sign_prompt=self._sign_prompt,
+        )
         self.saved.add(self.at.number)
-        return "\n".join([f"saved picture {self.at.number} as {path}", *notes])
+        return f"saved picture {self.at.number} as {path}"
 
 
 def _described(turn: Turn) -> str:

@@ -41,6 +41,7 @@ def edit(
     profile: options.Profile = None,
     preview: Preview = None,
     no_metadata: options.NoMetadata = False,
+    sign_prompt: options.SignPrompt = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
@@ -69,7 +70,8 @@ def edit(
         "low_memory": low_memory,
         "profile": profile,
     }
-    _make(request, target, setup, preview, not no_metadata, overwrite, json)
+    saving = {"metadata": not no_metadata, "sign_prompt": sign_prompt, "overwrite": overwrite}
+    _make(request, target, setup, preview, saving, json)
 
 
 def generate(
@@ -90,6 +92,7 @@ def generate(
     profile: options.Profile = None,
     preview: Preview = None,
     no_metadata: options.NoMetadata = False,
+    sign_prompt: options.SignPrompt = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
@@ -116,7 +119,8 @@ def generate(
         "low_memory": low_memory,
         "profile": profile,
     }
-    _make(request, target, setup, preview, not no_metadata, overwrite, json)
+    saving = {"metadata": not no_metadata, "sign_prompt": sign_prompt, "overwrite": overwrite}
+    _make(request, target, setup, preview, saving, json)
 
 
 def _make(
@@ -124,16 +128,15 @@ def _make(
     target: Path,
     setup: dict[str, Any],
     preview: str | None,
-    metadata: bool,
-    overwrite: bool,
+    saving: dict[str, Any],
     json: bool,
 ) -> None:
     """Run a request, write its picture, and show what was done."""
     from openkontext import images
     from openkontext.editor import load
 
-    images.check_output(target, overwrite)
-    folder = _preview_folder(preview, overwrite)
+    images.check_output(target, saving["overwrite"])
+    folder = _preview_folder(preview, saving["overwrite"])
     editor = load(**setup)
 
     with console.progress("editing" if request.image else "making") as show:
@@ -144,8 +147,8 @@ def _make(
                 _save_preview(folder, step)
 
         result = editor.run(request, on_step)
-    notes = result.save(target, metadata=metadata, overwrite=overwrite)
-    console.show_notes((*result.notes, *notes), result.warnings)
+    result.save(target, **saving)
+    console.show_notes(result.notes, result.warnings)
     if json:
         console.print_json({"output": str(target), **_record(result)})
     else:
@@ -173,20 +176,17 @@ def _preview_folder(name: str | None, overwrite: bool) -> Path | None:
 
 
 def _save_preview(folder: Path, step: "EditStep") -> None:
-    import numpy as np
-
-    from openkontext import images
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); name another folder") from error
     name = f"step-{step.index:0{len(str(step.count))}}.png"
-    images.save(folder / name, np.asarray(step.preview()), overwrite=True)
+    step.save(folder / name, overwrite=True)
 
 
 def _record(result: "EditResult") -> dict[str, Any]:
     """A result as JSON."""
-    fields = {name: value for name, value in vars(result).items() if name not in ("image", "verdict")}
+    apart = ("image", "record", "verdict")
+    fields = {name: value for name, value in vars(result).items() if name not in apart}
     size = {"width": result.image.width, "height": result.image.height}
     return {**size, **fields, "verdict": result.verdict.record()}

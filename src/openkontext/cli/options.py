@@ -56,6 +56,9 @@ Size = Annotated[
 NoMetadata = Annotated[
     bool, typer.Option("--no-metadata", help="Write the picture alone, without how it was made.")
 ]
+SignPrompt = Annotated[
+    bool, typer.Option("--sign-prompt", help="Put the instruction into the signed record too.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output file where it exists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 

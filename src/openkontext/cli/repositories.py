@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from openkontext.cli import console, options
-from openkontext.errors import InputError, RefusedError
+from openkontext.errors import ConsentError, InputError, RefusedError
 from openkontext.version import __version__
 
 
@@ -136,5 +136,5 @@ def _model(name: str) -> Iterator[Check]:
         if name == "nano":
             seconds = editor.generate("make it night", num_inference_steps=1, seed=0).seconds
             yield Check("an edit", "ok", f"one step works, in {seconds:.1f} s with opening the graphs")
-    except (InputError, RefusedError) as error:
+    except (InputError, RefusedError, ConsentError) as error:
         yield Check(f"model {name}", "bad", str(error))

@@ -126,7 +126,7 @@ def export_repository(
         _check_room(source, precisions, work.folder)
         job.make(work)
         for precision in precisions:
-            Repository.open(work.folder / _NEW).verify(precision)
+            Repository.open(work.folder / _NEW, consent=False).verify(precision)
         _put_in_place(work.folder / _NEW, out, work.folder / "old")
         work.remove()
     except (OSError, shutil.Error) as error:
@@ -141,7 +141,7 @@ def export_repository(
         if work is not None:
             work.remove()
         raise
-    return Repository.open(out)
+    return Repository.open(out, consent=False)
 
 
 def open_model(

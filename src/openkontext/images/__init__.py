@@ -10,11 +10,13 @@ from openkontext.images.reading import (
     MIN_SIDE,
     ImageInput,
     Picture,
+    identify,
     load,
     load_mask,
+    read_bytes,
     read_metadata,
 )
-from openkontext.images.writing import check_output, save
+from openkontext.images.writing import check_output, encode, file_format, save, write
 
 __all__ = [
     "FITS",
@@ -26,10 +28,15 @@ __all__ = [
     "Picture",
     "blend",
     "check_output",
+    "encode",
+    "file_format",
     "from_model",
+    "identify",
     "load",
     "load_mask",
+    "read_bytes",
     "read_metadata",
     "save",
     "to_model",
+    "write",
 ]

@@ -30,6 +30,8 @@ MIN_SIDE = 16
 """Pixels of the shorter side below which there is nothing to edit: one token of the model."""
 MAX_ASPECT = 20
 """Longer side / shorter side above which a picture would be squeezed beyond recognition."""
+MAX_FILE = 512 * 2**20
+"""Bytes above which a file is not kept beside its pixels."""
 MAX_PIXELS = 120_000_000
 """Pixels above which a picture is not decoded; so many take 360 MB as RGB."""
 
@@ -61,6 +63,10 @@ class Picture:
     """uint8 [H, W, 3], sRGB, upright, opaque."""
     notes: tuple[str, ...] = ()
     """What was done to make it so, for the user to know; empty where nothing was."""
+    file: bytes | None = None
+    """The bytes of the file that it was read from; None where there was none, or one above `MAX_FILE`."""
+    format: str | None = None
+    """That file's format as Pillow names it, such as "JPEG"."""
 
     @property
     def size(self) -> Size:
@@ -79,13 +85,31 @@ def load(source: ImageInput) -> Picture:
             or cut short; or its size is outside of `MIN_SIDE`, `MAX_ASPECT` and `MAX_PIXELS`.
     """
     notes: list[str] = []
-    with _opened(source) as (image, name):
+    with _opened(source) as (image, name, file):
         _check_size(image.size, name)
         try:
+            data = None if file is None else _whole(file)
+            kind = image.format
             rgb = _to_rgb(image, notes)
         except Exception as error:  # on damaged data, decoders raise errors of all kinds
             raise _damaged(name, error) from error
-    return Picture(np.asarray(rgb), tuple(notes))
+    return Picture(np.asarray(rgb), tuple(notes), data, kind if data else None)
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a picture's file.
+
+    Raises:
+        InputError: there is no such file, it is no regular file or larger than `MAX_FILE`, or cannot be read.
+    """
+    with _open_file(Path(path)) as file:
+        try:
+            data = _whole(file)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({reason(error)})") from error
+    if data is None:
+        raise InputError(f"{path}: is too large; at most {MAX_FILE >> 20} MiB can be read")
+    return data
 
 
 def load_mask(source: ImageInput, size: Size) -> NDArray[np.float32]:
@@ -115,6 +139,16 @@ def load_mask(source: ImageInput, size: Size) -> NDArray[np.float32]:
     return mask
 
 
+def identify(data: bytes) -> str | None:
+    """The format of a file's bytes as Pillow names it; None where they are no picture that can be read."""
+    with _quiet_pillow():
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                return image.format
+        except Exception:  # on damaged data, parsers raise errors of all kinds
+            return None
+
+
 def read_metadata(path: str | os.PathLike[str] | bytes) -> dict[str, str]:
     """What `save` put into a file besides the picture; empty where there is none of ours.
 
@@ -124,7 +158,7 @@ def read_metadata(path: str | os.PathLike[str] | bytes) -> dict[str, str]:
     Raises:
         InputError: the file cannot be opened or is not a picture.
     """
-    with _opened(path) as (image, _), _quiet_pillow():
+    with _opened(path) as (image, _, _), _quiet_pillow():
         try:
             if isinstance(image, PngImagePlugin.PngImageFile):
                 found = json.loads(image.info[METADATA_KEY])
@@ -137,20 +171,31 @@ def read_metadata(path: str | os.PathLike[str] | bytes) -> dict[str, str]:
 
 
 @contextmanager
-def _opened(source: ImageInput) -> Iterator[tuple[Image.Image, str]]:
-    """The source as a PIL image that is not decoded yet, and what to call it in a message."""
+def _opened(source: ImageInput) -> Iterator[tuple[Image.Image, str, IO[bytes] | None]]:
+    """The source as a PIL image that is not decoded yet, what to call it in a message, and its file."""
     if isinstance(source, Image.Image):
-        yield source, str(getattr(source, "filename", "") or "the image")
+        yield source, str(getattr(source, "filename", "") or "the image"), None
     elif isinstance(source, np.ndarray):
-        yield _from_array(source), "the image"
+        yield _from_array(source), "the image", None
     elif isinstance(source, bytes):
-        yield _identify(io.BytesIO(source), "the image"), "the image"
+        memory = io.BytesIO(source)
+        yield _identify(memory, "the image"), "the image", memory
     elif isinstance(source, str | os.PathLike):
         with _open_file(Path(source)) as file:
-            yield _identify(file, str(source)), str(source)
+            yield _identify(file, str(source)), str(source), file
     else:
         kind = type(source).__name__
         raise InputError(f"an image must be a path, bytes, a PIL image or a numpy array, not {kind}")
+
+
+def _whole(file: IO[bytes]) -> bytes | None:
+    """All bytes of a file, which stays where it is; None where they are too many to keep."""
+    at = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    data = file.read() if size <= MAX_FILE else None
+    file.seek(at)
+    return data
 
 
 def _open_file(path: Path) -> IO[bytes]:

@@ -22,16 +22,15 @@ FORMATS = {
     ".webp": "WEBP",
     ".tif": "TIFF",
     ".tiff": "TIFF",
-    ".bmp": "BMP",
 }
-"""Formats by suffix. GIF is not among them: its 256 colours would spoil a picture."""
+"""Formats by suffix. BMP is not among them, since it can hold no record of what made a picture, nor is GIF,
+whose 256 colours would spoil one."""
 
 _OPTIONS: dict[str, dict[str, Any]] = {
     "PNG": {},
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"quality": 95},
     "TIFF": {},  # compressed, it could not carry an EXIF block
-    "BMP": {},
 }
 
 
@@ -44,7 +43,7 @@ def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> None:
     target = Path(path)
     if target.suffix.lower() not in FORMATS:
         fault = f"cannot write {target.suffix} files" if target.suffix else "has no suffix"
-        raise InputError(f"{target}: {fault}; use .png, .jpg, .webp, .tiff or .bmp")
+        raise InputError(f"{target}: {fault}; use .png, .jpg, .webp or .tiff")
     try:
         folder = target.resolve().parent
         if target.is_dir():
@@ -59,34 +58,57 @@ def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> None:
         raise InputError(f"{target}: the directory {target.parent} is not writable; name another")
 
 
+def file_format(path: str | os.PathLike[str]) -> str:
+    """The format that a file's suffix names, as Pillow calls it; `check_output` says whether it names one."""
+    return FORMATS[Path(path).suffix.lower()]
+
+
 def save(
     path: str | os.PathLike[str],
     pixels: Pixels,
     metadata: Mapping[str, str] | None = None,
     *,
     overwrite: bool = False,
-) -> tuple[str, ...]:
-    """Write a picture to a file.
+) -> None:
+    """Write a picture to a file. What a model made is written by `EditResult.save`, which signs it.
 
     Args:
-        path: its suffix names the format. PNG, TIFF and BMP keep every pixel, JPEG and WebP almost.
+        path: its suffix names the format. PNG and TIFF keep every pixel, JPEG and WebP almost.
         pixels: uint8 [H, W, 3].
-        metadata: goes into the file for `read_metadata`, as PNG text or EXIF user comment; BMP holds none.
+        metadata: goes into the file for `read_metadata`, as PNG text or EXIF user comment.
         overwrite: replace a file that exists.
 
-    Returns:
-        Notes for the user: what the format could not hold.
-
     Raises:
-        InputError: as for `check_output`; or the disk is full, or the format cannot hold so large a picture
-            or so much metadata.
+        InputError: as for `check_output`, `encode` and `write`.
     """
     check_output(path, overwrite)
-    kind = FORMATS[Path(path).suffix.lower()]
+    write(path, encode(pixels, file_format(path), metadata), overwrite=overwrite)
+
+
+def encode(pixels: Pixels, kind: str, metadata: Mapping[str, str] | None = None) -> bytes:
+    """A picture as the bytes of a file.
+
+    Args:
+        pixels: uint8 [H, W, 3].
+        kind: "PNG", "JPEG", "WEBP" or "TIFF".
+        metadata: as for `save`.
+
+    Raises:
+        InputError: the format cannot hold so large a picture or so much metadata.
+    """
     try:
-        data = _encode(pixels, kind, metadata or {})
+        return _encode(pixels, kind, metadata or {})
     except (ValueError, OSError) as error:
-        raise InputError(f"{path}: does not fit into {kind} ({reason(error)}); write a .png") from error
+        raise InputError(f"the picture does not fit into {kind} ({reason(error)}); write a .png") from error
+
+
+def write(path: str | os.PathLike[str], data: bytes, *, overwrite: bool = False) -> None:
+    """Write a file's bytes: beside its place first, then in it, whole or not at all.
+
+    Raises:
+        InputError: as for `check_output`; or the disk is full.
+    """
+    check_output(path, overwrite)
     target = Path(path).resolve()  # what a link points to is replaced, not the link
     part = target.with_name(f".openkontext-{secrets.token_hex(8)}.part")
     try:
@@ -101,7 +123,6 @@ def save(
     finally:
         with suppress(OSError):  # after a success there is none
             part.unlink()
-    return ("BMP holds no metadata; a .png would",) if metadata and kind == "BMP" else ()
 
 
 def _encode(pixels: Pixels, kind: str, metadata: Mapping[str, str]) -> bytes:
@@ -111,7 +132,7 @@ def _encode(pixels: Pixels, kind: str, metadata: Mapping[str, str]) -> bytes:
     if metadata and kind == "PNG":
         options["pnginfo"] = PngImagePlugin.PngInfo()
         options["pnginfo"].add_itxt(METADATA_KEY, json.dumps(metadata, ensure_ascii=False))
-    elif metadata and kind != "BMP":
+    elif metadata:
         comment = json.dumps({METADATA_KEY: metadata}, ensure_ascii=False).encode("utf-16-le")
         exif = Image.Exif()
         exif.endian = "<"

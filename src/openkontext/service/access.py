@@ -20,6 +20,7 @@ from openkontext.service.errors import Refused
 from openkontext.service.models import Account, ApiKey, PageSession, Role, Standing
 from openkontext.service.settings import LOOPBACK, Settings
 from openkontext.service.state import State, get_state
+from openkontext.service.terms import service_terms
 
 COOKIE = "openkontext_session"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -141,7 +142,7 @@ def in_good_standing(request: Request, caller: Annotated[Caller, Depends(identif
                 f"this account is {account.standing} ({account.standing_reason}); appeal: POST /v1/appeals"
             )
             raise Refused(403, reason)
-        accepted = accounts.has_accepted(session, caller.account_id, state.settings.terms_version)
+        accepted = accounts.has_accepted(session, caller.account_id, service_terms(state.settings))
         if not accepted and not caller.is_local:  # the terms are the operator's, who is this machine's user
             version = state.settings.terms_version
             raise Refused(403, f"accept the terms first, version {version}: GET /v1/terms, POST /v1/consent")

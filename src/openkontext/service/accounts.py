@@ -18,6 +18,7 @@ from openkontext.service.database import now
 from openkontext.service.fetching import is_public
 from openkontext.service.models import Account, ApiKey, Appeal, Consent, PageSession, Role, Standing
 from openkontext.service.settings import Settings
+from openkontext.terms import Terms
 
 PREFIX = "ok"
 LOCAL = "local"
@@ -157,20 +158,24 @@ def keys_exist(session: Session) -> bool:
     return session.scalar(select(ApiKey.id).where(ApiKey.revoked.is_(None)).limit(1)) is not None
 
 
-def has_accepted(session: Session, account_id: str, version: str) -> bool:
-    """Whether an account accepted this version of the terms."""
-    return session.get(Consent, (account_id, version)) is not None
+def has_accepted(session: Session, account_id: str, terms: Terms) -> bool:
+    """Whether an account accepted this version of the terms, word for word."""
+    return session.get(Consent, (account_id, _version(terms))) is not None
 
 
-def accept_terms(session: Session, audit: Audit, account_id: str, version: str) -> None:
+def accept_terms(session: Session, audit: Audit, account_id: str, terms: Terms) -> None:
     """Note that an account accepts a version of the terms; a second time changes nothing."""
-    if has_accepted(session, account_id, version):
+    if has_accepted(session, account_id, terms):
         return
-    session.add(
-        Consent(account_id=account_id, version=version, accepted=session.scalar(select(now())) or 0.0)
-    )
+    time = session.scalar(select(now())) or 0.0
+    session.add(Consent(account_id=account_id, version=_version(terms), accepted=time))
     session.flush()
-    audit.write(session, account_id, "terms.accept", account_id, version=version)
+    audit.write(session, account_id, "terms.accept", account_id, version=_version(terms))
+
+
+def _version(terms: Terms) -> str:
+    """Version and digest of terms, as the database keeps them."""
+    return f"{terms.version} sha256:{terms.digest}"
 
 
 def add_credit(session: Session, audit: Audit, account: Account, amount: int, *, actor: str = "cli") -> None:

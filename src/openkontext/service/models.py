@@ -112,7 +112,7 @@ class ApiKey(Base):
 
 
 class Consent(Base):
-    """That an account accepted a version of the terms."""
+    """That an account accepted a version of the terms; `version` holds their digest too."""
 
     __tablename__ = "consents"
 

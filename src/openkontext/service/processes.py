@@ -14,6 +14,7 @@ import structlog
 import uvicorn
 
 from openkontext.errors import InputError
+from openkontext.repository import Repository
 from openkontext.service import accounts
 from openkontext.service.app import create_app
 from openkontext.service.database import Database
@@ -137,11 +138,16 @@ class Supervisor:
 
         Raises:
             InputError: something is wrong that starting again would not mend.
+            ConsentError: the model's terms are not accepted yet.
         """
         database = Database(self.settings.database)
         database.migrate()
         check_exposure(self.settings, database)
         database.close()
+        if self.settings.workers:
+            Repository.open(
+                self.settings.model
+            )  # a worker would end at once where its terms are not accepted
         self.settings.key("start")  # makes the secret before several processes need it
         listening = bind(self.settings)
         host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host

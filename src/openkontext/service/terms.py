@@ -1,4 +1,11 @@
-"""The terms of use that an account accepts before its key works."""
+"""The terms that an account accepts before its key works: the service's, and with them the model's."""
+
+from functools import lru_cache
+
+from openkontext.errors import InputError
+from openkontext.repository import Repository
+from openkontext.service.settings import Settings
+from openkontext.terms import Terms, joined
 
 TERMS = """\
 Terms of use of this editing service
@@ -12,3 +19,19 @@ Terms of use of this editing service
 5. Who misuses the service is warned, suspended or banned, and may appeal to a person.
 6. The model has a licence of its own, which also binds you.
 """
+
+
+def service_terms(settings: Settings) -> Terms:
+    """What accounts must accept: the service's own terms and, where they bind its users, the model's."""
+    return _service_terms(settings.terms_version, settings.model)
+
+
+@lru_cache(maxsize=4)
+def _service_terms(version: str, model: str) -> Terms:
+    parts = [Terms("this service", "Terms of use", (("terms of use", TERMS),))]
+    try:
+        of_model = Repository.open(model, consent=False).terms
+        parts += [of_model] if of_model.required else []
+    except InputError:  # it lies where the workers are
+        pass
+    return joined("this service", "Terms of use", version, parts)

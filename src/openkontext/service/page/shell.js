@@ -109,7 +109,7 @@ async function acceptTerms() {
   const terms = await call("GET", "/v1/terms");
   $("terms-text").textContent = terms.text;
   if ((await ask($("terms"))) !== "accept") return false;
-  await call("POST", "/v1/consent", { json: { version: terms.version } });
+  await call("POST", "/v1/consent", { json: { version: terms.version, digest: terms.digest } });
   await refresh();
   return true;
 }

@@ -12,7 +12,7 @@ from openkontext.service.database import now
 from openkontext.service.errors import Refused, responses
 from openkontext.service.models import Account, Appeal, Feedback
 from openkontext.service.state import get_state
-from openkontext.service.terms import TERMS
+from openkontext.service.terms import service_terms
 
 router = APIRouter(tags=["Account"])
 Anyone = Annotated[Caller, Depends(identify)]
@@ -23,6 +23,7 @@ class Terms(BaseModel):
     """The terms of use of this service."""
 
     version: str
+    digest: str = Field(description="SHA-256 of the text; a changed text is to be accepted anew.")
     text: str
 
 
@@ -30,6 +31,7 @@ class ConsentGiven(BaseModel):
     """Which version is accepted."""
 
     version: str = Field(max_length=100)
+    digest: str | None = Field(None, max_length=64, description="To accept only this very text.")
 
 
 class Key(BaseModel):
@@ -76,19 +78,19 @@ class Noted(BaseModel):
 @router.get("/v1/terms")
 def get_terms(request: Request) -> Terms:
     """The terms of use, and their version."""
-    return Terms(version=get_state(request).settings.terms_version, text=TERMS)
+    terms = service_terms(get_state(request).settings)
+    return Terms(version=terms.version, digest=terms.digest, text=terms.text)
 
 
 @router.post("/v1/consent", responses=responses(403, 409))
 def give_consent(request: Request, caller: Anyone, given: ConsentGiven) -> ConsentGiven:
     """Accept the terms; a key works after this."""
     state = get_state(request)
-    if given.version != state.settings.terms_version:
-        raise Refused(
-            409, f"the terms are at version {state.settings.terms_version}; read them: GET /v1/terms"
-        )
+    terms = service_terms(state.settings)
+    if given.version != terms.version or given.digest not in (None, terms.digest):
+        raise Refused(409, f"the terms are at version {terms.version}; read them: GET /v1/terms")
     with state.database.transaction() as session:
-        accounts.accept_terms(session, state.audit, caller.account_id, given.version)
+        accounts.accept_terms(session, state.audit, caller.account_id, terms)
     return given
 
 
@@ -106,7 +108,7 @@ def get_me(request: Request, caller: Anyone) -> Me:
             credit=account.credit,
             scopes=list(caller.scopes),
             accepted_terms=caller.is_local
-            or accounts.has_accepted(session, account.id, state.settings.terms_version),
+            or accounts.has_accepted(session, account.id, service_terms(state.settings)),
             terms_version=state.settings.terms_version,
             csrf=caller.csrf,
             open=is_open(session, state.settings),

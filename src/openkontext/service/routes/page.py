@@ -52,7 +52,7 @@ def get_about(request: Request) -> About:
     state = get_state(request)
     settings = state.settings
     try:
-        config = Repository.open(settings.model).config
+        config = Repository.open(settings.model, consent=False).config
     except InputError:
         config = None
     with state.database.reading() as session:

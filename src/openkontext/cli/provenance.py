@@ -1,0 +1,71 @@
+"""`openkontext verify`: what a picture's signed record says, and whether it can be believed."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from openkontext.cli import console, options
+from openkontext.errors import InputError
+
+if TYPE_CHECKING:
+    from openkontext.provenance import Report, Step
+
+_TRUST = {
+    "anchor": "certified by an authority that you trust",
+    "own": "this installation",
+    "unknown": "nobody that this machine knows: the name is the signer's own word",
+}
+
+
+def verify(
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The picture.")],
+    json: options.Json = False,
+) -> None:
+    """Say who signed a picture, what made it from what, and whether it was changed since.
+
+    Ends with 2 where there is no record, or anything was changed.
+    """
+    from openkontext.provenance import verify
+
+    report = verify(image)
+    if json:
+        signature = asdict(report.signature) if report.signature else None
+        found = {"valid": report.valid, "signature": signature, "model": report.model}
+        found |= {"digest": report.digest, **asdict(report)}
+        console.print_json({"path": image, **found})
+    elif report.signed:
+        print("\n".join(_described(image, report)))
+    if report.remote:
+        raise InputError(f"{image}: its record lies elsewhere and is not fetched: {report.remote}")
+    if not report.signed:
+        raise InputError(f"{image}: carries no signed record; nothing is known of where it comes from")
+    if report.tampering:
+        raise InputError(f"{image}: {report.tampering[0]}; do not believe its record")
+
+
+def _described(image: str, report: "Report") -> list[str]:
+    lines = [f"{image}: {'changed' if report.tampering else 'unchanged'} since it was signed"]
+    lines += [f"changed:    {what}" for what in report.tampering]
+    if (signature := report.signature) is not None:
+        lines.append(f"signed by:  {signature.name} ({signature.organisation}), {signature.algorithm}")
+        lines.append(f"time-stamp: {signature.time or 'none'}")
+    if report.trust:
+        lines.append(f"which is:   {_TRUST[report.trust]}")
+    if report.model:
+        lines.append(f"model:      {report.model} {report.digest or ''}".rstrip())
+    for number, step in enumerate(report.chain, 1):
+        if number == 1 and step.unsigned_parent:
+            lines.append("  0. a picture without a signed record")
+        lines += _step(number, step)
+    return lines
+
+
+def _step(number: int, step: "Step") -> list[str]:
+    what = step.action.removeprefix("c2pa.")
+    model = f" with {step.model}" if step.model else ""
+    more = f", from {step.inputs} further picture{'s' * (step.inputs > 1)}" if step.inputs else ""
+    when = f", {step.time}" if step.time else ""
+    lines = [f"  {number}. {what}{model}{more} ({step.software}, signed by {step.signature.name}{when})"]
+    lines += [f'     "{step.prompt}"'] if step.prompt else []
+    return [*lines, *(f"     its input: {warning}" for warning in step.warnings)]
