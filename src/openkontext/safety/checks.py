@@ -28,8 +28,13 @@ _SURELY_A_PERSON = 0.3
 """NudeNet's confidence in a part from which somebody is in the picture."""
 _CLOTHED = 0.25
 """NudeNet's confidence in nudity below which somebody was dressed."""
-_LEANING = 1.5
-"""What scores of nudity are multiplied by where a child may be concerned: it errs on refusing."""
+_UNDRESSED = 1.5
+"""What NudeNet's confidence is multiplied by where somebody was dressed before: it need not be sure."""
+_ON_A_PERSON = 1.1
+"""What scores of words are multiplied by where a person is in the picture. Chosen on the prompt check's
+development suite: more would refuse too many harmless instructions."""
+_CHILD = 2.5
+"""What the product of signs of a child and of nudity is multiplied by: it errs on refusing."""
 
 
 class TextScorer(Protocol):
@@ -210,13 +215,15 @@ class TogetherCheck:
         if subject.stage == Stage.OUTPUT:
             bare = after.get("nudity", 0.0)
             undressed = bare if somebody and before.get("nudity", 0.0) < _CLOTHED else 0.0
-            return {"ncii": min(1.0, _LEANING * undressed), "csam": min(1.0, _LEANING * child * bare)}
-        asked = max(words.get(name, 0.0) for name in ("nudity", "sexual", "ncii", "csam"))
+            return {"ncii": min(1.0, _UNDRESSED * undressed), "csam": min(1.0, _CHILD * child * bare)}
+        asked = (
+            max(words.get(name, 0.0) for name in ("nudity", "sexual", "ncii", "csam")) if somebody else 0.0
+        )
         suggestive = max(asked, words.get("suggestive", 0.0)) if somebody else 0.0
-        bare = max(before.get("nudity", 0.0), asked, suggestive)
+        bare = max(before.get("nudity", 0.0), suggestive)
         return {
-            "ncii": min(1.0, _LEANING * asked) if somebody else 0.0,
-            "csam": min(1.0, _LEANING * child * bare),
+            "ncii": min(1.0, _ON_A_PERSON * asked),
+            "csam": min(1.0, _CHILD * child * bare),
             "sexual": suggestive,
         }
 
@@ -263,7 +270,8 @@ class RemoteCheck:
         classes = self._hive.classes(pixels)
         scores = {**by_category(classes), "child": classes.get(CHILD, 0.0)}
         if scores["child"] >= 0.5:
-            scores["csam"] = min(1.0, _LEANING * max(scores["nudity"], scores["sexual"]))
+            bare = max(scores["nudity"], scores["sexual"])
+            scores["csam"] = min(1.0, _CHILD * scores["child"] * bare)
         return scores
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -26,18 +25,9 @@ PROFILE_VARIABLE = "OPENKONTEXT_PROFILE"
 """Environment variable that names the deployment's profile, or its file."""
 OFF = "off"
 
-_FIXED_THRESHOLDS: Mapping[tuple[str, Stage], float] = MappingProxyType(
-    {
-        (category, stage): threshold
-        for category, thresholds in {
-            "csam": (0.4, 0.3, 0.3, 0.3),
-            "ncii": (0.5, 0.5, 0.5, 0.5),
-            "known_material": (0.5, 0.5, 0.5, 0.5),
-        }.items()
-        for stage, threshold in zip(Stage, thresholds, strict=True)
-    }
-)
-"""Nothing but this table decides on the fixed categories."""
+_FIXED_THRESHOLD = 0.5
+"""Nothing but this decides on the fixed categories, at every stage: from there on it is more likely than not.
+Checks lean towards refusing by the scores that they give."""
 
 _TOLERANCES = {0: "strict", 2: "default", 6: "permissive"}
 """The API's safety_tolerance -> the profile that it means; those between lie between."""
@@ -139,7 +129,7 @@ class Policy:
             The threshold; None where the deployment's reviewers decide.
         """
         if category in FIXED:
-            return _FIXED_THRESHOLDS[category, stage]
+            return _FIXED_THRESHOLD
         own = _value(self.profile, category, stage)
         if tolerance is None:
             return own
