@@ -103,3 +103,59 @@ def _print_table(report: "Report", title: str) -> None:
     add([("overall", report.overall)])
     Console().print(table)
     print(f"{report.seconds:.1f} s of editing")
+
+
+@app.command()
+def fidelity(
+    model: options.Model = "nano",
+    precision: Annotated[
+        str, typer.Option(metavar="P,...", help="Precisions of the model; the first is the reference.")
+    ] = "bf16,fp8,fp4",
+    also: Annotated[
+        list[str] | None,
+        typer.Option("--also", metavar="REPO:P", help="Another repository's precision; repeatable."),
+    ] = None,
+    steps: options.Steps = None,
+    seed: Annotated[int, typer.Option(metavar="S", min=0, help="Same seed, same cases and same noise.")] = 0,
+    count: Annotated[int, typer.Option(metavar="N", min=1, help="How many cases.")] = 27,
+    arithmetic: options.Arithmetic = "faithful",
+    plot: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Draw the latent error over the steps.")
+    ] = None,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+) -> None:
+    """Say what precisions cost: the same edits with the same noise, beside those of the first."""
+    import dataclasses
+
+    import numpy as np
+
+    from openkontext import images
+    from openkontext.errors import InputError
+    from openkontext.evaluation import fidelity as measuring
+
+    if plot is not None:
+        images.check_output(plot, overwrite)
+    candidates = [measuring.Candidate(model, each.strip(), arithmetic) for each in precision.split(",")]
+    for text in also or ():
+        repository, colon, other = text.rpartition(":")
+        if not colon:
+            raise InputError(f"--also {text!r}: write REPO:PRECISION, such as out/plain:fp4")
+        candidates.append(measuring.Candidate(repository, other, arithmetic))
+    found = measuring.compare(candidates, seed, count, steps)
+    if plot is not None:
+        picture = measuring.plot(found, f"Latent error against {found[0].label}, {count} edits")
+        images.save(plot, np.asarray(picture), overwrite=overwrite)
+    if json:
+        rows = [dataclasses.asdict(each) for each in found]
+        for row in rows:  # JSON knows no infinity
+            row["psnr"] = row["psnr"] if np.isfinite(row["psnr"]) else None
+        console.print_json({"seed": seed, "count": count, "candidates": rows})
+        return
+    print("| | edit success | latent error, last step | PSNR | SSIM | MB | s an edit | peak MiB |")
+    print("|---|---|---|---|---|---|---|---|")
+    for each in found:
+        print(
+            f"| {each.label} | {each.success:.1%} | {each.latent_error[-1]:.3f} | {each.psnr:.1f} | "
+            f"{each.ssim:.3f} | {each.megabytes:.1f} | {each.seconds:.1f} | {each.peak_mib:.0f} |"
+        )
