@@ -15,7 +15,7 @@ from tiny import ONNX_TYPES, make_model
 from openkontext.runtime.lowering import lower
 from openkontext.runtime.model_file import read_model
 from openkontext.runtime.passes import ComputeInFloat32
-from openkontext.runtime.providers import available_providers, refused_half_types
+from openkontext.runtime.providers import available_providers, by_trying, refused_half_types
 
 HERE = Path("model.onnx")
 
@@ -37,7 +37,7 @@ def test_a_type_is_refused_where_no_kernel_of_it_runs(
     """The judge is ONNX Runtime's own record of what it executed: the operator, or Casts around it."""
     dtype = ONNX_TYPES[precision]
     model = one_node(op_type, dtype, inputs)
-    refused = refused_half_types(model, "cpu")
+    refused = refused_half_types(model, by_trying("cpu"))
     assert refused == (frozenset() if executes_in_type(model, tmp_path) else frozenset({dtype}))
 
 

@@ -1,31 +1,24 @@
 """FP8 and FP4 graphs as TensorRT's tools write them: against those tools' own outputs, and against numpy."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from onnx import TensorProto
-from quantised_graphs import FLOAT4, KINDS, Draft, as_stored
+from quantised_graphs import (
+    FLOAT4,
+    KINDS,
+    PEER_EXPORTS,
+    Draft,
+    as_stored,
+    needs_peers,
+    relative_error,
+)
 
 from openkontext.errors import InputError
 from openkontext.runtime import graph as graph_module
 from openkontext.runtime import load_graph
-
-PEER_EXPORTS = Path(
-    os.environ.get("OPENKONTEXT_PEER_EXPORTS")
-    or Path(__file__).resolve().parents[3] / "shared" / "peer-exports"
-)
-needs_peers = pytest.mark.skipif(
-    not (PEER_EXPORTS / "fp4").is_dir(), reason="set OPENKONTEXT_PEER_EXPORTS to their folder"
-)
-
-
-def relative_error(result: NDArray[Any], expected: NDArray[Any]) -> float:
-    expected = expected.astype(np.float64)
-    return float(np.linalg.norm(result - expected) / np.linalg.norm(expected))
 
 
 # The greatest error that the folder's README gives for a correct reading, and a twentieth for another order

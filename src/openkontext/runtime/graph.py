@@ -25,7 +25,7 @@ from openkontext.runtime.lowering import (
     widened_bytes,
 )
 from openkontext.runtime.model_file import Shape, data_files, nodes, read_model, resolve_links
-from openkontext.runtime.providers import PROVIDERS, check_provider
+from openkontext.runtime.providers import COMPILERS, PROVIDERS, available_providers, check_provider
 
 FOLDED_BYTES = 1 << 30
 """Float32 bytes up to which a graph's weights of 16 bits and less are widened once, when it opens.
@@ -156,7 +156,9 @@ def load_graph(
         source = (lowered or model).SerializeToString()
     del lowered
     options = _session_options(folder or path.parent.absolute(), threads)
-    providers = [PROVIDERS[name] for name in dict.fromkeys((provider, "cpu"))]
+    # What TensorRT does not compile runs on CUDA, and what a provider lacks on the CPU.
+    helpers = ["cuda"] if provider in COMPILERS and "cuda" in available_providers() else []
+    providers = [PROVIDERS[name] for name in dict.fromkeys((provider, *helpers, "cpu"))]
     try:
         session = onnxruntime.InferenceSession(
             source,

@@ -2,18 +2,27 @@
 
 import logging
 import math
-from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
 import onnx.inliner
+import onnx.parser
 import onnx.shape_inference
 from onnx import ModelProto, TensorProto
 
 from openkontext.errors import InputError
 from openkontext.runtime.model_file import nodes, tensors
-from openkontext.runtime.providers import COMPILERS, HALF_TYPES, refused_half_types
+from openkontext.runtime.providers import (
+    COMPILERS,
+    HALF_TYPES,
+    Case,
+    Computes,
+    by_trying,
+    refused_half_types,
+    refused_operators,
+    value_types,
+)
 
 if TYPE_CHECKING:
     from onnx_ir.passes import InPlacePass
@@ -25,26 +34,34 @@ ARITHMETICS = ("faithful", "fast")
 weights, and uses the kernels of the machine. The two differ only where a graph is quantised.
 """
 
+_PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "MatMulNBits"})
+"""Operators that take nearly all of the time."""
+
 _TINY_TYPES = frozenset({TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2, TensorProto.FLOAT4E2M1})
 _NARROW_TYPES = HALF_TYPES | _TINY_TYPES
 """Types of weights that are widened to float32 when they are used."""
 
 
 def lower(
-    model: ModelProto, path: Path, provider: str, arithmetic: str = ARITHMETICS[0]
+    model: ModelProto,
+    path: Path,
+    provider: str,
+    arithmetic: str = ARITHMETICS[0],
+    computes: Computes | None = None,
 ) -> ModelProto | None:
     """The graph as a provider can execute it, or None where it can take the file as it is.
 
     FP8 and FP4 as TensorRT writes them become standard operators, of the same arithmetic or of the quantised
-    weights alone. 16-bit types that the provider does not compute in (found by trying,
-    `providers.refused_half_types`) become float32. Weights in external data files stay there: the result
-    refers to the same files.
+    weights alone. What the provider does not compute in 16 bits becomes float32: single operators where it
+    multiplies matrices in 16 bits, else all. Weights in external data files stay there: the result refers to
+    the same files.
 
     Args:
         model: the graph read from `path`.
         path: for the messages.
         provider: short name of an available provider.
         arithmetic: one of `ARITHMETICS`.
+        computes: stands in for a provider that is not here; None asks the provider itself.
 
     Raises:
         InputError: no such arithmetic, or the graph cannot be rewritten: it is damaged, or quantised in a way
@@ -53,16 +70,19 @@ def lower(
     check_arithmetic(arithmetic)
     if not needs_lowering(model, provider):
         return None
+    computes = computes or by_trying(provider)
     quantised = _mentions_quantised(model)
     try:
         if model.functions:
             model = onnx.inliner.inline_local_functions(model)
-        model = onnx.shape_inference.infer_shapes(model)
+        model = _with_types(model)
         if quantised:
             # The types of what follows TensorRT's operators are known only once these are replaced.
-            model = onnx.shape_inference.infer_shapes(_standard_operators(model, arithmetic))
-        refused = refused_half_types(model, provider)
-        return _in_float32(model, refused) if refused else model if quantised else None
+            model = _with_types(_standard_operators(model, provider, arithmetic, computes))
+        if provider != "cpu":  # where all becomes float32
+            model = _with_types(_one_type(model))
+        lowered = _without_refused(model, provider, computes)
+        return lowered or (model if quantised else None)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except Exception as error:  # a damaged graph makes each library fail in its own ways
@@ -94,7 +114,21 @@ def widened_bytes(model: ModelProto) -> int:
     )
 
 
-def _standard_operators(model: ModelProto, arithmetic: str) -> ModelProto:
+def _with_types(model: ModelProto) -> ModelProto:
+    """The graph with the type of every value; what it says counts only of operators that are not ONNX's.
+
+    TensorRT's tools declare some values float32 that their operators make bfloat16.
+    """
+    foreign = {name for node in model.graph.node if node.domain for name in node.output}
+    kept = [value for value in model.graph.value_info if value.name in foreign]
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.value_info[:]
+    copy.graph.value_info.extend(kept)
+    return onnx.shape_inference.infer_shapes(copy)
+
+
+def _standard_operators(model: ModelProto, provider: str, arithmetic: str, computes: Computes) -> ModelProto:
     from openkontext.runtime import passes
 
     fast = arithmetic == "fast"
@@ -104,17 +138,47 @@ def _standard_operators(model: ModelProto, arithmetic: str) -> ModelProto:
         passes.StandardFp8(),
         passes.StoredFp8(),
         passes.Fp4Activations(),
-        passes.Fp4Weights(kernel=fast),
+        passes.Fp4Weights(kernel=fast and _has_kernel(computes), wide=provider == "cpu"),
         passes.StoredFirst(),
     )
 
 
-def _in_float32(model: ModelProto, refused: Collection[int]) -> ModelProto:
+def _one_type(model: ModelProto) -> ModelProto:
+    from openkontext.runtime.passes import OneType
+
+    return _apply(model, OneType())
+
+
+def _has_kernel(computes: Computes) -> bool:
+    """Whether a provider multiplies by weights of 8 bits in blocks of 16."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 21, "com.microsoft": 1]>
+        one (float[1, 16] x0, uint8[8, 1, 16] x1, float[8] x2) => (float[1, 8] y0) {
+            y0 = com.microsoft.MatMulNBits <K=16, N=8, bits=8, block_size=16> (x0, x1, x2)
+        }"""
+    )
+    node = model.graph.node[0]
+    return computes(model, node, Case.of(node, value_types(model)))
+
+
+def _without_refused(model: ModelProto, provider: str, computes: Computes) -> ModelProto | None:
+    """The graph without what a provider does not compute in 16 bits; None where there is no such thing."""
     import onnx_ir as ir
 
-    from openkontext.runtime.passes import ComputeInFloat32, StoredFirst
+    from openkontext.runtime.passes import ComputeInFloat32, OperatorsInFloat32, StoredFirst
 
-    return _apply(model, ComputeInFloat32({ir.DataType(dtype) for dtype in refused}), StoredFirst())
+    if provider == "cpu":  # which gains nothing from 16 bits: if not for all, then for none
+        whole = refused_half_types(model, computes)
+        cases: frozenset[Case] = frozenset()
+    else:
+        cases = refused_operators(model, computes)
+        whole = frozenset(dtype for case in cases if case.operator in _PRODUCTS for dtype in case.halves)
+    changes: list[InPlacePass] = []
+    if whole:
+        changes.append(ComputeInFloat32({ir.DataType(dtype) for dtype in whole}))
+    if rest := frozenset(case for case in cases if not case.halves <= whole):
+        changes.append(OperatorsInFloat32(rest))
+    return _apply(model, *changes, StoredFirst()) if changes else None
 
 
 def _apply(model: ModelProto, *passes: "InPlacePass") -> ModelProto:

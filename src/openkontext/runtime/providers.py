@@ -1,6 +1,8 @@
 """Execution providers of ONNX Runtime: their short names, and what each can compute, found by trying."""
 
 import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -61,31 +63,83 @@ def check_provider(name: str) -> None:
         )
 
 
-def refused_half_types(model: ModelProto, provider: str) -> frozenset[int]:
-    """The 16-bit types among whose operators in a graph there is one that a provider does not compute in.
+@dataclass(frozen=True)
+class Case:
+    """An operator with a choice of element types."""
 
-    Each distinct operator and choice of element types is offered to the provider once, in a graph of its own.
+    domain: str
+    operator: str
+    inputs: tuple[int, ...]
+    """Type of each input; 0 where it is unknown, -1 where the input is left out."""
+    outputs: tuple[int, ...]
+    """Type of each output, in the same way."""
 
-    Args:
-        model: a graph whose values all have their element types (`onnx.shape_inference`).
-        provider: short name of an available provider.
-    """
+    @classmethod
+    def of(cls, node: NodeProto, types: Mapping[str, int]) -> "Case":
+        """The case of a node, given the type of every value."""
+        inputs, outputs = (
+            tuple(types.get(name, 0) if name else -1 for name in names) for names in (node.input, node.output)
+        )
+        return cls(node.domain, node.op_type, inputs, outputs)
+
+    @property
+    def halves(self) -> frozenset[int]:
+        """Its 16-bit types."""
+        return HALF_TYPES.intersection(self.inputs + self.outputs)
+
+
+def value_types(model: ModelProto) -> dict[str, int]:
+    """Name -> element type of a graph's values; 0 where it is unknown."""
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     for values in (model.graph.input, model.graph.output, model.graph.value_info):
         types.update((value.name, value.type.tensor_type.elem_type) for value in values)
+    return types
+
+
+Computes = Callable[[ModelProto, NodeProto, Case], bool]
+"""Whether a provider computes a node of a graph in its own element types."""
+
+
+def by_trying(provider: str) -> Computes:
+    """What a provider says itself: each case is offered to it once, in a graph of its own."""
+
+    def computes(model: ModelProto, node: NodeProto, case: Case) -> bool:
+        return _computes(_alone(model, node, case.inputs, case.outputs).SerializeToString(), provider)
+
+    return computes
+
+
+def refused_operators(model: ModelProto, computes: Computes) -> frozenset[Case]:
+    """The operators of a graph that a provider does not compute in the 16-bit types that the graph asks for.
+
+    Args:
+        model: a graph whose values all have their element types (`onnx.shape_inference`).
+        computes: `by_trying(provider)`, or what stands in for a provider that is not here.
+    """
+    return frozenset(case for node, case in _half_cases(model) if not computes(model, node, case))
+
+
+def refused_half_types(model: ModelProto, computes: Computes) -> frozenset[int]:
+    """The 16-bit types among whose operators in a graph there is one that a provider does not compute in.
+
+    Args:
+        model: a graph whose values all have their element types (`onnx.shape_inference`).
+        computes: see `refused_operators`.
+    """
     refused: set[int] = set()
-    tried: set[tuple[str, str, tuple[int, ...], tuple[int, ...]]] = set()
-    for node in model.graph.node:
-        inputs = tuple(types.get(name, 0) if name else -1 for name in node.input)
-        outputs = tuple(types.get(name, 0) if name else -1 for name in node.output)
-        halves = HALF_TYPES.intersection(inputs + outputs)
-        case = (node.domain, node.op_type, inputs, outputs)
-        if halves <= refused or case in tried or 0 in inputs + outputs or node.op_type == "Constant":
-            continue
-        tried.add(case)
-        if not _computes(_alone(model, node, inputs, outputs).SerializeToString(), provider):
-            refused |= halves
+    for node, case in _half_cases(model):
+        if not case.halves <= refused and not computes(model, node, case):
+            refused |= case.halves
     return frozenset(refused)
+
+
+def _half_cases(model: ModelProto) -> list[tuple[NodeProto, Case]]:
+    """Each case in 16 bits of a graph, with a node of it."""
+    types = value_types(model)
+    found = {Case.of(node, types): node for node in model.graph.node if node.op_type != "Constant"}
+    return [
+        (node, case) for case, node in found.items() if case.halves and 0 not in case.inputs + case.outputs
+    ]
 
 
 def _alone(

@@ -4,6 +4,8 @@ from openkontext.runtime.passes.float32 import ComputeInFloat32
 from openkontext.runtime.passes.fp4_activations import Fp4Activations
 from openkontext.runtime.passes.fp4_weights import Fp4Weights
 from openkontext.runtime.passes.fp8 import StandardFp8, StoredFp8
+from openkontext.runtime.passes.one_type import OneType
+from openkontext.runtime.passes.operators_in_float32 import OperatorsInFloat32
 from openkontext.runtime.passes.stored_first import StoredFirst
 from openkontext.runtime.passes.weights_only import WeightsOnly
 
@@ -11,6 +13,8 @@ __all__ = [
     "ComputeInFloat32",
     "Fp4Activations",
     "Fp4Weights",
+    "OneType",
+    "OperatorsInFloat32",
     "StandardFp8",
     "StoredFirst",
     "StoredFp8",

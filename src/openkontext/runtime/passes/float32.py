@@ -45,28 +45,11 @@ class ComputeInFloat32(ir.passes.InPlacePass):
     def _widen(self, graph: ir.Graph) -> bool:
         modified = False
         for node in graph:
-            modified |= self._widen_attributes(node)
+            modified |= widen_attributes(node, self.types)
             modified |= self._widen_values(node.outputs)
         modified |= self._widen_values(value for value in graph.inputs if not value.is_initializer())
         for weight in [value for value in graph.initializers.values() if value.dtype in self.types]:
             _insert_casts(weight, [ir.DataType.FLOAT])
-            modified = True
-        return modified
-
-    def _widen_attributes(self, node: ir.Node) -> bool:
-        modified = False
-        for name, attribute in list(node.attributes.items()):
-            if attribute.type == ir.AttributeType.TENSOR and attribute.value.dtype in self.types:
-                tensor = ir.tensor(attribute.value.numpy().astype(np.float32), name=attribute.value.name)
-                node.attributes[name] = ir.AttrTensor(name, tensor)
-            elif (
-                attribute.type == ir.AttributeType.INT
-                and name in _TYPE_ATTRIBUTES
-                and attribute.value in self.types
-            ):
-                node.attributes[name] = ir.AttrInt64(name, ir.DataType.FLOAT)
-            else:
-                continue
             modified = True
         return modified
 
@@ -75,6 +58,21 @@ class ComputeInFloat32(ir.passes.InPlacePass):
         for value in narrow:
             value.dtype = ir.DataType.FLOAT
         return bool(narrow)
+
+
+def widen_attributes(node: ir.Node, types: Collection[ir.DataType]) -> bool:
+    """Give a node float32 where its attributes hold or name one of some types; says whether any did."""
+    modified = False
+    for name, attribute in list(node.attributes.items()):
+        if attribute.type == ir.AttributeType.TENSOR and attribute.value.dtype in types:
+            tensor = ir.tensor(attribute.value.numpy().astype(np.float32), name=attribute.value.name)
+            node.attributes[name] = ir.AttrTensor(name, tensor)
+        elif attribute.type == ir.AttributeType.INT and name in _TYPE_ATTRIBUTES and attribute.value in types:
+            node.attributes[name] = ir.AttrInt64(name, ir.DataType.FLOAT)
+        else:
+            continue
+        modified = True
+    return modified
 
 
 def _angles(graph: ir.Graph) -> list[ir.Value]:

@@ -32,12 +32,14 @@ class Fp4Weights(ir.passes.InPlacePass):
     Args:
         kernel: hand linear layers to `com.microsoft.MatMulNBits` where their blocks lie as it takes them.
             Twice a value of E2M1 is a whole number, so its weights of 8 bits are these values exactly; it
-            rounds the activations to 8 bits, each block of them with a scale of its own.
+            rounds the activations to 8 bits, each block of them with a scale of its own, or not at all.
+        wide: have the kernel compute in float32, not in the type of the graph.
     """
 
-    def __init__(self, *, kernel: bool = False) -> None:
+    def __init__(self, *, kernel: bool = False, wide: bool = True) -> None:
         super().__init__()
         self.kernel = kernel
+        self.wide = wide
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite the graph and its subgraphs."""
@@ -53,7 +55,7 @@ class Fp4Weights(ir.passes.InPlacePass):
                 model.opset_imports.setdefault("com.microsoft", 1)
                 for layer in layers:
                     assert layer is not None
-                    _in_kernel(layer, weight, model.graph)
+                    _in_kernel(layer, weight, model.graph, self.wide)
             else:
                 _looked_up(node, weight, model.graph)
         if found:
@@ -130,11 +132,12 @@ def _looked_up(node: ir.Node, weight: _Weight, graph: ir.Graph) -> None:
     build.replace(node, [build.cast(values, weight.dtype)])
 
 
-def _in_kernel(layer: _Layer, weight: _Weight, graph: ir.Graph) -> None:
+def _in_kernel(layer: _Layer, weight: _Weight, graph: ir.Graph, wide: bool) -> None:
     node = layer.node
     x, bias = node.inputs[0], node.inputs[2] if len(node.inputs) > 2 else None
     assert x is not None
     dtype = node.outputs[0].dtype or x.dtype or weight.dtype
+    kind = _FLOAT if wide else dtype
     rows, columns = weight.shape if layer.transposed else weight.shape[::-1]
     build = Builder()
     table = build.shared(graph, "e2m1_bytes", (2 * _FOUR + _ZERO_POINT).astype(np.uint8))
@@ -150,8 +153,8 @@ def _in_kernel(layer: _Layer, weight: _Weight, graph: ir.Graph) -> None:
     scales = build("Reshape", [scales, build.constant(int64s(-1))], _FLOAT)
     result = build(
         "MatMulNBits",
-        [build.cast(x, _FLOAT), codes, scales],
-        _FLOAT,
+        [build.cast(x, kind), codes, build.cast(scales, kind)],
+        kind,
         domain="com.microsoft",
         K=columns,
         N=rows,
@@ -160,7 +163,7 @@ def _in_kernel(layer: _Layer, weight: _Weight, graph: ir.Graph) -> None:
         accuracy_level=4,
     )
     if bias is not None:
-        result = build("Add", [result, build.cast(bias, _FLOAT)], _FLOAT)
+        result = build("Add", [result, build.cast(bias, kind)], kind)
     build.replace(node, [build.cast(result, dtype)])
 
 
