@@ -2,16 +2,27 @@
 
 import tomllib
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 
 from openkontext.safety.prompt.normalise import fold, tokens, transliterate
 
+_MAX_ENDING = 3
+"""Letters of the longest ending of a stem, where a word is only that."""
+_MAX_STEMMED = 20000
+"""Answers about stems that are kept."""
 _MIN_STEM = 3
 """Letters of the shortest stem that a star may end."""
 _MIN_TYPED = 5
 """Letters from which a word of another script also counts as typed in Latin letters: shorter is English."""
+_OTHER_SCRIPTS = ("zh", "ja", "ko", "ar", "hi")
+"""Languages whose terms, typed in Latin letters, are too many short words to compare misspellings with."""
+_NAMES = ("figure", "mark")
+"""Groups of names: too many words are one letter away from one."""
+_MIN_MISSPELLED_STEM = 6
+"""Letters of the shortest stem that misspellings are compared with."""
 
 Spans = dict[str, dict[int, list[int]]]
 """Group to start to ends (exclusive), in tokens."""
@@ -38,8 +49,11 @@ class Lexicon:
     def __init__(self, table: dict[str, dict[str, str]]) -> None:
         self.words: set[str] = set()
         """Every token of every term."""
+        self.spelled: set[str] = set()
+        """Those that may be misspelled: of Latin and Cyrillic terms, and no short stems."""
         self._whole: dict[str, list[Term]] = defaultdict(list)
         self._stems: dict[str, list[Term]] = defaultdict(list)
+        self._stemmed: dict[str, bool] = {}  # answers of `has_stem`
         seen = set()
         for group, languages in table.items():
             for language, terms in languages.items():
@@ -47,15 +61,33 @@ class Lexicon:
                     for spelling in _spellings(term.strip()):
                         if spelling and (group, spelling) not in seen:
                             seen.add((group, spelling))
-                            self._add(group, spelling)
+                            self._add(group, spelling, language not in _OTHER_SCRIPTS and group not in _NAMES)
 
-    def _add(self, group: str, spelling: tuple[str, ...]) -> None:
+    def _add(self, group: str, spelling: tuple[str, ...], alphabetic: bool) -> None:
         *before, last = spelling
         stem = last.endswith("*")
         parts = [*before, last.removesuffix("*")]
         self.words.update(parts)
+        if alphabetic:
+            self.spelled.update(before if stem and len(parts[-1]) < _MIN_MISSPELLED_STEM else parts)
         term = Term(group, tuple(parts[1:]), stem)
         (self._stems if stem and len(parts) == 1 else self._whole)[parts[0]].append(term)
+
+    def learn(self, words: Iterable[str]) -> None:
+        """Take words that rules name themselves among those that misspellings are compared with."""
+        self.words.update(words)
+        self.spelled.update(words)
+
+    def has_stem(self, word: str) -> bool:
+        """Whether a word is mostly a stem that stands alone as a term."""
+        if word in self._stemmed:
+            return self._stemmed[word]
+        if len(self._stemmed) > _MAX_STEMMED:
+            self._stemmed.clear()
+        least = max(_MIN_STEM + 1, len(word) * 3 // 5, len(word) - _MAX_ENDING)
+        found = any(word[:length] in self._stems for length in range(least, len(word) + 1))
+        self._stemmed[word] = found
+        return found
 
     def find(self, words: list[str]) -> Spans:
         """Where the terms of each group stand among the tokens of a text."""

@@ -7,7 +7,6 @@ text; `readings.py` puts them together.
 
 import base64
 import binascii
-import codecs
 import html
 import re
 import string
@@ -119,7 +118,7 @@ def _confusables() -> dict[str, str]:
 
     table: dict[str, str] = {}
     for character, lookalikes in confusables_data.items():
-        if len(character) != 1 or character.isascii():
+        if len(character) != 1 or character.casefold().isascii():
             continue
         letters = [
             other["c"].lower() for other in lookalikes if other["c"].isascii() and other["c"].isalpha()
@@ -143,7 +142,7 @@ def unleet(folded: str, ambiguous: str) -> str:
     """
     words = []
     for word in folded.split(" "):
-        core = word.strip(_EDGE)
+        core = word.rstrip(_EDGE).lstrip(_EDGE.replace("!", ""))
         for pair, letter in _LEET_PAIRS:
             if pair in core and pair != "vv":
                 core = core.replace(pair, letter)
@@ -156,7 +155,7 @@ def unleet(folded: str, ambiguous: str) -> str:
 
 
 def decoded(text: str) -> list[str]:
-    """What it says in base64, hexadecimal, binary, percent escapes, Morse code or rot13, if anything."""
+    """What it says in base64, hexadecimal, binary, percent escapes or Morse code, if anything."""
     found = []
     for piece in _BASE64.findall(text):
         padded = piece.rstrip("=").translate(str.maketrans("-_", "+/"))
@@ -177,7 +176,6 @@ def decoded(text: str) -> list[str]:
     if "%" in text:
         unquoted = urllib.parse.unquote(text)
         found += [unquoted] if unquoted != text else []
-    found = [
+    return [
         piece for piece in found if sum(c.isprintable() for c in piece) > 0.9 * len(piece) and piece.strip()
     ]
-    return [*found, codecs.encode(text, "rot13")]

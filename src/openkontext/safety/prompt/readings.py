@@ -1,64 +1,45 @@
 """The ways in which an instruction can be read."""
 
-from openkontext.safety.prompt.lexicon import lexicon
-from openkontext.safety.prompt.normalise import decoded, fold, latin, tokens, transliterate, unleet
+import codecs
 
-MAX_CHARACTERS = 8000
-"""Longer texts are read in pieces of this many characters."""
+from openkontext.safety.prompt.mending import mender
+from openkontext.safety.prompt.normalise import decoded, fold, latin, tokens, unleet
+
+_SENSE = 0.4
+"""Share of a text's letters that must be in known words for it to be what another was decoded to."""
+_TURNED = 0.15
+"""The same before words are mended, of a text read backwards or as a cipher."""
+_CLEAR = 0.7
+"""The same, from which a text is only what it says."""
 
 
 def readings(text: str) -> list[list[str]]:
-    """Token lists of a text, the plain one first; the others undo one obfuscation or several.
+    """Token lists of a text, the plain one first, then the plain one mended; the others undo an obfuscation.
 
     Each distinct list comes once.
     """
+    mend = mender().mend
     folded = fold(text)
     seen = latin(folded)
-    spelled = [folded, seen, transliterate(folded)]
-    spelled += [unleet(seen, "i"), unleet(seen, "l")]
-    found = [tokens(t) for t in spelled]
-    found += [mend(words) for words in found]
-    found += [mend(tokens(fold(piece))) for piece in decoded(text)]
-    backwards = tokens(spelled[-2][::-1])
-    found += [mend(backwards), backwards[::-1]]
-    unique = dict.fromkeys(tuple(words) for words in found)
-    return [list(words) for words in unique]
+    spelled = [folded, unleet(seen, "i"), seen, unleet(seen, "l")]
+    split = list(dict.fromkeys(tuple(tokens(spelling)) for spelling in spelled))
+    found = [split[0], *(words for pieces in split for words in mend(pieces)), *split[1:]]
+    found += [words for pieces in decoded(text) for words in _read(pieces)]
+    plain = mender().sense(split[0])
+    if plain < _CLEAR:
+        # What makes more sense as a cipher or backwards was written to be read so.
+        turned = [tokens(codecs.encode(spelled[0], "rot13")) if text.isascii() else []]
+        turned += [tokens(spelling[::-1]) for spelling in spelled[:2]]
+        turned += [words[::-1] for words in turned[1:]]
+        for words in turned:
+            if mender().sense(words) >= max(_TURNED, plain / 2):
+                found += [w for w in mend(words) if mender().sense(w) >= plain]
+    return [list(words) for words in dict.fromkeys(map(tuple, found))]
 
 
-def mend(words: list[str]) -> list[str]:
-    """Tokens with words put together that spaces, hyphens or dots took apart."""
-    known = lexicon().words
-    mended: list[str] = []
-    at = 0
-    while at < len(words):
-        end = at
-        while end < len(words) and len(words[end]) == 1 and words[end].isalpha():
-            end += 1
-        if end - at >= 3:
-            mended += segment("".join(words[at:end]), known)
-            at = end
-            continue
-        pair = "".join(words[at : at + 2])
-        if at + 1 < len(words) and pair in known and 2 <= len(words[at]) <= 3 and len(words[at + 1]) > 1:
-            mended.append(pair)
-            at += 2
-            continue
-        mended.append(words[at])
-        at += 1
-    return mended
-
-
-def segment(run: str, known: set[str]) -> list[str]:
-    """The known words in a run of letters, longest first from the left; what is in between stays as it is."""
-    found, at, loose = [], 0, ""
-    while at < len(run):
-        for end in range(len(run), at + 1, -1):
-            if run[at:end] in known:
-                found += [loose] if loose else []
-                found.append(run[at:end])
-                at, loose = end, ""
-                break
-        else:
-            loose += run[at]
-            at += 1
-    return [*found, loose] if loose else found
+def _read(piece: str) -> list[list[str]]:
+    """Readings of a decoded piece, where it makes sense."""
+    raw = tokens(fold(piece))
+    found = [raw, *mender().mend(tokens(unleet(latin(fold(piece)), "i")))]
+    least = _SENSE if piece.isascii() else _SENSE / 3
+    return [words for words in found if mender().sense(words) >= least]

@@ -3,7 +3,7 @@
 import re
 import tomllib
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import resources
 
@@ -23,6 +23,8 @@ class Element:
     most: int = 1
     gap: bool = False
     """Any word will do."""
+    never: bool = False
+    """One word that none of the groups begins with."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Rules:
             for line in str(entry["patterns"]).strip().splitlines():
                 parts = tuple(tuple(_element(e) for e in part.split()) for part in line.split(" & "))
                 rule = Rule(str(entry["category"]), float(str(entry.get("score", 1.0))), parts)
+                words.learn(word for part in parts for element in part for word in element.words)
                 (self._harmless if rule.category == HARMLESS else self._rules).append(rule)
 
     def hits(self, tokens: list[str]) -> list[Hit]:
@@ -77,6 +80,7 @@ class Rules:
         if harmless:
             covered = {i for hit in harmless for start, end in hit.spans for i in range(start, end)}
             spans = _without(spans, covered)
+            tokens = ["" if i in covered else token for i, token in enumerate(tokens)]
         return [hit for rule in self._rules for hit in _holds(rule, tokens, spans, every=False)]
 
 
@@ -94,7 +98,10 @@ def _holds(rule: Rule, tokens: list[str], spans: Spans, *, every: bool) -> list[
     """The rule's matches: all of them, or just one that shows that it holds."""
     found: list[tuple[int, int]] = []
     for part in rule.parts:
-        if any(e.least and e.groups and not e.words and not any(g in spans for g in e.groups) for e in part):
+        if any(
+            e.least and e.groups and not e.words and not e.never and not any(g in spans for g in e.groups)
+            for e in part
+        ):
             return []
         matches = _matches(part, tokens, spans, every=every)
         if not matches:
@@ -136,6 +143,9 @@ def _advance(element: Element, starts: set[int], tokens: list[str], spans: Spans
 
 
 def _ends(element: Element, start: int, tokens: list[str], spans: Spans) -> list[int]:
+    if element.never:
+        begins = any(start in spans[group] for group in element.groups if group in spans)
+        return [] if begins or start >= len(tokens) else [start + 1]
     ends = [end for group in element.groups if group in spans for end in spans[group].get(start, ())]
     if start < len(tokens) and tokens[start] in element.words:
         ends.append(start + 1)
@@ -145,6 +155,8 @@ def _ends(element: Element, start: int, tokens: list[str], spans: Spans) -> list
 def _element(text: str) -> Element:
     if gap := re.fullmatch(r"\.\.(\d+)", text):
         return Element(frozenset(), frozenset(), 0, int(gap[1]), gap=True)
+    if text.startswith("!"):
+        return replace(_element(text[1:]), never=True)
     repeat = text[-1] if text[-1] in "?*" else ""
     least, most = {"": (1, 1), "?": (0, 1), "*": (0, 12)}[repeat]
     body = text.removesuffix(repeat) if repeat else text

@@ -1,0 +1,193 @@
+"""Words put back together and spelled as they were meant.
+
+Two ways of writing get past a list of words and past no reader: cutting words up or running them together
+("n u d e", "nak ed", "makehernude"), and misspelling them ("nkaed", "undrses"). The cuts are undone by the
+cheapest way to divide the letters into known words (as P. Norvig describes in "Natural Language Corpus Data",
+2009, with Zipf's law in place of counts), the misspellings by known words at one edit.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from functools import cached_property, lru_cache
+from importlib import resources
+
+from openkontext.safety.prompt.lexicon import Lexicon, lexicon
+from openkontext.safety.prompt.rules import rules
+
+_LONE = re.compile("[⺀-鿿가-힣฀-๿]")
+"""Characters of scripts in which each is a token."""
+_LONGEST = 18
+"""Letters of the longest word that is looked for in a run of letters."""
+_RARE = 9.5
+"""Cost of a word that only the lexicon knows, or whose stem it knows; the vocabulary's dearest costs 10."""
+_UNKNOWN, _UNKNOWN_LETTER = 9.0, 2.0
+"""Cost of an unknown word, and of each of its letters."""
+_JOIN, _JOIN_LETTERS, _CUT = 4.0, 0.1, 1.0
+"""Cost of a boundary of the text that is not kept, of one at a single letter, and of a new one."""
+_MIN_LENGTH = 4
+"""Letters of the shortest word that may be misspelled."""
+_ENGLISH = 0.45
+"""Share of a text's letters in known words from which unknown ones may be misspelled."""
+_MAX_SHORT = 6.5
+"""Dearest word of three letters that is no piece of another."""
+
+
+class Mender:
+    """Undoes cuts and misspellings.
+
+    Args:
+        vocabulary: ordinary words, the most frequent first.
+        words: the terms of the rules.
+    """
+
+    def __init__(self, vocabulary: list[str], words: Lexicon) -> None:
+        self._lexicon = words
+        self._cost = {word: _RARE for word in words.words if len(word) > 1 and word.isalpha()}
+        self._cost |= {word: math.log(rank + 2) for rank, word in enumerate(vocabulary)}
+        self._cost |= {"a": 1.5, "i": 3.0}
+
+    def mend(self, tokens: list[str]) -> list[list[str]]:
+        """What the tokens of a text may be meant to be: cuts undone first, or misspellings first."""
+        tokens = [self._shorten(token) for token in tokens]
+        joined = self._join(tokens)
+        if self.sense(joined) < _ENGLISH:  # a word of another language is no misspelled English one
+            return [joined]
+        found = [
+            self._join([self.correct(token) for token in tokens]),
+            [self.correct(token) for token in joined],
+        ]
+        return found[:1] if found[0] == found[1] else found
+
+    def sense(self, tokens: list[str]) -> float:
+        """Share of the letters that are in known words; of ASCII ones, in those of three letters or more."""
+        known = sum(len(t) for t in tokens if (len(t) > 2 or not t.isascii()) and self._known(t))
+        return known / max(1, sum(map(len, tokens)))
+
+    def correct(self, token: str) -> str:
+        """The word of the lexicon that an unknown token is one edit away from; else the token."""
+        if len(token) < _MIN_LENGTH or not (token.isascii() and token.isalpha()) or self._known(token):
+            return token
+        nearest = (word for piece in _deletes(token) for word in self._near.get(piece, ()))
+        close = (word for word in nearest if _one_edit(token, word))
+        return min(close, key=lambda word: (self._cost.get(word, _RARE), word), default=token)
+
+    def _known(self, token: str) -> bool:
+        return token in self._cost or token in self._lexicon.words or self._lexicon.has_stem(token)
+
+    def _plain(self, token: str) -> bool:
+        """Whether a token is a word that nobody would take for a piece of another."""
+        if len(token) < _MIN_LENGTH:
+            return self._cost.get(token, _RARE) < _MAX_SHORT
+        return self._known(token)
+
+    def _whole(self, token: str) -> bool:
+        """Whether a token is surely no piece of a word."""
+        known = len(token) > _MIN_LENGTH and self._known(token)
+        foreign = len(token) > 1 and not token.isascii()
+        return known or foreign or not token.isalpha() or _LONE.match(token) is not None
+
+    @cached_property
+    def _near(self) -> dict[str, list[str]]:
+        """What is left of the lexicon's words with a letter less, to these words."""
+        table: dict[str, list[str]] = {}
+        for word in self._lexicon.spelled:
+            if len(word) >= _MIN_LENGTH and word.isalpha():
+                for piece in _deletes(word):
+                    table.setdefault(piece, []).append(word)
+        return table
+
+    def _shorten(self, token: str) -> str:
+        """A token without the letters that lengthen it ("nuuude"): twice where that is a word, else once."""
+        if not re.search(r"(.)\1\1", token):
+            return token
+        shorter = [re.sub(r"(.)\1\1+", count, token) for count in (r"\1\1", r"\1")]
+        known = [word for word in shorter if self._known(word)]
+        return min(
+            known, key=lambda word: self._cost.get(word, _RARE), default=re.sub(r"(.)\1+", r"\1", token)
+        )
+
+    def _join(self, tokens: list[str]) -> list[str]:
+        joined: list[str] = []
+        for run in _runs(tokens, self._whole):
+            joined += run if all(map(self._plain, run)) else self._divide(run)
+        return joined
+
+    def _divide(self, run: list[str]) -> list[str]:
+        """The cheapest division of a run of tokens' letters into words."""
+        letters = "".join(run)
+        edges, at = {}, 0  # boundaries of the text, and what not keeping them costs
+        for token, following in zip(run, [*run[1:], ""], strict=True):
+            at += len(token)
+            edges[at] = _JOIN if min(len(token), len(following)) > 1 else _JOIN_LETTERS
+        passed = [0.0] * (len(letters) + 1)  # what all boundaries up to each place cost
+        for i in range(1, len(letters) + 1):
+            passed[i] = passed[i - 1] + edges.get(i, 0.0)
+        best = [0.0] + [math.inf] * len(letters)
+        back = [0] * (len(letters) + 1)
+        for end in range(1, len(letters) + 1):
+            cut = 0.0 if end in edges else _CUT
+            for start in range(max(0, end - _LONGEST), end):
+                word = letters[start:end]
+                cost = self._cost.get(word)
+                if cost is None:
+                    # An unknown word keeps a boundary of the text.
+                    if cut and start and start not in edges:
+                        continue
+                    cost = self._rare_cost(word, whole=passed[end - 1] - passed[start] < _JOIN)
+                cost += best[start] + cut + passed[end - 1] - passed[start]
+                if cost < best[end]:
+                    best[end], back[end] = cost, start
+        words, end = [], len(letters)
+        while end:
+            words.append(letters[back[end] : end])
+            end = back[end]
+        return words[::-1]
+
+    def _rare_cost(self, word: str, *, whole: bool) -> float:
+        """Cost of a word that is not in the vocabulary; one made of several words has no stem."""
+        return _RARE if whole and self._lexicon.has_stem(word) else _UNKNOWN + _UNKNOWN_LETTER * len(word)
+
+
+def _runs(tokens: list[str], whole: Callable[[str], bool]) -> Iterator[list[str]]:
+    """The tokens in runs that may be pieces of words, and one by one where they are none."""
+    run: list[str] = []
+    for token in tokens:
+        if not whole(token):
+            run.append(token)
+            continue
+        if run:
+            yield run
+            run = []
+        yield [token]
+    if run:
+        yield run
+
+
+def _deletes(word: str) -> set[str]:
+    return {word, *(word[:i] + word[i + 1 :] for i in range(len(word)))}
+
+
+def _one_edit(a: str, b: str) -> bool:
+    """Whether one letter was left out, put in or changed, not the first, or swapped with its neighbour."""
+    if abs(len(a) - len(b)) > 1:
+        return False
+    start = 0
+    while start < min(len(a), len(b)) and a[start] == b[start]:
+        start += 1
+    if len(a) == len(b):
+        changed = a[start + 1 :] == b[start + 1 :] and start > 0 and len(a) > _MIN_LENGTH
+        swapped = a[start : start + 2] == b[start : start + 2][::-1] and a[start + 2 :] == b[start + 2 :]
+        return changed or swapped
+    if start == 0:
+        return False
+    shorter, longer = sorted((a, b), key=len)
+    return shorter[start:] == longer[start + 1 :]
+
+
+@lru_cache(maxsize=1)
+def mender() -> Mender:
+    """The one for the package's vocabulary and lexicon."""
+    file = resources.files("openkontext.safety.prompt") / "vocabulary.txt"
+    rules()  # they teach the lexicon the words that they name
+    return Mender(file.read_text(encoding="utf-8").split(), lexicon())

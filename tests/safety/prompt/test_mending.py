@@ -1,0 +1,50 @@
+import pytest
+
+from openkontext.safety.prompt.lexicon import Lexicon
+from openkontext.safety.prompt.mending import Mender, mender
+
+WORDS = [
+    "the",
+    "a",
+    "it",
+    "make",
+    "red",
+    "house",
+    "in",
+    "with",
+    "under",
+    "snow",
+    "over",
+    "photo",
+    "bottle",
+    "green",
+]
+SMALL = Mender(WORDS, Lexicon({"garden": {"en": "garden, flower*, gardener"}}))
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("m a k e t h e h o u s e r e d", "make the house red"),
+        ("makethehousered", "make the house red"),
+        ("make the gar den red", "make the garden red"),
+        ("make the g arden red", "make the garden red"),
+        ("make the graden red", "make the garden red"),
+        ("make the gardn red", "make the garden red"),
+        ("make the gaaaarden reeeed", "make the garden red"),
+        ("make the house red", "make the house red"),
+        ("make the xylophone red", "make the xylophone red"),
+    ],
+)
+def test_words_as_they_were_meant(text: str, meant: str) -> None:
+    assert meant.split() in SMALL.mend(text.split())
+
+
+def test_words_of_the_vocabulary_are_no_misspellings() -> None:
+    for word in ("rude", "baked", "address", "therapist", "woodcock", "sharpen"):
+        assert mender().mend(["make", "the", word]) == [["make", "the", word]]
+
+
+def test_sense_tells_words_from_gibberish() -> None:
+    assert SMALL.sense(["make", "the", "house", "red"]) == 1
+    assert SMALL.sense(["znxr", "gur", "ubhfr", "erq"]) == 0

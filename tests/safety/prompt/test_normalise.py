@@ -1,0 +1,65 @@
+import base64
+
+import pytest
+
+from openkontext.safety.prompt.normalise import decoded, fold, latin, tokens, transliterate, unleet
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("ＭＡＫＥ", "make"),
+        ("𝔪𝔞𝔨𝔢", "make"),
+        ("ⓜⓐⓚⓔ", "make"),
+        ("m\u0336a\u0336k\u0336e\u0336", "make"),
+        ("ma\u200bk\u00ade", "make"),
+        ("mákè", "make"),
+        ("\U0001f1f2\U0001f1e6\U0001f1f0\U0001f1ea", "make"),
+        ("&#109;ake", "make"),
+        ("Straße", "strasse"),
+        ("ЁЖ", "еж"),
+    ],
+)
+def test_folding(text: str, plain: str) -> None:
+    assert fold(text) == plain
+
+
+def test_letters_of_other_scripts_that_look_latin() -> None:
+    assert latin("сосоа һ") == "cocoa h"  # Cyrillic
+    assert latin("photo") == "photo"
+
+
+def test_russian_and_chinese_as_typed_in_latin_letters() -> None:
+    assert transliterate("снег").startswith("sneg")
+    assert transliterate("雪") == "xue"
+
+
+def test_scripts_without_spaces_come_character_by_character() -> None:
+    assert tokens("变成夜晚 now") == ["变", "成", "夜", "晚", "now"]
+
+
+@pytest.mark.parametrize(("text", "plain"), [("m4k3 1t", "make it"), ("$n0w", "snow"), ("h@t!", "hat")])
+def test_leetspeak(text: str, plain: str) -> None:
+    assert unleet(text, "i") == plain
+
+
+@pytest.mark.parametrize("number", ["4k", "16", "2nd", "90s", "50%", "35mm"])
+def test_numbers_stay(number: str) -> None:
+    assert unleet(number, "i").rstrip("%") == number.rstrip("%")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        base64.b64encode(b"make it snow").decode(),
+        b"make it snow".hex(),
+        "make%20it%20snow",
+        " ".join(f"{byte:08b}" for byte in b"make it snow"),
+    ],
+)
+def test_codes(code: str) -> None:
+    assert "make it snow" in decoded(code)
+
+
+def test_morse() -> None:
+    assert "snow" in decoded("... -. --- .--")
