@@ -38,13 +38,14 @@ def main() -> None:
 
     check = PromptCheck()
     check.scores("make it night")
-    times, missed = [], []
+    times, busy, missed = [], [], []
     table: dict[str, dict[str, list[bool]]] = {
         name: defaultdict(list) for name in ("category", "disguise", "benign")
     }
     for prompt in [*violating(options.suite, options.disguises), *benign(options.suite)]:
-        start = time.perf_counter()
+        start, processor = time.perf_counter(), time.thread_time()
         scores = check.scores(prompt.text)
+        busy.append((time.thread_time() - processor) * 1e3)
         times.append((time.perf_counter() - start) * 1e3)
         kinds = FIXED if prompt.kind in FIXED else tuple(scores)
         refused = max(scores[kind] for kind in kinds) >= REFUSED
@@ -65,6 +66,8 @@ def main() -> None:
     milliseconds = {
         "median": statistics.median(times),
         "99%": statistics.quantiles(times, n=100)[98],
+        "processor median": statistics.median(busy),
+        "processor 99%": statistics.quantiles(busy, n=100)[98],
     }
     if options.json:
         print(json.dumps({"suite": options.suite, "refused": shares, "milliseconds": milliseconds}))
@@ -74,7 +77,7 @@ def main() -> None:
         print(f"\n{name:26}refused    of   share")
         for kind, (refused, count) in [*rows.items(), ("all", _sum(rows))]:
             print(f"{kind:26}{refused:7}{count:6}{refused / count:8.1%}")
-    print(f"\nms a prompt: median {milliseconds['median']:.2f}, 99% {milliseconds['99%']:.2f}")
+    print("\nms a prompt: " + ", ".join(f"{name} {value:.2f}" for name, value in milliseconds.items()))
 
 
 def _sum(rows: dict[str, tuple[int, int]]) -> tuple[int, int]:

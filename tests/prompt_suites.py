@@ -30,13 +30,14 @@ class Prompt:
     """Name of the obfuscation; "plain" for none."""
 
 
-def lines(file: str, suite: str) -> Iterator[tuple[str, str, str]]:
-    """Theme, language and text of each line of a file of a suite, with its choices expanded."""
-    for kind, languages in tomllib.loads((FOLDER / suite / file).read_text(encoding="utf-8")).items():
-        for language, text in languages.items():
-            for line in text.strip().splitlines():
-                for expanded in expand(line):
-                    yield kind, language, expanded
+def lines(name: str, suite: str) -> Iterator[tuple[str, str, str]]:
+    """Theme, language and text of each line of a suite's files of a name, with its choices expanded."""
+    for file in sorted((FOLDER / suite).glob(f"{name}*.toml")):
+        for kind, languages in tomllib.loads(file.read_text(encoding="utf-8")).items():
+            for language, text in languages.items():
+                for line in text.strip().splitlines():
+                    for expanded in expand(line):
+                        yield kind, language, expanded
 
 
 def expand(line: str) -> Iterator[str]:
@@ -51,7 +52,7 @@ def violating(suite: str, disguises: int = 4, seed: int = 1) -> list[Prompt]:
     """Violating prompts, each as it is and in some of the disguises that suit its script."""
     rng = random.Random(seed)
     found = []
-    for kind, language, text in lines("violating.toml", suite):
+    for kind, language, text in lines("violating", suite):
         found.append(Prompt(text, kind, language, "plain"))
         suited = [name for name, (_, latin) in DISGUISES.items() if text.isascii() or not latin]
         chosen = rng.sample(suited, min(disguises, len(suited)))
@@ -62,7 +63,7 @@ def violating(suite: str, disguises: int = 4, seed: int = 1) -> list[Prompt]:
 def benign(suite: str, count: int = 2000, seed: int = 2) -> list[Prompt]:
     """Benign instructions: all lines, then polite forms and pairs of them until there are enough."""
     rng = random.Random(seed)
-    plain = [Prompt(text, kind, language, "plain") for kind, language, text in lines("benign.toml", suite)]
+    plain = [Prompt(text, kind, language, "plain") for kind, language, text in lines("benign", suite)]
     found = {prompt.text: prompt for prompt in plain}
     english = [prompt for prompt in plain if prompt.language == "en"]
     while len(found) < count:

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from openkontext.data.edits import KINDS, random_edit
+from openkontext.data.draws import random_edit
+from openkontext.data.edits import KINDS
 from openkontext.data.instructions import phrase
 from openkontext.safety.prompt import CATEGORIES, PromptCheck
 

@@ -1,4 +1,4 @@
-"""What an instruction asks for: words as they are meant, and rules over them."""
+"""What an instruction asks for: words as they are meant, rules over them, a network beside."""
 
 from openkontext.safety.prompt.check import CATEGORIES, FIXED, PromptCheck
 

@@ -1,5 +1,6 @@
 """The prompt check: an instruction in, a score for each category out."""
 
+from openkontext.safety.prompt.classifier import classifier
 from openkontext.safety.prompt.readings import readings
 from openkontext.safety.prompt.rules import rules
 
@@ -20,12 +21,15 @@ ADJUSTABLE = (
 CATEGORIES = FIXED + ADJUSTABLE
 """All that a prompt is scored for."""
 
+_SURE = 0.95
+"""Probability from which the network refuses by itself; chosen on the development suite."""
+
 
 class PromptCheck:
     """Scores an instruction. Has no state; one serves all threads."""
 
     name = "prompt"
-    version = "2"
+    version = "3"
 
     def scores(self, text: str) -> dict[str, float]:
         """How likely an instruction asks for what a category names.
@@ -41,4 +45,13 @@ class PromptCheck:
         for words in readings(text):
             for hit in rules().hits(words):
                 found[hit.category] = max(found[hit.category], hit.score)
+            for category, probability in classifier().scores(words).items():
+                found[category] = max(found[category], _alone(probability))
         return found
+
+
+def _alone(probability: float) -> float:
+    """The network's probability as a score: `_SURE` is 0.5, and linear on both sides."""
+    if probability < _SURE:
+        return probability * 0.5 / _SURE
+    return 0.5 + (probability - _SURE) * 0.5 / (1 - _SURE)

@@ -43,6 +43,10 @@ _LEET_PAIRS = (
     ("|_|", "u"),
     ("vv", "w"),
 )
+_LOOSE = dict(
+    zip("вкмнтгпиузчьыѕіјԁһѡαβγεηικνορτυχωκшщ", "bkmhtrnnyz4bbsijdhwabyenikvoptuxwkww", strict=True)
+)
+"""Letters that look Latin in lower case only, or that such writing uses though Unicode's table lacks them."""
 _EDGE = ".,;:!?\"'`´“”‘’()[]{}<>…-–—*_~#/\\"
 _PLAIN_NUMBER = re.compile(
     r"\d+(?:st|nd|rd|th|s|k|d|x|p|mm|cm|m|px|ft|in|yo|yr|yrs|y|kg|g|am|pm|%)?", re.ASCII
@@ -96,12 +100,13 @@ def latin(folded: str) -> str:
     """The text with letters of other scripts read as Latin ones that look alike (Unicode's confusables)."""
     if folded.isascii():
         return folded
-    table = _confusables()
-    return " ".join(_latin_word(word, table) for word in folded.split(" "))
+    return " ".join(word if word.isascii() else _latin_word(word) for word in folded.split(" "))
 
 
-def _latin_word(word: str, table: dict[str, str]) -> str:
-    return word if word.isascii() else "".join(table.get(character, character) for character in word)
+def _latin_word(word: str) -> str:
+    """A word in Latin letters; loose lookalikes only count beside Latin letters: Russian is no English."""
+    table = _confusables() | (_LOOSE if any(c.isascii() and c.isalpha() for c in word) else {})
+    return "".join(table.get(character, character) for character in word)
 
 
 def transliterate(folded: str) -> str:
@@ -126,10 +131,6 @@ def _confusables() -> dict[str, str]:
         letters = [letter for letter in letters if len(letter) == 1]
         if letters:
             table[character.casefold()] = min(letters, key=lambda letter: letter in "il")
-    # Letters that look Latin in lower case only, or that such writing uses though the table lacks them.
-    table |= dict(
-        zip("вкмнтгпиузчьыѕіјԁһѡαβγεηικνορτυχωκшщ", "bkmhtrnnyz4bbsijdhwabyenikvoptuxwkww", strict=True)
-    )
     return table
 
 

@@ -22,7 +22,7 @@ def readings(text: str) -> list[list[str]]:
     folded = fold(text)
     seen = latin(folded)
     spelled = [folded, unleet(seen, "i"), seen, unleet(seen, "l")]
-    split = list(dict.fromkeys(tuple(tokens(spelling)) for spelling in spelled))
+    split = list(map(list, dict.fromkeys(tuple(tokens(spelling)) for spelling in spelled)))
     found = [split[0], *(words for pieces in split for words in mend(pieces)), *split[1:]]
     found += [words for pieces in decoded(text) for words in _read(pieces)]
     plain = mender().sense(split[0])

@@ -1,0 +1,79 @@
+"""A small network over words, for what the rules have no words for.
+
+Trained by `python -m openkontext.train.prompt_classifier`; what it is made of is said there.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BENIGN = "benign"
+CLASSES = (
+    BENIGN,
+    "ncii",
+    "nudity",
+    "sexual",
+    "gore",
+    "violence",
+    "hate_symbols",
+    "self_harm",
+    "weapons",
+)
+"""What it tells apart, in the order of its output."""
+MAX_WORDS = 256
+"""Words that are looked at together; longer texts are read in overlapping windows."""
+
+
+class Classifier:
+    """Scores words by class. Has no state; one serves all threads.
+
+    Args:
+        arrays: what `classifier.npz` holds: words (utf-8, one a line), table int8 [words + 1, size], row 0
+            for unknown words, and its scale; per width N, filters_N float32 [N, size, filters] and bias_N;
+            head_weight float32 [classes, filters of all widths], head_bias.
+    """
+
+    def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        words = bytes(arrays["words"]).decode().split("\n")
+        self._ids = {word: number + 1 for number, word in enumerate(words)}
+        self._table = arrays["table"]
+        self._scale = float(arrays["scale"][0])
+        widths = sorted(int(name.removeprefix("filters_")) for name in arrays if name.startswith("filters_"))
+        self._filters = [(arrays[f"filters_{width}"], arrays[f"bias_{width}"]) for width in widths]
+        self._head = arrays["head_weight"], arrays["head_bias"]
+
+    def scores(self, words: list[str]) -> dict[str, float]:
+        """Probability of each class but the benign one; 0 for all where no word is known."""
+        found = dict.fromkeys(CLASSES[1:], 0.0)
+        for start in range(0, len(words), MAX_WORDS // 2):
+            ids = [self._ids.get(word, 0) for word in words[start : start + MAX_WORDS]]
+            if any(ids):
+                for name, probability in zip(CLASSES[1:], self._probabilities(ids)[1:], strict=True):
+                    found[name] = max(found[name], float(probability))
+        return found
+
+    def _probabilities(self, ids: list[int]) -> NDArray[np.float32]:
+        vectors = self._table[ids].astype(np.float32) * self._scale
+        pooled = []
+        for filters, bias in self._filters:
+            width, size, count = filters.shape
+            padded = np.pad(vectors, ((width - 1, width - 1), (0, 0)))
+            windows = np.lib.stride_tricks.sliding_window_view(padded, width, axis=0)  # [places, size, width]
+            answers = windows.transpose(0, 2, 1).reshape(-1, width * size) @ filters.reshape(-1, count)
+            pooled.append(np.maximum(answers.max(axis=0) + bias, 0))
+        weight, bias = self._head
+        logits = weight @ np.concatenate(pooled) + bias
+        odds: NDArray[np.float32] = np.exp(logits - logits.max())
+        return odds / odds.sum()
+
+
+@lru_cache(maxsize=1)
+def classifier() -> Classifier:
+    """The one that the package ships."""
+    file = resources.files("openkontext.safety.prompt") / "classifier.npz"
+    with file.open("rb") as stream, np.load(stream) as arrays:
+        return Classifier(dict(arrays))
