@@ -18,6 +18,7 @@ from openkontext.service.keeper import Keeper
 from openkontext.service.models import Account, Appeal, Role, Signal, Standing
 from openkontext.service.processes import check_exposure
 from openkontext.service.settings import Settings
+from openkontext.service.terms import service_terms
 from openkontext.service.worker import Worker
 
 EDIT = {"prompt": "make it brighter", "input_image": b64(png())}
@@ -45,7 +46,7 @@ def key(database: Database, audit: Audit, settings: Settings) -> Callable[..., s
     def make(name: str, credit: int | None = None, role: Role = Role.USER, **values: Any) -> str:
         with database.transaction() as session:
             account = accounts.add_account(session, audit, name, credit=credit, role=role)
-            accounts.accept_terms(session, audit, account.id, settings.terms_version)
+            accounts.accept_terms(session, audit, account.id, service_terms(settings))
             return accounts.make_key(session, audit, account, **values).key
 
     return make

@@ -10,7 +10,9 @@ from playwright.sync_api import Browser, Page, expect
 from service.browsing import check_accessibility, chromium, fits_its_width, visit
 from service.running import Service, brightness, png
 
+from openkontext import provenance
 from openkontext.images import read_metadata
+from openkontext.version import __version__
 
 SLOW = "1000"
 """Steps of an edit that takes long enough to be looked at and stopped."""
@@ -88,10 +90,17 @@ def test_from_a_picture_to_a_branch_and_a_download(page: Page, tmp_path: Path) -
 
     page.get_by_role("button", name="What is in this file").click()
     card = page.locator("#in-file")
-    expect(card).to_contain_text("copier")
+    expect(card).to_contain_text("Nothing was changed since it was signed; signed by this service.")
+    steps = card.get_by_role("list").get_by_role("listitem")
+    assert [step.inner_text().split(",")[0] for step in steps.all()] == [
+        "a picture without a record",
+        *[f"edited by openkontext {__version__} with copier"] * 2,
+    ]
     saved = download(page, tmp_path)
     assert saved.suffix == ".jpeg"
     assert abs(brightness(saved.read_bytes()) - 100 - 2 * 12.75) < 2
+    report = provenance.verify(saved)  # the file says by itself what the page showed
+    assert (report.valid, len(report.chain)) == (True, 2)
     written = read_metadata(saved)
     assert written["seed"] == "42"
     for value in written.values():

@@ -47,9 +47,7 @@ class Keyed(Service):
         self.keys: dict[str, NewKey] = {}
         for name in ("ann", "rita", "rolf", "ada"):
             role = {"ann": Role.USER, "ada": Role.ADMIN}.get(name, Role.REVIEWER)
-            account = self.add(name, role)
-            with self.database.transaction() as session:
-                accounts.accept_terms(session, self.audit, account, "1")
+            self.add(name, role)
         self.worker = Worker(settings, self.database)
         return self
 
@@ -83,6 +81,9 @@ def service(tmp_path_factory: pytest.TempPathFactory, copier: Path) -> Iterator[
         patch.setenv("OPENKONTEXT_DATA", str(folder))
         made = Keyed(folder, copier, workers=0, queue_size=QUEUE_SIZE).prepare(copier)
         made.start()
+        for key in made.keys.values():
+            with made.client(key.key) as client:
+                assert client.post("/v1/consent", json={"version": "1"}).status_code == 200
         yield made
         made.database.close()
         made.stop()

@@ -1,7 +1,7 @@
 // The large picture: what is chosen in the history, how far it is, what came of it.
 import { call, follow, picture } from "./api.js";
 import { showBoth, showOne } from "./compare.js";
-import { $, facts, make, size } from "./dom.js";
+import { $, facts, make, size, when } from "./dom.js";
 import { feedback, report } from "./shell.js";
 
 const place = () => $("picture");
@@ -151,9 +151,30 @@ export class Stage {
   }
 }
 
+const TRUST = {
+  anchor: "an authority that this service trusts vouches for the signer",
+  own: "signed by this service",
+  unknown: "the signer is not one that this service knows",
+};
+const ACTIONS = { "c2pa.created": "made from words", "c2pa.edited": "edited", "c2pa.opened": "opened" };
+
+function signedRecord(record) {
+  const title = make("h2", { class: "small" }, "Signed record");
+  if (!record.signed) return [title, make("p", {}, "It carries none.")];
+  const state = record.valid
+    ? make("p", {}, make("span", { class: "badge good" }, "whole"), ` Nothing was changed since it was signed; ${TRUST[record.trust] ?? TRUST.unknown}.`)
+    : make("p", {}, make("span", { class: "badge bad" }, "changed"), ` ${record.tampering.join("; ")}.`);
+  const first = record.chain[0]?.unsigned_parent ? [make("li", {}, "a picture without a record")] : [];
+  const steps = record.chain.map((step) => make("li", {},
+    `${ACTIONS[step.action] ?? step.action} by ${step.software}${step.model ? ` with ${step.model}` : ""}`,
+    make("span", { class: "muted" }, `, signed by ${step.signer}${step.time ? `, ${when(Date.parse(step.time) / 1000)}` : ""}`)));
+  return [title, state, make("ol", { class: "chain" }, ...first, ...steps)];
+}
+
 function inFile(file) {
   const told = Object.entries(file.metadata).map(([name, value]) => [IN_FILE[name] ?? name, value]);
   return [
+    ...signedRecord(file.record),
     make("h2", { class: "small" }, "Written into the file"),
     told.length ? facts(told) : make("p", {}, "Nothing about how it was made."),
     make("h2", { class: "small" }, "The file"),

@@ -9,7 +9,8 @@ from PIL import Image
 from pydantic import BaseModel, Field
 from sqlalchemy import select
 
-from openkontext import images
+from openkontext import images, provenance
+from openkontext.provenance.report import Report
 from openkontext.service.access import Caller, may
 from openkontext.service.errors import Refused, responses
 from openkontext.service.models import Job, JobState
@@ -54,6 +55,28 @@ class Edits(BaseModel):
     edits: list[Edit]
 
 
+class Step(BaseModel):
+    """One signed record of the chain that leads to a picture."""
+
+    action: str = Field(description="What was done last, such as c2pa.edited.")
+    software: str
+    signer: str
+    time: str | None
+    model: str | None
+    unsigned_parent: bool = Field(description="It was made from a picture without a record.")
+
+
+class Record(BaseModel):
+    """What the signed record (C2PA) in a file says, and whether it holds."""
+
+    signed: bool
+    valid: bool = Field(description="There is a record, and nothing was changed since.")
+    trust: str | None = Field(description="Whose word it is: anchor, own or unknown.")
+    signer: str | None
+    tampering: list[str]
+    chain: list[Step] = Field(description="From the first record to the picture's own.")
+
+
 class InFile(BaseModel):
     """What is in a result's file besides the picture."""
 
@@ -63,6 +86,7 @@ class InFile(BaseModel):
     width: int
     height: int
     metadata: dict[str, str] = Field(description="How it was made, as written into the file.")
+    record: Record
 
 
 @router.get("/v1/jobs", responses=responses(403))
@@ -135,6 +159,28 @@ def get_file(request: Request, caller: Reading, id: JobId) -> InFile:
         width=width,
         height=height,
         metadata=images.read_metadata(content),
+        record=_record(provenance.verify(content)),
+    )
+
+
+def _record(report: Report) -> Record:
+    return Record(
+        signed=report.signed,
+        valid=report.valid,
+        trust=report.trust,
+        signer=report.signature.name if report.signature else None,
+        tampering=list(report.tampering),
+        chain=[
+            Step(
+                action=step.action,
+                software=step.software,
+                signer=step.signature.name,
+                time=step.time,
+                model=step.model,
+                unsigned_parent=step.unsigned_parent,
+            )
+            for step in report.chain
+        ],
     )
 
 
