@@ -5,6 +5,7 @@ Making an `EditRequest` checks it: this is the one place that says which values 
 
 import math
 import operator
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,9 @@ from openkontext.version import __version__
 
 if TYPE_CHECKING:
     from openkontext.provenance import Record, Signer
+
+WATERMARK = "OPENKONTEXT_WATERMARK"
+"""Setting in the environment: 1 puts the invisible mark into every picture that is not told otherwise."""
 
 MAX_PROMPT = 4000
 """Characters of the longest instruction taken; T5's 512 tokens hold fewer."""
@@ -199,6 +203,7 @@ class EditResult:
         metadata: bool | Mapping[str, str] = True,
         overwrite: bool = False,
         sign_prompt: bool = False,
+        watermark: bool | None = None,
         signer: "Signer | None" = None,
     ) -> None:
         """Sign the picture and write it to a file, which appears whole or not at all.
@@ -208,6 +213,8 @@ class EditResult:
             metadata: whether the file says how it was made; a mapping is said besides.
             overwrite: replace a file that exists.
             sign_prompt: put the instruction into the signed record too.
+            watermark: put an invisible mark into the pixels, which tells the model where the record is
+                stripped; None for what $OPENKONTEXT_WATERMARK says, which is no where it is not set.
             signer: what signs; None for what the settings say.
 
         Raises:
@@ -215,7 +222,9 @@ class EditResult:
         """
         images.check_output(path, overwrite)
         kind = images.file_format(path)
-        data = self.encode(kind, metadata=metadata, sign_prompt=sign_prompt, signer=signer)
+        data = self.encode(
+            kind, metadata=metadata, sign_prompt=sign_prompt, watermark=watermark, signer=signer
+        )
         images.write(path, data, overwrite=overwrite)
 
     def encode(
@@ -224,6 +233,7 @@ class EditResult:
         *,
         metadata: bool | Mapping[str, str] = True,
         sign_prompt: bool = False,
+        watermark: bool | None = None,
         signer: "Signer | None" = None,
     ) -> bytes:
         """The bytes of the file that `save` writes.
@@ -234,6 +244,7 @@ class EditResult:
             kind: "PNG", "JPEG", "WEBP" or "TIFF".
             metadata: as for `save`.
             sign_prompt: as for `save`.
+            watermark: as for `save`.
             signer: as for `save`.
 
         Raises:
@@ -243,7 +254,12 @@ class EditResult:
         if metadata is not False:
             said = self.metadata | ({} if metadata is True else dict(metadata))
         record = replace(self.record, prompt=self.prompt) if sign_prompt else self.record
-        return _signed(self.image, kind, said, record, signer)
+        image = self.image
+        if os.environ.get(WATERMARK, "") not in ("", "0") if watermark is None else watermark:
+            from openkontext.provenance.watermark import embed
+
+            image = Image.fromarray(embed(np.asarray(image), self.digest))
+        return _signed(image, kind, said, record, signer)
 
 
 def _signed(

@@ -42,6 +42,7 @@ def edit(
     preview: Preview = None,
     no_metadata: options.NoMetadata = False,
     sign_prompt: options.SignPrompt = False,
+    watermark: options.Watermark = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
@@ -70,7 +71,12 @@ def edit(
         "low_memory": low_memory,
         "profile": profile,
     }
-    saving = {"metadata": not no_metadata, "sign_prompt": sign_prompt, "overwrite": overwrite}
+    saving = {
+        "metadata": not no_metadata,
+        "sign_prompt": sign_prompt,
+        "watermark": watermark,
+        "overwrite": overwrite,
+    }
     _make(request, target, setup, preview, saving, json)
 
 
@@ -93,6 +99,7 @@ def generate(
     preview: Preview = None,
     no_metadata: options.NoMetadata = False,
     sign_prompt: options.SignPrompt = False,
+    watermark: options.Watermark = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
@@ -119,7 +126,12 @@ def generate(
         "low_memory": low_memory,
         "profile": profile,
     }
-    saving = {"metadata": not no_metadata, "sign_prompt": sign_prompt, "overwrite": overwrite}
+    saving = {
+        "metadata": not no_metadata,
+        "sign_prompt": sign_prompt,
+        "watermark": watermark,
+        "overwrite": overwrite,
+    }
     _make(request, target, setup, preview, saving, json)
 
 

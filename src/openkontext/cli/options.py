@@ -59,6 +59,13 @@ NoMetadata = Annotated[
 SignPrompt = Annotated[
     bool, typer.Option("--sign-prompt", help="Put the instruction into the signed record too.")
 ]
+Watermark = Annotated[
+    bool | None,
+    typer.Option(
+        "--watermark/--no-watermark",
+        help="Put an invisible mark into the pixels, which stays where the record is stripped.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output file where it exists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 

@@ -38,6 +38,11 @@ def verify(
         print("\n".join(_described(image, report)))
     if report.remote:
         raise InputError(f"{image}: its record lies elsewhere and is not fetched: {report.remote}")
+    if not report.signed and report.watermark:
+        raise InputError(
+            f"{image}: carries no signed record, but an invisible mark: "
+            f"openkontext made it, with a model whose digest begins {report.watermark}"
+        )
     if not report.signed:
         raise InputError(f"{image}: carries no signed record; nothing is known of where it comes from")
     if report.tampering:
@@ -54,6 +59,8 @@ def _described(image: str, report: "Report") -> list[str]:
         lines.append(f"which is:   {_TRUST[report.trust]}")
     if report.model:
         lines.append(f"model:      {report.model} {report.digest or ''}".rstrip())
+    if report.watermark:
+        lines.append(f"mark:       invisible, of a model whose digest begins {report.watermark}")
     for number, step in enumerate(report.chain, 1):
         if number == 1 and step.unsigned_parent:
             lines.append("  0. a picture without a signed record")

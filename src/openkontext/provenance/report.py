@@ -2,7 +2,7 @@
 
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from openkontext.provenance.framing import FramingError, check_framing
 from openkontext.provenance.record import DIGEST, DISCLOSURE, SOFTWARE
 from openkontext.provenance.signer import own_serial_numbers
 from openkontext.provenance.signing import context, uninterrupted
+from openkontext.provenance.watermark import detect
 
 _UNTRUSTED = "signingCredential.untrusted"
 
@@ -94,6 +95,9 @@ class Report:
     """From the first record to this picture's."""
     remote: str | None = None
     """Where the record lies, if the picture only names a place; it is not fetched."""
+    watermark: str | None = None
+    """What the invisible mark in the pixels says: how the digest of the model begins that made the picture.
+    Whoever reads this source can make such a mark; it is a hint, and no proof."""
 
     @property
     def valid(self) -> bool:
@@ -127,6 +131,17 @@ def verify(source: str | Path | bytes) -> Report:
     """
     name = "the picture" if isinstance(source, bytes) else str(source)
     data = source if isinstance(source, bytes) else images.read_bytes(source)
+    return replace(_verify(data, name), watermark=_watermark(data))
+
+
+def _watermark(data: bytes) -> str | None:
+    try:
+        return detect(images.load(data).pixels)
+    except InputError:  # a kind of picture whose record c2pa can read, and whose pixels we cannot
+        return None
+
+
+def _verify(data: bytes, name: str) -> Report:
     try:
         store, detail = uninterrupted(lambda: _read(data))
     except c2pa.C2paError.ManifestNotFound:
