@@ -78,6 +78,7 @@ def main(folder: Path, stages: list[str]) -> None:
             train_text(recipe, TINY, WORDS, run, RUN)
         elif stage == "flow":
             write_chunk(folder / "latents", 0, lambda images: encode(_autoencoder(), images), FIRST_KINDS)
+            torch.manual_seed(0)  # whether or not the chunk was drawn just now
             cache, text = PairCache(folder / "latents", FIRST_KINDS), TextEncoders(TINY, WORDS)
             train_flow(FlowRecipe(guided=0.3, **few), TINY, text, cache, run, run_recipe=RUN)
         elif stage == "finetune":
