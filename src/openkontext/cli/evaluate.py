@@ -9,6 +9,7 @@ import typer
 from openkontext.cli import console, options
 
 if TYPE_CHECKING:
+    from openkontext.evaluation.drift import DriftReport
     from openkontext.evaluation.scores import Report, Score
 
 app = typer.Typer(help="How well a model does what it is asked.", no_args_is_help=True)
@@ -75,6 +76,86 @@ def edits(
         console.print_json({"model": name, "seed": seed, **report.record()})
     else:
         _print_table(report, f"{name}, seed {seed}")
+
+
+@app.command()
+def drift(
+    model: options.Model = "nano",
+    precision: options.Precision = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
+    seed: Annotated[int, typer.Option(metavar="S", min=0, help="Same seed, same chains and same noise.")] = 0,
+    count: Annotated[int, typer.Option(metavar="N", min=1, help="How many chains.")] = 20,
+    turns: Annotated[int, typer.Option(metavar="T", min=1, max=50, help="Successive edits of a chain.")] = 6,
+    plot: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write a plot against the number of turns.")
+    ] = None,
+    provider: options.Provider = "cpu",
+    arithmetic: options.Arithmetic = "faithful",
+    low_memory: options.LowMemory = False,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+) -> None:
+    """Edit outputs again and again, and measure what happens to what no edit asks to change."""
+    from dataclasses import asdict
+
+    import numpy as np
+    from rich.console import Console
+    from rich.progress import track
+
+    from openkontext import images
+    from openkontext.data.edits import KINDS
+    from openkontext.editor import load
+    from openkontext.evaluation.drift import DriftReport, draw_chain, follow
+    from openkontext.evaluation.plots import line_plot
+    from openkontext.images.fitting import Pixels, from_model, to_model
+
+    if plot is not None:
+        images.check_output(plot, overwrite)
+    editor = load(model, precision=precision, provider=provider, arithmetic=arithmetic, low_memory=low_memory)
+
+    def edit(picture: Pixels, prompt: str, noise: int) -> Pixels:
+        result = editor.edit(picture, prompt, seed=noise, num_inference_steps=steps, guidance_scale=guidance)
+        return np.asarray(result.image.convert("RGB"))
+
+    def alone(picture: Pixels) -> Pixels:
+        return from_model(editor.components.decode(editor.components.encode(to_model(picture))))
+
+    kinds = editor.repository.config.kinds or KINDS
+    chains = (draw_chain(seed, index, kinds, turns) for index in range(count))
+    kept = [
+        each
+        for chain in track(
+            chains, "editing", total=count, console=Console(stderr=True), transient=sys.stderr.isatty()
+        )
+        for each, _ in follow(chain, edit, alone)
+    ]
+    report, name = DriftReport.of(kept), editor.repository.config.name
+    if plot is not None:
+        lines = {name: report.psnr, "its autoencoder alone": report.autoencoder}
+        image = line_plot(lines, f"Drift of {count} chains", "turns", "PSNR of what was not edited, dB", 24)
+        images.save(plot, image, overwrite=overwrite)
+    if json:
+        console.print_json({"model": name, "seed": seed, "chains": count, **asdict(report)})
+    else:
+        _print_drift(report, f"{name}, seed {seed}, {count} chains")
+
+
+def _print_drift(report: "DriftReport", title: str) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for heading in ("turns", "PSNR of what was not edited", "autoencoder alone"):
+        table.add_column(heading, justify="right")
+    for turn, values in enumerate(zip(report.psnr, report.autoencoder, strict=True), 1):
+        table.add_row(str(turn), *(f"{value:.1f} dB" for value in values))
+    Console().print(table)
+    if report.recognised is not None:
+        score = report.recognised
+        interval = f"{score.low:.0%} .. {score.high:.0%}"
+        print(f"characters recognised: {score.success:.0%} ({interval}) of {score.count}")
 
 
 def _print_table(report: "Report", title: str) -> None:

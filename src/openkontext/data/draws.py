@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import numpy as np
@@ -213,3 +213,20 @@ _DRAWS: dict[str, Callable[[np.random.Generator, Scene], Edit | None]] = {
     "two parts": _two_parts,
     IMPOSSIBLE: _impossible,
 }
+
+
+def next_edit(rng: np.random.Generator, scene: Scene, kinds: Collection[str]) -> Edit:
+    """An edit of one thing of a given scene, none that is held out; characters and signs are left alone.
+
+    Args:
+        rng: Source of chance.
+        scene: What is to be edited.
+        kinds: Kinds of edit to choose among, of those that change one thing.
+    """
+    plain = tuple(thing for thing in scene.things if thing.shape in SHAPES)
+    able = [kind for kind in kinds if (free_places(scene, tuple(PLACES)) if kind == "add" else plain)]
+    while True:
+        edit = _DRAWS[choose(rng, able)](rng, scene)
+        named = edit is not None and (edit.subject is None or edit.subject in plain)
+        if edit is not None and named and edit.before == scene and not _asks_unseen(edit):
+            return edit
