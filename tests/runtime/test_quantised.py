@@ -86,6 +86,18 @@ def test_random_linear_layers(
     assert relative_error(result, draft.values[y]) < tolerance(precision, kind, arithmetic == "fast")
 
 
+@pytest.mark.parametrize("arithmetic", ["faithful", "fast"])
+def test_fp4_in_a_graph_that_declares_an_opset_without_it(tmp_path: Path, arithmetic: str) -> None:
+    """Older releases of the tool put FP4 into the graph of opset 20 that PyTorch had exported."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3, 32)).astype(np.float32)
+    draft = Draft(rng, "fp32", {"x": x}, fast=arithmetic == "fast")
+    y = draft.linear("x", rng.standard_normal((16, 32)).astype(np.float32), "fp4")
+    graph = load_graph(draft.save(tmp_path, y, {"x": ["B", 32]}, opset=20), arithmetic=arithmetic)
+    allowed = tolerance("fp32", "fp4", arithmetic == "fast")
+    assert relative_error(graph.run(x=x)["y"], draft.values[y]) < allowed
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("arithmetic", ["faithful", "fast"])
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
