@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 from service.running import Receiver, Service, b64, brightness, png, poll
 
+from openkontext import provenance
+
 BRIGHTER = 12.75
 """What "brighter" adds to a byte in the copier (tests/copier.py)."""
 
@@ -111,6 +113,7 @@ def test_a_task_from_submission_to_signed_result(client: httpx2.Client, service:
     assert (done["status"], done["progress"], done["result"]["seed"]) == ("Ready", 1.0, 7)
     sample = httpx2.get(done["result"]["sample"])
     assert sample.headers["content-type"] == "image/jpeg"
+    assert provenance.verify(sample.content).valid
     assert Image.open(io.BytesIO(sample.content)).size == (128, 128)
     assert client.get("/v1/credits").json()["credits"] == before - 1
 

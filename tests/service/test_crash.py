@@ -20,6 +20,7 @@ import pytest
 from service.running import Receiver, Service, b64, brightness, png
 from sqlalchemy import func, select
 
+from openkontext import provenance
 from openkontext.service.database import Database
 from openkontext.service.models import Job, JobState
 
@@ -130,6 +131,7 @@ def crash(service: Service, url: str, kills: int, pause: float) -> str:
             done = asking.get("/v1/get_result", params={"id": id}).json()
             picture = httpx2.get(done["result"]["sample"])
             assert abs(brightness(picture.content) - 112.75) < 1.5  # it went through the editor
+            assert provenance.verify(picture.content).valid  # and is signed
     with database.reading() as session:
         attempts = session.scalar(select(func.sum(Job.attempts))) or 0
     database.close()
@@ -137,7 +139,7 @@ def crash(service: Service, url: str, kills: int, pause: float) -> str:
     service.stop()
     return (
         f"{database.engine.dialect.name}: {kills} kills ({dict(killed)}), {len(accepted)} edits "
-        f"accepted and delivered, {attempts - len(accepted)} done again after a crash, "
+        f"accepted and delivered, all signed, {attempts - len(accepted)} done again after a crash, "
         f"{sum(client.failures for client in clients)} requests cut off and asked again, "
         f"{len(receiver.got)} webhook deliveries of {len(accepted)}"
     )
