@@ -22,7 +22,7 @@ CATEGORIES = FIXED + ADJUSTABLE
 """All that a prompt is scored for."""
 
 _SURE = 0.95
-"""Probability from which the network refuses by itself; chosen on the development suite."""
+"""Probability from which the network refuses by itself; chosen by the false refusals on both suites."""
 
 
 class PromptCheck:
