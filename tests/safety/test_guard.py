@@ -141,7 +141,9 @@ def broken(subject: Subject) -> Mapping[str, float]:
 
 @pytest.mark.parametrize("stage", Stage)
 @pytest.mark.parametrize(
-    "answer", [broken, {"gore": float("nan")}, {"gore": 1.5}, lambda subject: None], ids=str
+    "answer",
+    [broken, {"gore": float("nan")}, {"gore": 1.5}, lambda subject: None],
+    ids=["broken", "not a number", "beyond 1", "nothing"],
 )
 def test_a_check_that_cannot_look_refuses(
     stage: Stage, answer: Callable[[Subject], Mapping[str, float]]
