@@ -11,6 +11,7 @@ from stand_ins import Copying, Knowing
 import openkontext.editor
 from openkontext.cli import main
 from openkontext.data.edits import FIRST_KINDS, KINDS, TASKS
+from openkontext.errors import RefusedError
 from openkontext.evaluation.cases import Case, draw_cases
 from openkontext.evaluation.edits import Outcome, edited_by, evaluate, round_trip
 from openkontext.evaluation.reader import Fault, Reading
@@ -151,3 +152,15 @@ def test_the_command_prints_a_table_and_writes_the_sheet(tmp_path, capsys: pytes
     assert sheet.read_bytes().startswith(b"\x89PNG")
     assert main(command) == 2
     assert "sheet.png" in capsys.readouterr().err
+
+
+def test_a_refused_edit_has_failed_and_the_others_go_on(cases: list[Case]):
+    class Refusing(Copying):
+        def edit(self, image, prompt, **options):
+            if prompt == cases[1].instruction:
+                raise RefusedError("refused: the result would show nudity")
+            return Knowing(cases).edit(image, prompt)
+
+    outcomes = list(evaluate(cases[:3], edited_by(Refusing())))
+    assert [o.reading.success for o in outcomes] == [True, False, True]
+    assert outcomes[1].reading.faults[0].check == "refused"

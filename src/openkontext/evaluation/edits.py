@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from openkontext.errors import RefusedError
 from openkontext.evaluation.cases import Case
-from openkontext.evaluation.reader import Reading, read
+from openkontext.evaluation.reader import Fault, Reading, read
 from openkontext.images.fitting import Pixels, from_model, to_model
 
 
@@ -60,12 +61,16 @@ class Outcome:
 
 
 def evaluate(cases: Iterable[Case], edit: Callable[[Case], Pixels]) -> Iterator[Outcome]:
-    """Edit case after case and read each output."""
+    """Edit case after case and read each output; what a filter refuses has failed."""
     for case in cases:
         started = time.perf_counter()
-        output = edit(case)
+        try:
+            output = edit(case)
+            reading = None
+        except RefusedError as error:  # harmless as all cases are, a refusal is a failure
+            output, reading = case.before, Reading((Fault("refused", str(error)),))
         seconds = time.perf_counter() - started
-        yield Outcome(case, output, read(case.edit, output), seconds)
+        yield Outcome(case, output, reading or read(case.edit, output), seconds)
 
 
 def edited_by(

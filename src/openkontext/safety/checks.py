@@ -120,18 +120,23 @@ class BodyCheck:
     turn = Turn.COSTLY
 
     def scores(self, subject: Subject) -> Mapping[str, float]:
-        """Scores of nudity and sexual content; the signs "person" and "face"."""
-        parts = nudenet.detect(_pixels(subject))
+        """Scores of nudity and sexual content; the signs "person" and "face".
 
-        def surest(names: Iterable[str] | None) -> float:
+        What seems bare must seem so in the mirror, too: the lower of both scores counts. In drawings the
+        model takes a leaf or a ball for a part of a person, and in the mirror it does not.
+        """
+        pixels = _pixels(subject)
+        parts = nudenet.detect(pixels)
+
+        def surest(parts: Iterable[nudenet.Part], names: Iterable[str] | None) -> float:
             return max((part.score for part in parts if names is None or part.name in names), default=0.0)
 
-        return {
-            "nudity": surest(nudenet.NUDE),
-            "sexual": surest(_GENITAL),
-            "person": surest(None),
-            "face": surest(nudenet.FACES),
-        }
+        bare = {"nudity": surest(parts, nudenet.NUDE), "sexual": surest(parts, _GENITAL)}
+        if any(bare.values()):
+            mirrored = nudenet.detect(np.ascontiguousarray(pixels[:, ::-1]))
+            bare["nudity"] = min(bare["nudity"], surest(mirrored, nudenet.NUDE))
+            bare["sexual"] = min(bare["sexual"], surest(mirrored, _GENITAL))
+        return bare | {"person": surest(parts, None), "face": surest(parts, nudenet.FACES)}
 
 
 class KnownMaterialCheck:
