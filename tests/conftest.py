@@ -34,3 +34,11 @@ def copier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from copier import make_repository
 
     return make_repository(tmp_path_factory.mktemp("models") / "copier")
+
+
+@pytest.fixture(scope="session")
+def slow_copier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, with steps that take milliseconds: 1000 of them take seconds, also on a fast machine."""
+    from copier import make_repository
+
+    return make_repository(tmp_path_factory.mktemp("models") / "slow-copier", work=16384)

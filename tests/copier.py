@@ -34,15 +34,18 @@ CHANNELS, WIDTH, SIDE = 16, 64, 8  # of the latent; of tokens and text; of the b
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
 
-def make_repository(folder: Path) -> Path:
-    """Write the repository, in the published layout, and return its folder."""
+def make_repository(folder: Path, work: int = 0) -> Path:
+    """Write the repository, in the published layout, and return its folder.
+
+    `work` is the width of a useless product in every step: 16384 makes a step take milliseconds.
+    """
     folder.mkdir(parents=True)
     CONFIG.save(folder)
     _tokenizer(["<|startoftext|>", "<|endoftext|>"], "<|startoftext|> $A <|endoftext|>", folder / "tokenizer")
     _tokenizer(["<pad>", "</s>"], "$A </s>", folder / "tokenizer_2")
     _clip(folder / "clip.opt")
     _t5(folder / "t5.opt")
-    _transformer(folder / "transformer.opt" / "fp32")
+    _transformer(folder / "transformer.opt" / "fp32", work)
     _autoencoder(folder)
     return folder
 
@@ -79,7 +82,7 @@ def _t5(folder: Path) -> None:
     _save(folder, nodes, inputs, [("text_embeddings", FLOAT, ["B", 8, WIDTH])], {"table": table})
 
 
-def _transformer(folder: Path) -> None:
+def _transformer(folder: Path, work: int) -> None:
     node = helper.make_node
     nodes = [
         # n: how many tokens belong to the picture being made
@@ -89,7 +92,14 @@ def _transformer(folder: Path) -> None:
         node("ReduceSum", ["is_target_int", "zero_axis"], ["n"], keepdims=1),
         node("Mul", ["n", "two"], ["2n"]),
         # the context image, or zeros where there is none
-        node("Sub", ["hidden_states", "hidden_states"], ["zeros"]),
+        *(
+            [
+                node("MatMul", ["hidden_states", "widen"], ["wide"]),
+                node("MatMul", ["wide", "narrow"], ["zeros"]),
+            ]
+            if work
+            else [node("Sub", ["hidden_states", "hidden_states"], ["zeros"])]
+        ),
         node("Concat", ["hidden_states", "zeros"], ["padded"], axis=1),
         node("Slice", ["hidden_states", "zero_axis", "n", "one_axis"], ["target"]),
         node("Slice", ["hidden_states", "n", "end", "one_axis"], ["rest"]),
@@ -123,6 +133,9 @@ def _transformer(folder: Path) -> None:
         "two": np.array([2]),
         "end": np.array([2**31]),
     }
+    if work:
+        weights["widen"] = np.zeros((WIDTH, work), np.float32)
+        weights["narrow"] = np.zeros((work, WIDTH), np.float32)
     _save(folder, nodes, inputs, [("latent", FLOAT, ["B", "latent_dim", WIDTH])], weights)
 
 

@@ -20,8 +20,8 @@ BRIGHTER = 12.75
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, copier: Path) -> Iterator[Service]:
-    made = Service(tmp_path_factory.mktemp("service"), copier, price=1, encrypt=True)
+def service(tmp_path_factory: pytest.TempPathFactory, slow_copier: Path) -> Iterator[Service]:
+    made = Service(tmp_path_factory.mktemp("service"), slow_copier, price=1, encrypt=True)
     made.run("accounts", "add", "ann", "--credit", "1000")
     made.key = made.run("keys", "create", "ann")["key"]
     made.start()

@@ -25,9 +25,9 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, copier: Path) -> Iterator[Service]:
+def service(tmp_path_factory: pytest.TempPathFactory, slow_copier: Path) -> Iterator[Service]:
     """Without keys, as on one's own machine."""
-    made = Service(tmp_path_factory.mktemp("page"), copier, feedback_address="help@example.org").start()
+    made = Service(tmp_path_factory.mktemp("page"), slow_copier, feedback_address="help@example.org").start()
     yield made
     made.stop()
 
