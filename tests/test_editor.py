@@ -60,6 +60,12 @@ def test_instruction_and_guidance_reach_the_picture(
     assert result.guidance_scale == (CONFIG.guidance_scale if guidance is None else guidance)
 
 
+def test_a_new_picture_is_no_unchanged_one_though_it_repeats_its_reference(
+    editor: openkontext.Editor,
+) -> None:
+    assert not editor.generate("make it", reference_images=[blocks()], num_inference_steps=1).unchanged
+
+
 def test_a_change_of_one_token_is_a_change(editor: openkontext.Editor) -> None:
     picture = blocks(high=100)
     everywhere = editor.edit(picture, "make it brighter", guidance_scale=40)

@@ -271,7 +271,7 @@ class Editor:
                 record=record,
             )
 
-        unchanged = bool(context) and _unchanged(step.latents, context[0])
+        unchanged = inputs.pixels is not None and _unchanged(step.latents, context[0])
 
         # Decode the latents to the finished picture, and check it before anyone sees it.
         image = self._decode(step.latents, inputs)
