@@ -80,7 +80,7 @@ def main(folder: Path, stages: list[str]) -> None:
             write_chunk(folder / "latents", 0, lambda images: encode(_autoencoder(), images), FIRST_KINDS)
             torch.manual_seed(0)  # whether or not the chunk was drawn just now
             cache, text = PairCache(folder / "latents", FIRST_KINDS), TextEncoders(TINY, WORDS)
-            train_flow(FlowRecipe(guided=0.3, **few), TINY, text, cache, run, run_recipe=RUN)
+            train_flow(FlowRecipe(**few), TINY, text, cache, run, run_recipe=RUN)
         elif stage == "finetune":
             train_finetune(FinetuneRecipe(pairs="", rank=2, **few), base, Random(), run, RUN)
         elif stage == "guidance":

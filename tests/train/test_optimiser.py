@@ -1,12 +1,14 @@
 """The joint optimiser: each parameter moves as its own rule says, convolutions as the matrices they are."""
 
 import copy
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from openkontext.train.loop import Average
 from openkontext.train.optimiser import MuonAdamW
+from openkontext.train.parallel import gather, launch, rank
 
 
 def _model() -> nn.Sequential:
@@ -53,6 +55,38 @@ def test_a_resumed_optimiser_goes_on_the_same_way() -> None:
         optimiser.step(0.5)
     for a, b in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def _two_steps(folder: Path) -> None:
+    """As in one process, since all have the same gradients: the second step goes on from the saved state."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    for _ in range(2):
+        optimiser = MuonAdamW(model, lambda _, p: p.ndim == 2, muon_rate=0.1, adam_rate=0.01)
+        if (folder / "state.pt").exists():
+            optimiser.load_state_dict(torch.load(folder / "state.pt"))
+        torch.manual_seed(1)
+        model(torch.randn(4, 6)).square().mean().backward()
+        optimiser.step(1.0)
+        assert all(p.grad is None for p in model.parameters())
+        state = optimiser.state_dict()
+        if rank() == 0:
+            torch.save(state, folder / "state.pt")
+        gather(None)  # nobody reads it before it is whole
+    torch.save(model.state_dict(), folder / f"{rank()}.pt")
+
+
+def test_processes_share_the_updates_and_end_with_the_same_weights_as_one(tmp_path: Path) -> None:
+    for folder, processes in (("one", 1), ("two", 2)):
+        (tmp_path / folder).mkdir()
+        launch(_two_steps, processes, tmp_path / folder)
+    one, *two = (torch.load(tmp_path / path) for path in ("one/0.pt", "two/0.pt", "two/1.pt"))
+    for weights in two:
+        for name, value in one.items():
+            # Threads differ, and with them the order of sums; a missed update would be 0.1.
+            torch.testing.assert_close(weights[name], value, rtol=0, atol=2e-3)
+    for name, value in two[0].items():
+        torch.testing.assert_close(two[1][name], value, rtol=0, atol=0)
 
 
 def test_the_average_follows_with_its_decay() -> None:

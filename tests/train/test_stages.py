@@ -14,7 +14,7 @@ from openkontext.data.scenes import render
 from openkontext.model.autoencoder import Autoencoder
 from openkontext.model.config import PRESETS, AutoencoderConfig
 from openkontext.train.autoencoder import AutoencoderRecipe, train_autoencoder
-from openkontext.train.flow import FlowRecipe, guided, train_flow
+from openkontext.train.flow import FlowRecipe, train_flow
 from openkontext.train.latents import PairCache, write_chunk
 from openkontext.train.parallel import average_gradients, launch, rank
 from openkontext.train.recipe import encode
@@ -94,7 +94,7 @@ def test_the_autoencoder_learns(tmp_path: Path) -> None:
 
 def test_flow_resumes_to_the_step(work: Path, tmp_path: Path) -> None:
     cache = PairCache(work / "latents", FIRST_KINDS)
-    recipe = FlowRecipe(steps=4, batch_size=4, warm_up=2, guided=0.25)
+    recipe = FlowRecipe(steps=4, batch_size=4, warm_up=2)
 
     def run(steps: int, folder: Path) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
@@ -110,17 +110,6 @@ def test_flow_resumes_to_the_step(work: Path, tmp_path: Path) -> None:
     assert any(not torch.equal(whole[name], start[name]) for name in whole)
     for name in whole:
         torch.testing.assert_close(resumed[name], whole[name], rtol=0, atol=0)
-
-
-def test_the_guided_target_leads_to_classifier_free_guidance() -> None:
-    rng = torch.Generator().manual_seed(0)
-    with_text, without_text = torch.randn(2, 3, 5, 4, generator=rng)
-    scale = torch.tensor([1.0, 1.8, 4.0])
-    velocity = torch.zeros_like(with_text)
-    for _ in range(100):  # of the distance 1 - 1/scale remains each time: at most 0.75
-        velocity = guided(with_text, velocity, without_text, scale)
-    expected = without_text + scale[:, None, None] * (with_text - without_text)
-    torch.testing.assert_close(velocity, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_text_encoders_learn_to_read(work: Path, tmp_path: Path) -> None:

@@ -50,9 +50,7 @@ class FlowRecipe:
     slips: float = 0.05
     #: Share of the examples that see no instruction, for classifier-free guidance.
     text_dropout: float = 0.08
-    #: Share of the steps, at the end, that teach the guidance embedding what guidance does, see `guided`.
-    guided: float = 0.0
-    #: Largest guidance scale that is taught.
+    #: Guidance scales are drawn from 1 up to this and mean nothing yet: the stage `guidance` teaches them.
     guidance_scale: float = 4.0
     average_decay: float = 0.999
     #: Share of the steps that train text to image: no input picture, and a description as the prompt.
@@ -104,25 +102,14 @@ def _inside_blocks(name: str, parameter: Tensor) -> bool:
     return "transformer_blocks." in name and ".norm" not in name and parameter.ndim == 2
 
 
-def guided(target: Tensor, velocity: Tensor, without_text: Tensor, scale: Tensor) -> Tensor:
-    """The target whose expected value is the guided velocity: model guidance (arXiv 2502.12154).
-
-    At rest `velocity = without_text + scale * (with_text - without_text)`, which classifier-free guidance
-    reaches with two passes.
-
-    Args:
-        target: noise minus image [B, L, C].
-        velocity: the model's own at this scale [B, L, C]; its mistakes are not learnt from: pass it detached.
-        without_text: the model's velocity with an empty instruction [B, L, C].
-        scale: guidance scales [B], 1 or more.
-    """
-    return target + (1 - 1 / scale)[:, None, None] * (velocity - without_text)
-
-
 def _loss(
-    model: Kontext, pairs: list[Pair], recipe: FlowRecipe, rng: np.random.Generator, guiding: bool
+    model: Kontext,
+    pairs: list[Pair],
+    recipe: FlowRecipe,
+    rng: np.random.Generator,
+    half: bool,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The whole loss, and what to log of it."""
+    """The whole loss, and what to log of it; `half` computes in bfloat16."""
     with_context = rng.random() >= recipe.text_to_image
     say = (
         (lambda pair: phrase(pair.edit, rng))
@@ -145,32 +132,23 @@ def _loss(
     ids = [position_ids(PATCH * rows, PATCH * columns, image) for image in range(1 + with_context)]
     scale = torch.from_numpy(rng.uniform(1, recipe.guidance_scale, count).astype(np.float32))
 
-    def predict(texts: list[str]) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            pooled, text = model.text(texts)
-            velocity: Tensor = model.transformer(
-                hidden_states=torch.cat((noised, before), dim=1) if with_context else noised,
-                encoder_hidden_states=text,
-                pooled_projections=pooled,
-                timestep=t,
-                img_ids=torch.from_numpy(np.concatenate(ids)),
-                txt_ids=torch.zeros(text.shape[1], 3),
-                guidance=scale,
-            )
-        return velocity[:, :length].float()
-
-    velocity = predict(texts)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        pooled, text = model.text(texts)
+        velocity: Tensor = model.transformer(
+            hidden_states=torch.cat((noised, before), dim=1) if with_context else noised,
+            encoder_hidden_states=text,
+            pooled_projections=pooled,
+            timestep=t,
+            img_ids=torch.from_numpy(np.concatenate(ids)),
+            txt_ids=torch.zeros(text.shape[1], 3),
+            guidance=scale,
+        )
+    velocity = velocity[:, :length].float()
     scenes = [[p.edit.after, p.edit.before] if with_context else [p.edit.before] for p in pairs]
-    target = noise - after
     weight = torch.where(changed, recipe.changed_weight, 1.0)
     weight = weight / weight.mean(dim=1, keepdim=True)
     read = model.readout.loss(scenes, changed, weight)
-    if guiding:
-        with torch.no_grad():
-            without_text = predict([""] * count)
-        asked = torch.tensor([text != "" for text in texts])
-        target = guided(target, velocity.detach(), without_text, torch.where(asked, scale, 1.0))
-    error = (velocity - target).square().mean(-1)
+    error = (velocity - (noise - after)).square().mean(-1)
     flow = (weight * error).mean()
     parts = {"loss": flow, "changed": error[changed].mean(), "readout": read}
     return flow + recipe.readout_weight * read, {name: part.detach() for name, part in parts.items()}
@@ -211,6 +189,9 @@ def train_flow(
     model = Kontext(config, text)
     if start is not None:
         model.transformer.load_state_dict(start)
+    if run_recipe.compile:
+        model.transformer.compile_blocks()
+    half = run_recipe.precision == "bf16"
     # All processes begin with the same weights, and go on with chance of their own.
     rng = np.random.default_rng([recipe.seed, 6, rank()])
     torch.manual_seed(int(rng.integers(1 << 62)))
@@ -220,8 +201,7 @@ def train_flow(
     run = Run(folder, parts, rng, recipe.steps, run_recipe, recipe.batch_size)
     for step in run.steps_left(stop):
         pairs = cache.draw(rng, recipe.batch_size // world_size(), recipe.kinds)
-        guiding = step >= (1 - recipe.guided) * recipe.steps
-        loss, metrics = _loss(model, pairs, recipe, rng, guiding)
+        loss, metrics = _loss(model, pairs, recipe, rng, half)
         loss.backward()
         average_gradients(model)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -9,11 +9,16 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+
+from openkontext.train.parallel import gather, rank, world_size
 
 
 class MuonAdamW:
     """One step of both optimisers at a time.
+
+    Several processes share Muon's work, which is most of a step's: each makes the updates of some matrices,
+    keeps their momentum, and hands the new values to the others.
 
     Args:
         model: What to train. The weights of its convolutions must be in channels_last.
@@ -38,8 +43,11 @@ class MuonAdamW:
         # torch's Muon takes matrices: it is handed views of the convolutions' weights as such.
         self.views = [p if p.ndim == 2 else nn.Parameter(_as_matrix(p.data)) for p in self.matrices]
         self.rates = (muon_rate, adam_rate)
+        # Largest first, dealt out in turn: no process has much more to do than another.
+        order = sorted(self.views, key=lambda view: -view.numel())
+        self.shares = [order[i :: world_size()] for i in range(world_size())]
         self.both = (
-            torch.optim.Muon(self.views, lr=muon_rate, weight_decay=weight_decay, momentum=0.95),
+            torch.optim.Muon(self.shares[rank()], lr=muon_rate, weight_decay=weight_decay, momentum=0.95),
             torch.optim.AdamW(
                 [p for _, p in named if id(p) not in chosen],
                 lr=adam_rate,
@@ -59,15 +67,36 @@ class MuonAdamW:
                 group["lr"] = rate * factor
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
+        if world_size() > 1:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        """Gives every process the matrices that the others have moved, and clears all gradients of them."""
+        for owner, share in enumerate(self.shares):
+            together = torch.cat([view.flatten() for view in share])
+            distributed.broadcast(together, owner)
+            for view, value in zip(share, together.split([v.numel() for v in share]), strict=True):
+                view.grad = None
+                if owner != rank():
+                    view.copy_(value.view_as(view))
 
     def state_dict(self) -> dict[str, Any]:
-        """Both optimisers' states."""
-        return {str(i): optimiser.state_dict() for i, optimiser in enumerate(self.both)}
+        """Both optimisers' states, Muon's momentum by matrix; a call of all processes."""
+        muon, adam = self.both
+        numbers = {id(view): i for i, view in enumerate(self.views)}
+        own = {numbers[id(view)]: state["momentum_buffer"] for view, state in muon.state.items()}
+        momentum = {number: value for part in gather(own) for number, value in part.items()}
+        return {"momentum": momentum, "adam": adam.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what `state_dict` gave."""
-        for i, optimiser in enumerate(self.both):
-            optimiser.load_state_dict(state[str(i)])
+        """Takes over what `state_dict` gave, with whatever number of processes."""
+        muon, adam = self.both
+        mine = {id(view) for view in self.shares[rank()]}
+        for number, value in state["momentum"].items():
+            if id(self.views[number]) in mine:
+                muon.state[self.views[number]]["momentum_buffer"] = value.clone()
+        adam.load_state_dict(state["adam"])
 
 
 def _as_matrix(weight_OIHW: Tensor) -> Tensor:

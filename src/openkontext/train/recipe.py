@@ -216,8 +216,7 @@ def _start(work: Path) -> dict[str, dict[str, Tensor]]:
 @torch.no_grad()
 def encode(autoencoder: Autoencoder, images: Tensor) -> np.ndarray:
     """Pictures [B, 3, H, W] in -1..1 -> the transformer's tokens [B, H/16 * W/16, 64] float32."""
-    with torch.autocast("cpu", torch.bfloat16):
-        mean = autoencoder.encode(images.to(memory_format=torch.channels_last))[0].float()
+    mean = autoencoder.encode(images.to(memory_format=torch.channels_last))[0]
     config = autoencoder.config
     return latents.pack(((mean - config.shift_factor) * config.scaling_factor).numpy())
 
