@@ -1,26 +1,34 @@
 """Recipes: what is read, and what is refused in one line."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
 
+from openkontext.data.edits import KINDS
 from openkontext.errors import InputError
 from openkontext.export.repository import import_repository
+from openkontext.latents import position_ids
 from openkontext.model.config import PRESETS
 from openkontext.repository import Repository
 from openkontext.runtime.components import Components
 from openkontext.text import Tokenizers
-from openkontext.train.flow import FlowRecipe, rate_factor
-from openkontext.train.recipe import load_text_encoders, read_recipe, run_recipe, start_from
+from openkontext.train.flow import FlowRecipe, Kontext, rate_factor
+from openkontext.train.recipe import load_text_encoders, read_recipe, run_recipe
+from openkontext.train.start import Start, start_from
+from openkontext.train.text import TextEncoders
+from openkontext.train.vocabulary import train_tokenizers
 
-RECIPES = Path(__file__).parents[2] / "recipes" / "nano"
+RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 def test_the_shipped_recipes_read() -> None:
-    stages = [read_recipe(path).stage for path in sorted(RECIPES.glob("*.toml"))]
-    assert stages == ["text", "autoencoder", "latents", "flow", "guidance", "ladd"]
+    for model in ("nano", "nano5"):
+        stages = [read_recipe(path).stage for path in sorted((RECIPES / model).glob("*.toml"))]
+        assert stages == ["text", "autoencoder", "latents", "flow", "guidance", "ladd"]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +55,7 @@ def test_a_missing_recipe_and_a_missing_stage_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read the recipe"):
         read_recipe(tmp_path / "none.toml")
     with pytest.raises(InputError, match="run the stage autoencoder"):
-        run_recipe(read_recipe(RECIPES / "3-latents.toml"), tmp_path)
+        run_recipe(read_recipe(RECIPES / "nano" / "3-latents.toml"), tmp_path)
 
 
 def test_learning_rates_rise_stay_and_fall() -> None:
@@ -60,7 +68,7 @@ def test_learning_rates_rise_stay_and_fall() -> None:
 
 def test_a_repository_begins_a_work_folder(tmp_path: Path) -> None:
     repository = Repository.open("nano")
-    start_from(repository.path, tmp_path / "work")
+    start_from(repository.path, tmp_path / "work", PRESETS["nano"])
     text = load_text_encoders(tmp_path / "work", PRESETS["nano"]).eval()
     prompt = "make the red house blue"
     with torch.no_grad():
@@ -69,8 +77,59 @@ def test_a_repository_begins_a_work_folder(tmp_path: Path) -> None:
     ids, components = Tokenizers(repository).encode(prompt), Components(repository, "bf16")
     for ours, theirs in ((tokens, components.t5(ids.t5_ids)), (pooled, components.clip(ids.clip_ids))):
         assert np.linalg.norm(ours.numpy() - theirs) < 0.02 * np.linalg.norm(theirs)
-    weights = torch.load(tmp_path / "work" / "start.pt")["transformer"]
+    start = Start.load(tmp_path / "work")
+    assert start is not None
+    weights = start.weights["transformer"]
     published = import_repository(repository.path).transformer.state_dict()
     assert all(torch.equal(weights[name], value.float()) for name, value in published.items())
     with pytest.raises(InputError, match="is in use: leave out --start"):
-        start_from(repository.path, tmp_path / "work")
+        start_from(repository.path, tmp_path / "work", PRESETS["nano"])
+
+
+def test_a_model_grows_out_of_a_smaller_one(tmp_path: Path) -> None:
+    """With the same words it computes the same; a word keeps its embedding, whatever its number."""
+    config, before = PRESETS["nano5"], import_repository(Repository.open("nano").path)
+    start_from("nano", tmp_path, config)
+    start = Start.load(tmp_path)
+    assert start is not None
+    assert not (tmp_path / "text").exists()  # its vocabulary is larger: the stage text comes first
+    train_tokenizers(tmp_path / "text", KINDS, vocab_sizes=(1024, 512), count=500)
+    text = TextEncoders(config, tmp_path / "text")
+    start.into_text(text)
+    model = Kontext(config, text)
+    start.into_transformer(model.transformer)
+
+    rng = torch.Generator().manual_seed(0)
+    inputs = {
+        "hidden_states": torch.randn(1, 8, 64, generator=rng),
+        "encoder_hidden_states": torch.randn(1, 32, 192, generator=rng),
+        "pooled_projections": torch.randn(1, 128, generator=rng),
+        "timestep": torch.tensor([0.5]),
+        "img_ids": torch.from_numpy(position_ids(4, 8, 0)),
+        "txt_ids": torch.zeros(32, 3),
+        "guidance": torch.ones(1),
+    }
+    with torch.no_grad():
+        ours, theirs = model.transformer(**inputs), before.transformer.float()(**inputs)
+    assert theirs.abs().max() > 0.1
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)  # two blocks more round once more
+
+    now = (text.clip.get_input_embeddings(), text.t5.get_input_embeddings())
+    was = (before.clip.get_input_embeddings(), before.t5.get_input_embeddings())
+    words, folders = ("house</w>", "\u2581house"), (before.tokenizer, before.tokenizer_2)
+    for i, (word, folder) in enumerate(zip(words, folders, strict=True)):
+        vocabulary = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
+        number = text.tokenizers[i].token_to_id(word)
+        assert number != vocabulary[word]
+        torch.testing.assert_close(now[i].weight[number], was[i].weight[vocabulary[word]].float())
+
+
+def test_what_cannot_grow_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="autoencoder has another shape"):
+        start_from("nano", tmp_path, PRESETS["flux1-kontext-dev"])
+    wider = dataclasses.replace(
+        PRESETS["nano"], transformer=dataclasses.replace(PRESETS["nano"].transformer, num_attention_heads=8)
+    )
+    with pytest.raises(InputError, match="has no place in this model: only blocks and words"):
+        start_from("nano", tmp_path, wider)
+    assert not any(tmp_path.iterdir())

@@ -46,7 +46,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_tokenizers_know_every_taught_word_whole(work: Path) -> None:
     encoders = TextEncoders(TINY, work / "text")
-    clip, t5 = encoders._tokenizers
+    clip, t5 = encoders.tokenizers
     for word in every_word(FIRST_KINDS):
         assert len(t5.encode(word).tokens[: t5.encode(word).tokens.index("</s>")]) == 1, word
     assert clip.token_to_id("<|endoftext|>") == clip.get_vocab_size() - 1
@@ -59,7 +59,7 @@ def test_what_a_sign_says_is_spelled(tmp_path: Path) -> None:
     kinds = (*KINDS, IMPOSSIBLE)
     train_tokenizers(tmp_path, kinds, vocab_sizes=(1024, 512), count=2000)
     assert Taught.load(tmp_path) == Taught(kinds, tuple(every_word(kinds)))
-    t5 = TextEncoders(TINY, tmp_path)._tokenizers[1]
+    t5 = TextEncoders(TINY, tmp_path).tokenizers[1]
     for text in ("OPEN", "B7X"):
         tokens = t5.encode(f'make the sign say "{text}"').tokens
         spelled = "".join(tokens).lower()

@@ -30,11 +30,12 @@ def train(
 ) -> None:
     """Train one stage, or go on with it where it was stopped."""
     _prepare(threads)
-    from openkontext.train.recipe import read_recipe, run_recipe, start_from
+    from openkontext.train.recipe import read_recipe, run_recipe
+    from openkontext.train.start import start_from
 
     settings = read_recipe(recipe, "train")
     if start is not None:
-        start_from(start, work)
+        start_from(start, work, settings.config)
     run_recipe(settings, work, processes)
 
 

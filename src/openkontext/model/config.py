@@ -182,10 +182,10 @@ PRESETS: dict[str, ModelConfig] = {
     "nano": _NANO,
     "nano5": replace(
         _NANO,
-        transformer=replace(_NANO.transformer, num_layers=2, num_single_layers=6, num_attention_heads=8),
+        transformer=replace(_NANO.transformer, num_single_layers=8),
         t5=replace(_NANO.t5, vocab_size=512),
         clip=replace(_NANO.clip, vocab_size=1024, bos_token_id=1022, eos_token_id=1023),
     ),
 }
-"""Named models: FLUX.1 Kontext [dev] as published; nano, which this project trains and ships; and nano5, its
-successor for all five tasks."""
+"""Named models: FLUX.1 Kontext [dev] as published; nano, which this project trains and ships; nano5, which
+grows out of it for all five tasks."""

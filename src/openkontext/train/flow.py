@@ -6,6 +6,7 @@ x_t = (1 - t) x_0 + t noise, and the transformer predicts the velocity noise - x
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -167,7 +168,7 @@ def train_flow(
     cache: PairCache,
     folder: Path,
     stop: int | None = None,
-    start: dict[str, Tensor] | None = None,
+    begin: Callable[[FluxTransformer], None] | None = None,
     run_recipe: RunRecipe = RunRecipe(),  # noqa: B008 - frozen
 ) -> Kontext:
     """Trains or goes on training transformer and text encoders; resumes from `folder` to the step.
@@ -179,7 +180,7 @@ def train_flow(
         cache: The pairs.
         folder: Where the run keeps its state.
         stop: Step to pause at before the recipe's end, as a kill would.
-        start: The transformer's weights to begin with; None for new ones.
+        begin: Gives the new transformer the weights to begin with; None leaves them random.
         run_recipe: How often to log and save; how a step is computed.
 
     Returns:
@@ -187,8 +188,8 @@ def train_flow(
     """
     torch.manual_seed(recipe.seed)
     model = Kontext(config, text)
-    if start is not None:
-        model.transformer.load_state_dict(start)
+    if begin is not None:
+        begin(model.transformer)
     if run_recipe.compile:
         model.transformer.compile_blocks()
     half = run_recipe.precision == "bf16"

@@ -18,7 +18,6 @@ layout. A work folder may also begin with the weights of a repository (`start_fr
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,15 +29,13 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from openkontext import latents
-from openkontext.data.edits import KINDS
 from openkontext.data.scenes import SIZES
 from openkontext.errors import InputError
-from openkontext.export.repository import import_repository
 from openkontext.model.autoencoder import Autoencoder
 from openkontext.model.checkpoints import load_autoencoder, save_autoencoder
 from openkontext.model.config import PRESETS, ModelConfig
 from openkontext.model.pipeline import Pipeline, save_pipeline
-from openkontext.repository import Repository, RepositoryConfig
+from openkontext.repository import RepositoryConfig
 from openkontext.train.autoencoder import AutoencoderRecipe, channels_last, train_autoencoder
 from openkontext.train.finetune import FinetuneRecipe
 from openkontext.train.flow import FlowRecipe, Kontext, train_flow
@@ -47,6 +44,7 @@ from openkontext.train.ladd import LaddRecipe
 from openkontext.train.latents import FAMILIES, PairCache, write_chunk
 from openkontext.train.loop import Average, RunRecipe
 from openkontext.train.parallel import launch
+from openkontext.train.start import Start
 from openkontext.train.text import TextEncoders, TextRecipe, train_text
 from openkontext.train.vocabulary import Taught, train_tokenizers
 
@@ -58,8 +56,6 @@ class LatentsRecipe:
     families: int = 2000
     first: int = 0
 
-
-_START = "start.pt"
 
 _STAGES: dict[str, type] = {
     "text": TextRecipe,
@@ -86,6 +82,11 @@ class Recipe:
     preset: str
     settings: Any
     run: RunRecipe = RunRecipe()  # noqa: RUF009 - frozen
+
+    @property
+    def config(self) -> ModelConfig:
+        """Shapes of the model's networks."""
+        return PRESETS[self.preset]
 
 
 def read_recipe(path: str | Path, command: str | None = None) -> Recipe:
@@ -150,7 +151,7 @@ def run_recipe(recipe: Recipe, work: Path, processes: int = 1) -> None:
     Raises:
         InputError: an earlier stage has not been run in this folder.
     """
-    config = PRESETS[recipe.preset]
+    config = recipe.config
     settings = recipe.settings
     if isinstance(settings, TextRecipe):
         if not (work / "text" / "taught.json").exists():
@@ -161,7 +162,9 @@ def run_recipe(recipe: Recipe, work: Path, processes: int = 1) -> None:
                 vocab_sizes=(config.clip.vocab_size, config.t5.vocab_size),
                 seed=settings.seed,
             )
-        train_text(settings, config, work / "text", work / "text" / "run", recipe.run)
+        start = Start.load(work)
+        begin = start.into_text if start else None
+        train_text(settings, config, work / "text", work / "text" / "run", recipe.run, begin)
     elif isinstance(settings, AutoencoderRecipe):
         model = train_autoencoder(settings, config.autoencoder, work / "autoencoder" / "run", recipe.run)
         save_autoencoder(model, work / "autoencoder")
@@ -179,38 +182,16 @@ def run_recipe(recipe: Recipe, work: Path, processes: int = 1) -> None:
 
 
 def _flow(settings: FlowRecipe, config: ModelConfig, work: Path, run: RunRecipe) -> None:
+    start = Start.load(work)
     train_flow(
         settings,
         config,
         load_text_encoders(work, config),
         PairCache(work / "latents", Taught.load(work / "text").kinds),
         work / "flow" / "run",
-        start=_start(work).get("transformer"),
+        begin=start.into_transformer if start else None,
         run_recipe=run,
     )
-
-
-def start_from(path: str | Path, work: Path) -> None:
-    """Begins a work folder with the weights of a repository: no stage has to be run before `latents`.
-
-    Raises:
-        InputError: the repository cannot be read back, or the work folder holds something already.
-    """
-    if work.exists() and any(work.iterdir()):
-        raise InputError(f"{work} is in use: leave out --start to go on with it, or name another folder")
-    pipeline = import_repository(path)
-    for folder in (pipeline.tokenizer, pipeline.tokenizer_2):
-        shutil.copytree(folder, work / "text" / folder.name)
-    config = Repository.open(path).config
-    Taught(config.kinds or KINDS, config.words or ()).save(work / "text")
-    save_autoencoder(pipeline.autoencoder.float(), work / "autoencoder")
-    parts = {"transformer": pipeline.transformer, "clip": pipeline.clip, "t5": pipeline.t5}
-    torch.save({name: part.float().state_dict() for name, part in parts.items()}, work / _START)
-
-
-def _start(work: Path) -> dict[str, dict[str, Tensor]]:
-    """What `start_from` left, by part; nothing where the work folder began empty."""
-    return torch.load(work / _START) if (work / _START).exists() else {}
 
 
 @torch.no_grad()
@@ -270,13 +251,11 @@ def _autoencoder(work: Path) -> Autoencoder:
 def load_text_encoders(work: Path, config: ModelConfig) -> TextEncoders:
     """The text encoders that the stage flow begins with: of the stage text, or of `start_from`."""
     encoders = TextEncoders(config, work / "text")
-    start = _start(work)
-    if start:
-        encoders.clip.load_state_dict(start["clip"])
-        encoders.t5.load_state_dict(start["t5"])
+    start, path = Start.load(work), work / "text" / "run" / "state.pt"
+    if start is not None and not path.exists():
+        start.into_text(encoders)
         return encoders
-    state = torch.load(_need(work / "text" / "run" / "state.pt", "text"), weights_only=False)
-    weights = state["parts"]["model"]
+    weights = torch.load(_need(path, "text"), weights_only=False)["parts"]["model"]
     encoders.load_state_dict(
         {k.removeprefix("encoders."): v for k, v in weights.items() if k.startswith("encoders.")}
     )

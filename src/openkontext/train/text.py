@@ -7,7 +7,7 @@ transformer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,13 +66,15 @@ class TextEncoders(nn.Module):
 
     Args:
         config: Shapes of the encoders.
-        folder: Holds `tokenizer/tokenizer.json` and `tokenizer_2/tokenizer.json`.
+        folder: Holds `tokenizer/tokenizer.json` and `tokenizer_2/tokenizer.json`; None for no tokenizers.
     """
 
-    def __init__(self, config: ModelConfig, folder: Path) -> None:
+    def __init__(self, config: ModelConfig, folder: Path | None = None) -> None:
         super().__init__()
         self.clip, self.t5 = build_clip(config.clip), build_t5(config.t5)
-        self._tokenizers = []
+        self.tokenizers: list[Tokenizer] = []
+        if folder is None:
+            return
         for name, length, pad in (
             ("tokenizer", config.clip.length, None),
             ("tokenizer_2", config.t5.length, "<pad>"),
@@ -81,11 +83,11 @@ class TextEncoders(nn.Module):
             pad = pad or "<|endoftext|>"
             tokenizer.enable_truncation(length)
             tokenizer.enable_padding(pad_id=tokenizer.token_to_id(pad), pad_token=pad, length=length)
-            self._tokenizers.append(tokenizer)
+            self.tokenizers.append(tokenizer)
 
     def forward(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Pooled embeddings [B, pooled] and text tokens [B, length, width]."""
-        clip_ids, t5_ids = (torch.tensor([e.ids for e in t.encode_batch(texts)]) for t in self._tokenizers)
+        clip_ids, t5_ids = (torch.tensor([e.ids for e in t.encode_batch(texts)]) for t in self.tokenizers)
         return encode_text(self.clip, self.t5, clip_ids, t5_ids)
 
 
@@ -171,11 +173,17 @@ def train_text(
     tokenizers: Path,
     folder: Path,
     run_recipe: RunRecipe = RunRecipe(),  # noqa: B008 - frozen
+    begin: Callable[[TextEncoders], None] | None = None,
 ) -> TextEncoders:
-    """Trains or goes on training both encoders; resumes from `folder` to the step."""
+    """Trains or goes on training both encoders; resumes from `folder` to the step.
+
+    `begin` gives new encoders the weights to begin with; None leaves them random.
+    """
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng([recipe.seed, 4])
     encoders = TextEncoders(config, tokenizers)
+    if begin is not None:
+        begin(encoders)
     reader = _Reader(config.clip.hidden_size, config.t5.d_model)
     both = nn.ModuleDict({"encoders": encoders, "reader": reader})
     optimiser = torch.optim.AdamW(both.parameters(), lr=recipe.learning_rate, weight_decay=0.01)
@@ -186,7 +194,7 @@ def train_text(
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * warm_cosine(step, recipe.steps, recipe.warm_up)
         texts, answers = next(batches)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=run_recipe.precision == "bf16"):
             pooled, text = encoders(texts)
         read = reader(pooled.float(), text.float())
         losses, right = [], []
