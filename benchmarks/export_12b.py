@@ -1,11 +1,13 @@
 """Export a model of FLUX.1 Kontext's size on this machine, and take one denoising step with the result.
 
-    python benchmarks/export_12b.py FOLDER [--precision fp4] [--depth 1.0] [--edit] [--keep]
+    python benchmarks/export_12b.py FOLDER [--precision fp4] [--depth 1.0] [--t5 1] [--t5-fp8] [--edit]
 
-Makes a checkpoint of random weights in shards (24 GB; its T5 has one block, since the transformer is what
-is measured), exports it with `openkontext export` in one run, and opens the quantised repository for one
-denoising step at 512x512, with and without `--low-memory`. Prints the time and the peak memory of each; each
-is a process of its own. FOLDER needs the room of the checkpoint and the exports; all is deleted at the end.
+Makes a checkpoint of random weights in shards (24 GB; its T5 has one block, or as many as `--t5` says, 24 in
+T5 XXL), exports it with `openkontext export` in one run, and opens the quantised repository for one
+denoising step at 512x512, with and without `--low-memory`. With `--t5-fp8`, T5 is exported in FP8 as well,
+and its output on 512 tokens compared with that of T5 in bfloat16. Prints the time and the peak memory of
+each; each is a process of its own. FOLDER needs the room of the checkpoint and the exports; what is no longer
+needed is deleted, all of it at the end. What an interrupted run has made is used by the next.
 `--depth 0.05` tries it all on a twentieth of the blocks.
 """
 
@@ -23,6 +25,8 @@ import math, sys
 from pathlib import Path
 import numpy as np
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from openkontext.data.instructions import every_word
 from openkontext.model.autoencoder import Autoencoder
 from openkontext.model.checkpoints import save_autoencoder
 from openkontext.model.config import AutoencoderConfig, ClipTextConfig, T5EncoderConfig, TransformerConfig
@@ -38,6 +42,8 @@ with torch.device("meta"):
 
 def random(name, shape, seed):
     if len(shape) == 1:
+        if "layer_norm" in name:  # T5's
+            return torch.ones(shape, dtype=torch.bfloat16)
         values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         return (1 + 0.1 * values if "norm_" in name else 0.1 * values).bfloat16()
     # Sign, mantissa, and one of four exponents below that of the width's root: from a pool of random bits
@@ -47,7 +53,7 @@ def random(name, shape, seed):
     bits += np.uint16((123 - round(math.log2(shape[1]) / 2)) << 7)
     return torch.from_numpy(bits).view(torch.bfloat16).reshape(shape)
 
-POOL = 1 << 26  # more than the largest tensor and the latest start
+POOL = 10 << 24  # more than the largest tensor and the latest start
 pool = np.random.default_rng(0).integers(0, 1 << 16, POOL, np.uint16) & np.uint16(0x81FF)
 
 shards, size = [[]], 0
@@ -69,10 +75,22 @@ write_json(folder / "transformer" / f"{stem}.safetensors.index.json", {"metadata
 write_json(folder / "transformer" / "config.json", transformer_to_json(config))
 save_autoencoder(Autoencoder(AutoencoderConfig()).bfloat16(), folder / "vae")
 build_clip(ClipTextConfig()).bfloat16().save_pretrained(folder / "text_encoder")
-build_t5(T5EncoderConfig(num_layers=1)).bfloat16().save_pretrained(folder / "text_encoder_2")
+
+with torch.device("meta"):
+    t5 = build_t5(T5EncoderConfig(num_layers=int(sys.argv[3])))
+numbers = [(n, tuple(p.shape), torch.bfloat16) for n, p in t5.named_parameters()]
+entries = [
+    Entry(name, shape, dtype, lambda name=name, shape=shape, seed=seed: random(name, shape, seed))
+    for seed, (name, shape, dtype) in enumerate(numbers, 5000)
+]
+write_weights(folder / "text_encoder_2" / "model.safetensors", entries, {"format": "pt"})
+t5.config.save_pretrained(folder / "text_encoder_2")
+words = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", *every_word()])}
+tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
 for name in ("tokenizer", "tokenizer_2"):
     (folder / name).mkdir()
-    (folder / name / "tokenizer.json").write_text("{}")
+    tokenizer.save(str(folder / name / "tokenizer.json"))
 write_json(folder / "scheduler" / "scheduler_config.json", {})
 write_json(folder / "model_index.json", {"_class_name": "FluxKontextPipeline"})
 print(sum(torch.Size(shape).numel() for shape in shapes.values()))
@@ -102,6 +120,21 @@ velocity = components.transformer(**inputs)
 print(time.perf_counter() - start, np.isfinite(velocity).all(), float(velocity.std()))
 """
 
+TEXT = """
+import sys, time
+import numpy as np
+from pathlib import Path
+from openkontext.runtime import load_graph
+folder, ids = Path(sys.argv[1]), np.random.default_rng(0).integers(0, 32128, (1, 512))
+start = time.perf_counter()
+graph = load_graph(folder / sys.argv[2] / "model.onnx", role="t5", low_memory=True)
+found = graph.run(input_ids=ids)["text_embeddings"]
+if sys.argv[2] == "t5.opt":
+    np.save(folder / "text.npy", found)
+expected = np.load(folder / "text.npy")
+print(time.perf_counter() - start, np.linalg.norm(found - expected) / np.linalg.norm(expected))
+"""
+
 
 def measured(command: list[str]) -> tuple[str, float, str]:
     """Time, peak GiB and output of a command, from a parent too small to be counted with it.
@@ -127,6 +160,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where to work")
     parser.add_argument("--precision", default="fp4", help="some of bf16,fp8,fp4, in one run")
     parser.add_argument("--depth", type=float, default=1.0, help="share of the 19 + 38 blocks")
+    parser.add_argument("--t5", type=int, default=1, metavar="N", help="blocks of T5; XXL has 24")
+    parser.add_argument("--t5-fp8", action="store_true", help="export T5 in FP8, too, and compare")
     parser.add_argument("--edit", action="store_true", help="with a context image in the denoising step")
     parser.add_argument("--keep", action="store_true", help="delete nothing")
     arguments = parser.parse_args()
@@ -135,11 +170,14 @@ def main() -> None:
 
     if not (checkpoint / "model_index.json").exists():
         shutil.rmtree(checkpoint, ignore_errors=True)
-        took, _, output = measured([sys.executable, "-c", PREPARE, str(checkpoint), str(arguments.depth)])
+        took, _, output = measured(
+            [sys.executable, "-c", PREPARE, str(checkpoint), str(arguments.depth), str(arguments.t5)]
+        )
         print(f"random checkpoint: {int(output):,} parameters in {took}", flush=True)
 
     export = [sys.executable, "-m", "openkontext", "export", str(checkpoint), str(out)]
-    took, peak, _ = measured([*export, "--precision", arguments.precision, "--overwrite"])
+    export += ["--precision", arguments.precision, "--overwrite", *["--t5-fp8"] * arguments.t5_fp8]
+    took, peak, _ = measured(export)
     sizes = {
         file.parent.name: file.stat().st_size / 1e9
         for file in out.glob("transformer.opt/*/backbone.onnx_data")
@@ -148,6 +186,16 @@ def main() -> None:
     print(f"export of {arguments.precision}: {took}, peak {peak:.2f} GiB; {said}", flush=True)
     if not arguments.keep:
         shutil.rmtree(checkpoint)
+
+    for folder in ("t5.opt", "t5-fp8.opt") if arguments.t5_fp8 else ():
+        took, peak, output = measured([sys.executable, "-c", TEXT, str(out), folder])
+        seconds, error = output.split()
+        size = (out / folder / "backbone.onnx_data").stat().st_size / 1e9
+        print(
+            f"{folder} ({size:.1f} GB) on 512 tokens, low memory: {float(seconds):.0f} s with opening, "
+            f"{took} in all, peak {peak:.2f} GiB; differs from t5.opt by {float(error):.4f}",
+            flush=True,
+        )
 
     for precision in [each for each in ("fp4", "fp8") if each in sizes]:
         for memory in ("", "low"):

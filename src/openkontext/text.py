@@ -6,6 +6,7 @@ CLIP's ids give the pooled embedding, T5's the sequence of text tokens. Both com
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -78,6 +79,21 @@ class Tokenizers:
     def _t5(self) -> Tokenizer:
         folder = self._path / "tokenizer_2"
         return _with_length(_load(folder), self._t5_length, folder)
+
+
+def t5_tokens(folder: Path, prompts: Sequence[str], length: int) -> NDArray[np.int64]:
+    """T5's token ids [len(prompts), length] of some texts, without a repository.
+
+    Args:
+        folder: of the tokenizer.
+        prompts: the texts.
+        length: that each is cut or padded to.
+
+    Raises:
+        InputError: the tokenizer is missing or cannot be read.
+    """
+    tokenizer = _with_length(_load(folder), length, folder)
+    return np.concatenate([_encode(tokenizer, prompt)[0] for prompt in prompts])
 
 
 def _encode(tokenizer: Tokenizer, prompt: str) -> tuple[NDArray[np.int64], str]:

@@ -132,6 +132,34 @@ def test_large_weights_stay_mapped_and_give_the_same(tmp_path: Path, monkeypatch
     np.testing.assert_allclose(graph.run(x=x)["y"], folded, rtol=1e-6)
 
 
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_low_memory_gives_mapped_weights_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, low_memory: bool
+) -> None:
+    path = write_graph(tmp_path, linear(width=1 << 16))
+    data = tmp_path / "backbone.onnx_data"
+    with data.open("rb") as file:
+        os.fsync(file.fileno())  # what is not yet on disk cannot be given back
+    monkeypatch.setattr(graph_module, "FOLDED_BYTES", 1 << 20)
+    graph = load_graph(path, low_memory=low_memory)
+    x = np.random.default_rng(0).standard_normal((3, 8))
+    first = graph.run(x=x)["y"]
+    assert is_mapped(data)
+    assert (resident_kib(data) == 0) == low_memory
+    np.testing.assert_array_equal(graph.run(x=x)["y"], first)
+
+
+def resident_kib(path: Path) -> int:
+    """How much of a mapped file is in the memory of this process."""
+    found, mapping = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            mapping = line.endswith(str(path))
+        elif mapping and line.startswith("Rss:"):
+            found += int(line.split()[1])
+    return found
+
+
 def is_mapped(path: Path) -> bool:
     maps = Path("/proc/self/maps")
     if not maps.exists():

@@ -44,6 +44,7 @@ def export(
         float,
         typer.Option(metavar="P", help="Share in percent of fp8's activations that must not be clipped."),
     ] = 100.0,
+    t5_fp8: Annotated[bool, typer.Option("--t5-fp8", help="Write T5 in fp8, too, as t5-fp8.opt.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the repository in OUT.")] = False,
     json: options.Json = False,
 ) -> None:
@@ -79,6 +80,7 @@ def export(
             overwrite=overwrite,
             recipe=Recipe(percentile=percentile, rank=rank, smooth=smooth),
             calibration=None if calibration is None else Calibration.load(calibration),
+            t5_fp8=t5_fp8,
             on_progress=lambda share, what: progress.update(task, completed=share, description=what),
         )
     if json:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import onnx_ir as ir
@@ -101,7 +102,7 @@ def write_weights(
     done = sum(size for unit, size in sizes.items() if unit not in todo)
     for unit in todo:
         on_progress(done / sum(sizes.values()), f"transformer: {unit}")
-        weights = {name: _read(transformer, name) for name in units[unit]}
+        weights = {name: read_weight(transformer, name) for name in units[unit]}
         scales: dict[str, dict[str, float]] = {}
         observed = None
         if calibrated is not None and unit != _REST:
@@ -117,10 +118,13 @@ def write_weights(
                     and is_quantized(name)
                 ):
                     layer = name.removesuffix(".weight")
-                    quantise = _write_fp8 if precision == "fp8" else _write_fp4
-                    scales[precision] |= quantise(file, layer, weight, observed, recipe)
+                    if precision == "fp8":
+                        amax = observed.amax[f"{layer}.input_quantizer"]
+                        scales[precision] |= write_fp8(file, layer, weight, amax)
+                    else:
+                        scales[precision] |= _write_fp4(file, layer, weight, observed, recipe)
                 else:
-                    _write_float(file, name, weight, FLOATS.get(precision, torch.bfloat16))
+                    write_float(file, name, weight, FLOATS.get(precision, torch.bfloat16))
             if precision in QUANTISED and observed is not None:
                 scales[precision] |= {
                     key: _stored(fp8.scale_of(torch.tensor(value)))
@@ -192,32 +196,54 @@ def _size(shape: tuple[int, ...]) -> int:
     return torch.Size(shape).numel()
 
 
-def _read(transformer: Checkpoint[TransformerConfig], name: str) -> Tensor:
-    weight = transformer.read(name).detach()
+def read_weight(network: Checkpoint[Any], name: str) -> Tensor:
+    """A weight of a checkpoint.
+
+    Raises:
+        InputError: it is infinite or not a number somewhere.
+    """
+    weight = network.read(name).detach()
     low, high = torch.aminmax(weight)  # a NaN makes both NaN
     if not bool(torch.isfinite(low) & torch.isfinite(high)):
         raise InputError(f"the weight {name} holds values that are infinite, or not a number")
     return weight
 
 
-def _write_float(file: TensorFile, name: str, weight: Tensor, dtype: torch.dtype) -> None:
+def write_float(file: TensorFile, name: str, weight: Tensor, dtype: torch.dtype) -> None:
+    """Write a weight that is not quantised.
+
+    Raises:
+        InputError: a value is beyond what the type holds.
+        OSError: the disk is full, or fails.
+    """
     stored = weight.to(dtype)
     if stored.dtype != weight.dtype and not bool(torch.isfinite(torch.stack(torch.aminmax(stored))).all()):
         raise InputError(f"the weight {name} holds values that {dtype} cannot")
     file.append(name, stored, ir.tensor_adapters.from_torch_dtype(dtype), tuple(weight.shape))
 
 
-def _write_fp8(
-    file: TensorFile, layer: str, weight: Tensor, observed: Observations, _recipe: Recipe
-) -> dict[str, float]:
-    """Write a weight in FP8; its scale and that of the input are rounded as the graph stores them."""
+def write_fp8(file: TensorFile, layer: str, weight: Tensor, input_amax: float) -> dict[str, float]:
+    """Write a layer's weight in FP8.
+
+    Args:
+        file: where to.
+        layer: its name in the model.
+        weight: [out, in].
+        input_amax: the magnitude that the largest code of its input is to stand for.
+
+    Returns:
+        The scales of weight and input, rounded as the graph stores them.
+
+    Raises:
+        InputError: a value is infinite or not a number.
+        OSError: the disk is full, or fails.
+    """
     scale = _stored(fp8.scale_of(fp8.amax(weight)))
     codes = fp8.quantize(weight, torch.tensor(scale))
     file.append(f"{layer}.weight", codes, ir.DataType.FLOAT8E4M3FN, tuple(weight.shape))
-    key = f"{layer}.input_quantizer"
     return {
         f"{layer}.weight_quantizer": scale,
-        key: _stored(fp8.scale_of(torch.tensor(observed.amax[key]))),
+        f"{layer}.input_quantizer": _stored(fp8.scale_of(torch.tensor(input_amax))),
     }
 
 

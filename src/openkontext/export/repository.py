@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from openkontext.errors import InputError
 from openkontext.export.autoencoder import decoder_graph, encoder_graph
 from openkontext.export.calibration import Calibration, record, synthetic
 from openkontext.export.graph import CONFIG_KEY
+from openkontext.export.place import check_out, check_room, put_in_place
 from openkontext.export.quantise import (
     CALIBRATION_FILE,
     FLOATS,
@@ -32,6 +32,8 @@ from openkontext.export.quantise import (
     write_weights,
 )
 from openkontext.export.source import Source, open_source, with_loras
+from openkontext.export.t5_fp8 import DATA_FILE as T5_FP8_DATA
+from openkontext.export.t5_fp8 import prompts, write_t5
 from openkontext.export.text_encoders import clip_graph, t5_graph
 from openkontext.export.transformer import transformer_graph
 from openkontext.export.weights import lazy_tensors, read_weights
@@ -60,7 +62,6 @@ _GRAPH_FILE = "model.onnx"
 _DATA_FILE = "backbone.onnx_data"
 _QUANTISATION_KEY = "openkontext.quantisation"  # in a quantised graph's metadata: how it was made
 _NEW = "new"  # folder of the repository while it is made
-_SPARE_BYTES = 256 << 20  # that a disk must have beyond what the weights take
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def export_repository(
     *,
     recipe: Recipe | None = None,
     calibration: Calibration | None = None,
+    t5_fp8: bool = False,
     on_progress: OnProgress = lambda _share, _what: None,
 ) -> Repository:
     """Write a model repository: the graphs in the published layout, the tokenizers and `openkontext.json`.
@@ -101,6 +103,7 @@ def export_repository(
         recipe: how to quantise; None for how the published files are.
         calibration: inputs to quantise by. None records edits of a model of drawn scenes (one with `words`),
             and makes inputs up for any other.
+        t5_fp8: write T5 in FP8, too, as `t5-fp8.opt`.
         on_progress: told what is being done, and the share of the transformer that is.
 
     Raises:
@@ -109,25 +112,25 @@ def export_repository(
     """
     out = Path(out)
     _check_precisions(precisions)
-    _check_out(out, overwrite)
+    check_out(out, overwrite)
     if isinstance(source, Pipeline):
         source = Source.of(source)
     elif not isinstance(source, Source):
         source = open_model(source)
     precisions = tuple(dict.fromkeys(precisions))
     config = _completed(config or _said_config(source, out.name), source)
-    job = _Job(source, config, precisions, recipe or Recipe(), calibration, on_progress)
+    job = _Job(source, config, precisions, recipe or Recipe(), calibration, t5_fp8, on_progress)
     work = None
     try:
         parent = out.absolute().parent
         parent.mkdir(parents=True, exist_ok=True)
         unique = "" if source.identity else f".{os.getpid()}"
         work = Work(parent / f".{out.name}.export{unique}", job.purpose())
-        _check_room(source, precisions, work.folder)
+        check_room(source, precisions, work.folder, t5_fp8=t5_fp8)
         job.make(work)
         for precision in precisions:
             Repository.open(work.folder / _NEW, consent=False).verify(precision)
-        _put_in_place(work.folder / _NEW, out, work.folder / "old")
+        put_in_place(work.folder / _NEW, out, work.folder / "old")
         work.remove()
     except (OSError, shutil.Error) as error:
         message = f"cannot write the repository {out}: {error}"
@@ -222,15 +225,6 @@ def _check_precisions(precisions: Sequence[str]) -> None:
             raise InputError(f"cannot export in {precision!r}; choose from {', '.join(PRECISIONS)}")
 
 
-def _check_out(out: Path, overwrite: bool) -> None:
-    if not out.exists():
-        return
-    if not out.is_dir() or (any(out.iterdir()) and not (out / SETTINGS).exists()):
-        raise InputError(f"{out} exists and is no model repository; give another folder")
-    if not overwrite and any(out.iterdir()):
-        raise InputError(f"{out} exists; add --overwrite to replace it")
-
-
 @dataclass(frozen=True)
 class _Job:
     """One export: what to make of what."""
@@ -240,6 +234,7 @@ class _Job:
     precisions: tuple[str, ...]
     recipe: Recipe
     calibration: Calibration | None
+    t5_fp8: bool
     on_progress: OnProgress
 
     def purpose(self) -> str:
@@ -250,6 +245,7 @@ class _Job:
             "precisions": self.precisions,
             "recipe": self.recipe.said(),
             "calibration": self.calibration and self.calibration.digest(),
+            "t5_fp8": self.t5_fp8,
             "config": dataclasses.asdict(self.config),
         }
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
@@ -262,6 +258,8 @@ class _Job:
                 self.on_progress(0.0, part.folder)
                 _write_part(part, self._dtype, new / part.folder)
                 work.commit(part.folder)
+        if self.t5_fp8:
+            self._write_t5_fp8(work)
         scales = write_weights(
             self.source.transformer,
             self.precisions,
@@ -307,6 +305,16 @@ class _Job:
         shutil.rmtree(bf16.path)
         return recorded
 
+    def _write_t5_fp8(self, work: Work) -> None:
+        t5 = self.source.t5
+        ids = prompts(self.source.tokenizer_2, t5.config.length, self.config.kinds)
+        scales = write_t5(t5, ids, work, _NEW, self.recipe.percentile, self.on_progress)
+        data = work.file(f"{_NEW}/{T5_FP8_DATA}")
+        _save(
+            t5_graph(t5.config, data.tensors(), ir.DataType.BFLOAT16, scales),
+            data.path.with_name(_GRAPH_FILE),
+        )
+
     def _write_transformer(self, work: Work, precision: str, scales: Mapping[str, float]) -> None:
         """Write the graph over the data file that is there; last, since it makes the folder look complete."""
         data = work.file(f"{_NEW}/{data_file(precision)}")
@@ -342,24 +350,6 @@ def _save(model: ir.Model, file: Path, data: str | None = None) -> None:
     onnx.checker.check_model(file, full_check=True)
 
 
-def _check_room(source: Source, precisions: Sequence[str], folder: Path) -> None:
-    """See that the disk can hold what will be written, before hours are spent on it."""
-
-    def numbers(network: Checkpoint[Any]) -> int:
-        return sum(math.prod(shape) for shape in network.shapes.values())
-
-    per_number = {"bf16": 2.0, "fp32": 4.0, "fp8": 1.05, "fp4": 0.65}
-    needed = int(numbers(source.transformer) * sum(per_number[p] for p in precisions))
-    needed += 2 * (numbers(source.t5) + numbers(source.clip) + numbers(source.autoencoder)) + _SPARE_BYTES
-    here = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    free = shutil.disk_usage(folder).free
-    if free + here < needed:
-        raise InputError(
-            f"the disk of {folder.parent} has {free / 1e9:.1f} GB free, and the repository takes about "
-            f"{needed / 1e9:.1f} GB: make room, or give a folder on another disk"
-        )
-
-
 def _said_config(source: Source, name: str) -> RepositoryConfig:
     """The settings beside a checkpoint on disk, or new ones."""
     folder = source.tokenizer.parent
@@ -381,19 +371,6 @@ def _completed(config: RepositoryConfig, source: Source) -> RepositoryConfig:
         base_shift=source.base_shift,
         max_shift=source.max_shift,
     )
-
-
-def _put_in_place(made: Path, out: Path, old: Path) -> None:
-    """Rename a new folder to its place, and the one that was there to `old`, or leave all as it was."""
-    if not out.exists():
-        made.rename(out)
-        return
-    out.rename(old)
-    try:
-        made.rename(out)
-    except BaseException:
-        old.rename(out)
-        raise
 
 
 def _read_graph(

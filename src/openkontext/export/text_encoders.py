@@ -12,10 +12,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from openkontext.export.graph import GraphBuilder
+from openkontext.export.quantised_graph import QuantisedGraphBuilder
 from openkontext.model.config import ClipTextConfig, T5EncoderConfig
 
 _CLIP_EPS = 1e-5
-_T5_EPS = 1e-6
+T5_EPS = 1e-6
+"""Of T5's norms."""
+
 _T5_BUCKETS = 32
 _T5_MAX_DISTANCE = 128
 
@@ -66,9 +69,21 @@ def t5_graph(
     config: T5EncoderConfig,
     parameters: Mapping[str, ir.TensorProtocol],
     dtype: ir.DataType,
+    scales: Mapping[str, float] | None = None,
 ) -> ir.Model:
-    """The encoder of T5 v1.1: input_ids int32 [B, L] -> text_embeddings [B, L, d_model]; B is dynamic."""
-    g = GraphBuilder(dtype, parameters)
+    """The encoder of T5 v1.1: input_ids int32 [B, L] -> text_embeddings [B, L, d_model]; B is dynamic.
+
+    Args:
+        config: shape of the network.
+        parameters: its weights under their names in the model.
+        dtype: type of weights and activations.
+        scales: of a quantised graph (`QuantisedGraphBuilder`); None for one in `dtype` throughout.
+    """
+    g = (
+        GraphBuilder(dtype, parameters)
+        if scales is None
+        else QuantisedGraphBuilder(dtype, parameters, scales)
+    )
     length, heads = config.length, config.num_heads
     input_ids = g.input("input_ids", ("B", length), ir.DataType.INT32)
     hidden = g.op("Gather", g.parameter("shared.weight"), input_ids)
@@ -76,7 +91,7 @@ def t5_graph(
         bias = _position_bias(g, length)
         for i in range(config.num_layers):
             with g.scope(f"block.{i}.layer.0"):
-                normed = g.rms_norm(hidden, "layer_norm", _T5_EPS)
+                normed = g.rms_norm(hidden, "layer_norm", T5_EPS)
                 with g.scope("SelfAttention"):
                     query, key, value = (
                         g.split_heads(g.linear(normed, name, bias=False), heads) for name in ("q", "k", "v")
@@ -84,12 +99,12 @@ def t5_graph(
                     mixed = g.attention(query, key, value, 1, bias)
                     hidden = g.op("Add", hidden, g.linear(mixed, "o", bias=False))
             with g.scope(f"block.{i}.layer.1"):
-                normed = g.rms_norm(hidden, "layer_norm", _T5_EPS)
+                normed = g.rms_norm(hidden, "layer_norm", T5_EPS)
                 with g.scope("DenseReluDense"):
                     gate = g.op("Gelu", g.linear(normed, "wi_0", bias=False), approximate="tanh")
                     inner = g.op("Mul", gate, g.linear(normed, "wi_1", bias=False))
                     hidden = g.op("Add", hidden, g.linear(inner, "wo", bias=False))
-        hidden = g.rms_norm(hidden, "final_layer_norm", _T5_EPS)
+        hidden = g.rms_norm(hidden, "final_layer_norm", T5_EPS)
     g.output(hidden, "text_embeddings", ("B", length, config.d_model))
     return g.model(config)
 

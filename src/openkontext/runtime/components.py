@@ -24,7 +24,8 @@ class Components:
         precision: of the transformer: one of `repository.precisions`.
         provider: one of `available_providers()`.
         arithmetic: of graphs in FP8 or FP4; see `load_graph`.
-        low_memory: keep at most one graph open; calling another closes it and opens that one.
+        low_memory: keep at most one graph open; calling another closes it and opens that one. Weights of a
+            large graph are given back while it runs; see `load_graph`.
         threads: CPU threads of one operator; 0 leaves it to ONNX Runtime.
     """
 
@@ -89,5 +90,6 @@ class Components:
                 arithmetic=self.arithmetic,
                 role=role,
                 threads=self.threads,
+                low_memory=self.low_memory,
             )
         return self._open[role].run(**arrays)[output].astype(np.float32, copy=False)

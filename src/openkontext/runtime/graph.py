@@ -3,7 +3,7 @@
 import ctypes
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from openkontext.runtime.lowering import (
     widened_bytes,
 )
 from openkontext.runtime.model_file import Shape, data_files, nodes, read_model, resolve_links
+from openkontext.runtime.paging import released
 from openkontext.runtime.providers import COMPILERS, PROVIDERS, available_providers, check_provider
 
 FOLDED_BYTES = 1 << 30
@@ -60,9 +61,12 @@ class TensorSpec:
 class Graph:
     """An opened graph; `load_graph` makes them."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, path: Path) -> None:
+    def __init__(
+        self, session: onnxruntime.InferenceSession, path: Path, released: Collection[Path] = ()
+    ) -> None:
         self.path = path
         self._session = session
+        self._released = released
         self.inputs = _specs(session.get_inputs(), path)
         """What `run` takes: name -> type and shape."""
         self.outputs = _specs(session.get_outputs(), path)
@@ -86,7 +90,8 @@ class Graph:
             raise InputError(f"{self.path}: input '{unknown[0]}' {state}; it takes {', '.join(self.inputs)}")
         feed = {name: self._value(name, np.asarray(array)) for name, array in arrays.items()}
         try:
-            values = self._session.run_with_ort_values(list(self.outputs), feed)
+            with released(self._released):
+                values = self._session.run_with_ort_values(list(self.outputs), feed)
         except Exception as error:  # ONNX Runtime's errors share no base
             raise InputError(f"{self.path}: the graph failed: {_one_line(error)}") from error
         return {name: _array(value) for name, value in zip(self.outputs, values, strict=True)}
@@ -121,6 +126,7 @@ def load_graph(
     arithmetic: str = ARITHMETICS[0],
     role: str | None = None,
     threads: int = 0,
+    low_memory: bool = False,
 ) -> Graph:
     """Open an ONNX graph, rewriting it in memory where the provider cannot execute it as it is.
 
@@ -135,6 +141,8 @@ def load_graph(
         role: what the graph is in a repository (a key of `contract.CONTRACT`); its inputs and outputs are
             checked against it. None checks nothing.
         threads: CPU threads of one operator; 0 leaves it to ONNX Runtime, which takes one per core.
+        low_memory: give mapped weights back to the system while the graph runs (`paging`): its memory is that
+            of some layers, and every call reads its weights anew.
 
     Raises:
         InputError: no such provider, arithmetic or graph, a data file is missing or cut short, the graph is
@@ -171,7 +179,7 @@ def load_graph(
         raise InputError(_why_not(error, model, path, provider)) from error
     if providers[0] not in session.get_providers():
         raise InputError(f"provider '{provider}' does not start on this machine: see `openkontext doctor`")
-    return Graph(session, path)
+    return Graph(session, path, files.values() if low_memory and mapped else ())
 
 
 def _lowered(model: ModelProto, path: Path, provider: str, arithmetic: str) -> ModelProto | None:
