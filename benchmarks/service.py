@@ -1,12 +1,14 @@
 """The service under load, and beside the bare editor.
 
-    python benchmarks/service.py overhead [--edits 20] [--model nano]
+    python benchmarks/service.py overhead [--edits 20] [--model nano] [--preview]
     python benchmarks/service.py load [--users 8] [--seconds 60]      (pip install 'openkontext[load]')
 
-`overhead` does the same edits with `Editor` in this process, each written to a file, and through the API of a
-service with one worker, in turn; prints seconds of both and their ratio. `load` has users submit, poll and
-download with locust for so long; prints requests accepted, edits a minute, the queue's own overhead for each
-edit (from when a worker was free and the edit there, to its end, less the editor's seconds), and memory.
+`overhead` does the same edits with `Editor` in this process, each judged, signed and written to a file, and
+through the API of a service with one worker, each submitted, polled for and downloaded, in turn; prints
+seconds of both, their ratio, and which process used the processor. `load` has users submit, poll and
+download with locust for so long; prints requests accepted, edits a minute, the queue's own overhead for
+each edit (from when a worker was free and the edit there, to its end, less the editor's seconds), and
+memory.
 """
 
 import argparse
@@ -20,8 +22,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,8 @@ from openkontext.service.models import Job, JobState
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "examples" / "scene.png"
 PROMPT = "make it night"
+POLL_SECONDS = 0.25
+"""How often a client asks; each time takes a few milliseconds of the processor that edits."""
 
 
 class Running:
@@ -66,14 +71,29 @@ class Running:
         self.client = httpx2.Client(base_url=self.url, timeout=600)
         self.client.post("/v1/consent", json={"version": "1"}).raise_for_status()
 
-    def memory(self) -> dict[str, float]:
-        """MiB of each process of its own pages, by role."""
-        found: dict[str, float] = {}
+    def _roles(self) -> Iterator[tuple[str, psutil.Process]]:
+        """Its processes by their role; a helper of one, such as what decodes uploads, by the same."""
         for child in psutil.Process(self.process.pid).children():
             line = child.cmdline()
             role = line[line.index("--role") + 1] if "--role" in line else "?"
-            found[role] = found.get(role, 0) + child.memory_full_info().uss / 2**20
+            yield from ((role, each) for each in (child, *child.children(recursive=True)))
+
+    def memory(self) -> dict[str, float]:
+        """MiB of each process of its own pages, by role."""
+        found: dict[str, float] = {}
+        for role, process in self._roles():
+            with suppress(psutil.Error):  # what decodes an upload may be gone
+                found[role] = found.get(role, 0) + process.memory_full_info().uss / 2**20
         return found
+
+    def processor(self) -> Counter[str]:
+        """Seconds of the processor that each role has used, and this process."""
+        used: Counter[str] = Counter({"client": time.process_time()})
+        for role, process in self._roles():
+            with suppress(psutil.Error):
+                times = process.cpu_times()
+                used[role] += times.user + times.system + times.children_user + times.children_system
+        return used
 
     def wait(self, id: str) -> dict[str, Any]:
         """The result of a task."""
@@ -81,7 +101,7 @@ class Running:
             answer = self.client.get("/v1/get_result", params={"id": id}).json()
             if answer["status"] != "Pending":
                 return answer
-            time.sleep(0.05)
+            time.sleep(POLL_SECONDS)
 
 
 @contextmanager
@@ -115,6 +135,7 @@ def overhead(options: argparse.Namespace) -> None:
             "prompt": PROMPT,
             "input_image": base64.b64encode(picture).decode(),
             "steps": options.steps,
+            "preview": options.preview,
             "safety_tolerance": 6,  # so that both are judged by the deployment's profile alone
         }
 
@@ -131,7 +152,14 @@ def overhead(options: argparse.Namespace) -> None:
             return time.perf_counter() - begun
 
         bare(Path(folder), 1), served(1)
-        rounds = [(bare(Path(folder), options.edits), served(options.edits)) for _ in range(options.rounds)]
+        rounds, used, alone = [], Counter[str](), 0.0
+        for _ in range(options.rounds):
+            before = time.process_time()
+            one = bare(Path(folder), options.edits)
+            alone += time.process_time() - before
+            start = service.processor()
+            rounds.append((one, served(options.edits)))
+            used += service.processor() - start
     one, other = (statistics.median(times) for times in zip(*rounds, strict=True))
     ratio = statistics.median(b / a for a, b in rounds)
     print(
@@ -139,6 +167,9 @@ def overhead(options: argparse.Namespace) -> None:
         f"medians of {options.rounds} rounds in turn, {options.edits} edits each"
     )
     print(f"bare editor {one:7.2f} s\nservice     {other:7.2f} s\nratio       {ratio:7.3f}")
+    edits = options.rounds * options.edits
+    each = ", ".join(f"{role} {1000 * seconds / edits:.0f}" for role, seconds in used.most_common())
+    print(f"processor   {1000 * alone / edits:.0f} ms an edit bare; served: {each}")
 
 
 def load(options: argparse.Namespace) -> None:
@@ -217,6 +248,7 @@ def main() -> None:
     parser.add_argument("--edits", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--preview", action="store_true", help="have the service make previews, too")
     parser.add_argument("--users", type=int, default=8)
     parser.add_argument("--seconds", type=int, default=60)
     options = parser.parse_args()

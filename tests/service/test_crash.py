@@ -1,7 +1,7 @@
 """`kill -9` of any process at any moment: nothing accepted is lost, nothing delivered twice, webhooks arrive.
 
 The short run is part of the fast tests; the long one prints its figures:
-`python -m pytest -m slow -s tests/service/test_crash.py`.
+`python -m pytest -m slow -s tests/service/test_crash.py [--kills 300]`.
 """
 
 import collections
@@ -150,8 +150,10 @@ def test_nothing_is_lost_in_a_few_crashes(tmp_path: Path, copier: Path) -> None:
 
 
 @pytest.mark.slow
-def test_nothing_is_lost_in_many_crashes(database_url: str, tmp_path: Path, copier: Path) -> None:
-    crash_service(database_url, tmp_path, copier, kills=300, pause=0.5)
+def test_nothing_is_lost_in_many_crashes(
+    database_url: str, tmp_path: Path, copier: Path, pytestconfig: pytest.Config
+) -> None:
+    crash_service(database_url, tmp_path, copier, kills=pytestconfig.getoption("kills"), pause=0.3)
 
 
 def crash_service(database_url: str, tmp_path: Path, copier: Path, kills: int, pause: float) -> None:

@@ -44,7 +44,9 @@ class Replica:
         self.engine = LocalEngine(settings)
         self.threads = ThreadPoolExecutor(settings.batch, "edit")
 
-    async def edit(self, request: EditRequest, kind: str) -> AsyncIterator[tuple[float, bytes | None] | Done]:
+    async def edit(
+        self, request: EditRequest, kind: str, previews: bool
+    ) -> AsyncIterator[tuple[float, bytes | None] | Done]:
         """Do one edit: how far it is, as it goes, and at last how it ended."""
         events: asyncio.Queue[tuple[float, bytes | None] | Done | None] = asyncio.Queue()
         loop, unwanted = asyncio.get_running_loop(), threading.Event()
@@ -57,7 +59,7 @@ class Replica:
         def work() -> None:
             done: Done | None = None
             with suppress(Stop):
-                done = self.engine.edit(request, kind, report)
+                done = self.engine.edit(request, kind, report, previews=previews)
             loop.call_soon_threadsafe(events.put_nowait, done)
 
         self.threads.submit(work)
@@ -90,9 +92,9 @@ class RayEngine:
             reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
             raise InputError(f"the Ray deployment does not start ({reason[0]})") from error
 
-    def edit(self, request: EditRequest, kind: str, report: Report) -> Done:
+    def edit(self, request: EditRequest, kind: str, report: Report, *, previews: bool) -> Done:
         """See `Engine`."""
-        answers = self._handle.remote(request, kind)
+        answers = self._handle.remote(request, kind, previews)
         try:
             for event in answers:
                 if isinstance(event, Done):

@@ -19,6 +19,7 @@ from openkontext.service.settings import Settings
 
 _context = multiprocessing.get_context("forkserver")  # its children share nothing with this process
 _context.set_forkserver_preload(["openkontext.service.decoding"])
+Image.preinit()  # with the module, once, and not in each child: that takes longer than a small picture
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,11 @@
 """What does the edits of a service: the editor in this process, or replicas elsewhere with the same face."""
 
 import io
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
@@ -26,8 +24,8 @@ from openkontext.service.settings import Settings
 PREVIEW_SIDE = 48
 """Pixels of a preview's longer side: enough to see where it goes, too few to show what filters refuse."""
 PREVIEW_SECONDS = 0.5
-"""At most so often a preview is decoded."""
-REPORT_SECONDS = 0.1
+"""At most so often a preview is decoded and judged, which takes as long as several steps of a small model."""
+REPORT_SECONDS = 0.2
 """At most so often progress is told: each time is a write to the database."""
 
 Report = Callable[[float, bytes | None], None]
@@ -61,13 +59,14 @@ class Engine(Protocol):
         """Edits that it does side by side."""
         ...
 
-    def edit(self, request: EditRequest, kind: str, report: Report) -> Done:
+    def edit(self, request: EditRequest, kind: str, report: Report, *, previews: bool) -> Done:
         """Do one edit to its end.
 
         Args:
             request: what is asked.
             kind: of the file: "png", "jpeg" or "webp".
             report: is told how far it is.
+            previews: whether anyone wants to see coarse pictures on the way.
 
         Raises:
             Stop: whatever `report` raised.
@@ -107,11 +106,11 @@ class LocalEngine:
             )
             self.editor.components = self._shared
 
-    def edit(self, request: EditRequest, kind: str, report: Report) -> Done:
+    def edit(self, request: EditRequest, kind: str, report: Report, *, previews: bool) -> Done:
         """See `Engine`."""
         with self._shared.member() if self._shared else nullcontext():
             try:
-                result = self.editor.run(request, _Reporting(report).step)
+                result = self.editor.run(request, _Reporting(report, previews).step)
                 content, facts = _encode(result, kind)
             except HeldError as error:
                 outcome = Outcome(
@@ -134,8 +133,8 @@ class LocalEngine:
 class _Reporting:
     """Passes steps on to a `Report`, neither too often nor with a preview too often."""
 
-    def __init__(self, report: Report) -> None:
-        self._report = report
+    def __init__(self, report: Report, previews: bool) -> None:
+        self._report, self._previews = report, previews
         self._reported = 0.0
         self._previewed = time.monotonic()
 
@@ -144,7 +143,7 @@ class _Reporting:
         at, preview = time.monotonic(), None
         if at - self._reported < REPORT_SECONDS:
             return
-        if at - self._previewed > PREVIEW_SECONDS and step.index < step.count:
+        if self._previews and at - self._previewed > PREVIEW_SECONDS and step.index < step.count:
             preview = _coarse(step.preview())
             self._previewed = time.monotonic()
         self._report(step.index / (step.count + 1), preview)
@@ -178,11 +177,8 @@ def _coarse(picture: Image.Image) -> bytes:
 
 
 def _encode(result: EditResult, kind: str) -> tuple[bytes, dict[str, Any]]:
-    """The file of a result, as `EditResult.save` makes it, and what a client is told of it."""
-    with tempfile.TemporaryDirectory(prefix="openkontext-") as folder:
-        path = Path(folder) / f"sample.{kind}"
-        result.save(path)
-        content = path.read_bytes()
+    """The signed file of a result, and what a client is told of it."""
+    content = result.encode(kind.upper())
     facts = {
         "seed": result.seed,
         "width": result.image.width,

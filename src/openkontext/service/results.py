@@ -36,7 +36,7 @@ class Result(BaseModel):
     result: dict[str, Any] | None = Field(None, description="When Ready: `sample`, the signed address of it.")
     progress: float | None = Field(None, description="0 to 1.")
     details: dict[str, Any] | None = Field(None, description="`state`, and why it ended as it did.")
-    preview: dict[str, Any] | None = Field(None, description="While Pending: `image`, a coarse one.")
+    preview: dict[str, Any] | None = Field(None, description="While Pending, if asked for: `image`.")
 
 
 def describe(job: Job, settings: Settings, preview: bytes | None = None) -> Result:

@@ -18,7 +18,7 @@ from openkontext.service.models import Job, JobState
 from openkontext.service.settings import Settings
 from openkontext.service.store import ImageStore, keep
 
-IDLE_SECONDS = (0.02, 0.25)
+IDLE_SECONDS = (0.02, 0.1)
 """How long an idle worker waits before it looks again: at first, and after a while."""
 
 log = structlog.get_logger()
@@ -96,7 +96,9 @@ class Worker:
             request = self._request(lease.job)
         except InputError as error:
             return Outcome(JobState.ERROR, error=str(error))
-        done = self.engine.edit(request, lease.job.asked.get("output_format", "png"), heart.report)
+        asked = lease.job.asked
+        kind, previews = asked.get("output_format", "png"), asked.get("preview", False)
+        done = self.engine.edit(request, kind, heart.report, previews=previews)
         if done.content is None:
             return done.outcome
         return replace(done.outcome, output=keep(self.database, self.store, done.content))

@@ -97,6 +97,7 @@ function asked() {
     steps: number("steps"),
     guidance: number("guidance"),
     output_format: $("format").value,
+    preview: true,
   };
 }
 
