@@ -1,10 +1,13 @@
 """The run: cases through an editor, its scores, and its contact sheet."""
 
 import json
+import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.stats import binomtest
 from stand_ins import Copying, Knowing
 
@@ -13,7 +16,7 @@ from openkontext.cli import main
 from openkontext.data.edits import FIRST_KINDS, KINDS, TASKS
 from openkontext.errors import RefusedError
 from openkontext.evaluation.cases import Case, draw_cases
-from openkontext.evaluation.edits import Outcome, edited_by, evaluate, round_trip
+from openkontext.evaluation.edits import Outcome, edited_by, evaluate, round_trip, with_first_pictures
 from openkontext.evaluation.reader import Fault, Reading
 from openkontext.evaluation.scores import Report, Score
 from openkontext.evaluation.sheet import contact_sheet
@@ -27,6 +30,8 @@ def cases() -> list[Case]:
 
 class Lossless:
     """An autoencoder that loses nothing."""
+
+    precision = "bf16"
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         return images
@@ -92,6 +97,32 @@ def test_the_report_counts_every_part(cases: list[Case]):
     assert json.loads(json.dumps(report.record()))["overall"].keys() == {"success", "low", "high", "count"}
 
 
+def test_the_report_says_what_is_seen_and_what_the_goals_are():
+    cases = draw_cases(seed=3, count=4, kinds=("recolour", "time"))  # unseen, then seen
+    report = Report.of(outcomes_of(cases, failing={0, 3}))
+    assert {part: score.success for part, score in report.parts["local"].items()} == {"seen": 1, "unseen": 0}
+    assert {part: score.success for part, score in report.parts["time"].items()} == {"seen": 0, "unseen": 1}
+    assert [(goal.what, goal.reached, goal.met) for goal in report.goals] == [
+        ("all edits", 0.5, False),
+        ("task: local", 0.5, False),
+        ("task: global", 0.5, False),
+        ("unseen combinations below seen", 0, True),
+    ]
+    better = Report.of(outcomes_of(cases, failing=set()))
+    assert all(goal.met for goal in better.goals)
+    worse = Report.of(outcomes_of(cases, failing={0}))
+    assert (worse.goals[-1].reached, worse.goals[-1].met) == (0.5, False)
+    assert report.record()["goals"][0] == {
+        "what": "all edits", "bound": 0.85, "reached": 0.5, "is_gap": False, "met": False
+    }  # fmt: skip
+
+
+def test_pictures_beyond_the_first_of_a_kind_are_let_go(cases: list[Case]):
+    outcomes = list(with_first_pictures(outcomes_of(cases, {9}), per_kind=1))
+    assert [bool(outcome.output.size) for outcome in outcomes] == [True] * 9 + [False] * 9
+    assert Report.of(outcomes) == Report.of(outcomes_of(cases, {9}))
+
+
 def test_the_report_counts_tasks():
     cases = draw_cases(seed=3, count=len(KINDS))
     failing = {i for i, case in enumerate(cases) if case.edit.kind in ("resize", "text")}
@@ -121,6 +152,7 @@ class Nano(Copying):
     """Stands in for the model that the command line opens."""
 
     components = Lossless()
+    digest = "0123456789abcdef0123"
 
     class repository:
         config = RepositoryConfig(name="nano")
@@ -139,6 +171,54 @@ def test_the_command_prints_one_json_object(capsys: pytest.CaptureFixture[str]):
     assert record["overall"]["success"] == 0
     assert list(record["kinds"]) == list(KINDS[:5])
     assert {"combinations", "phrasings", "faults", "seconds"} < record.keys()
+
+
+@pytest.mark.usefixtures("nano")
+def test_the_command_asks_for_the_kinds_that_are_named(capsys: pytest.CaptureFixture[str]):
+    assert main(["evaluate", "edits", "--kinds", "time, impossible", "--count", "4", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert list(record["kinds"]) == ["time", "impossible"]
+    assert record["kinds"]["impossible"]["success"] == 1  # a copy leaves all as it is
+    assert record["unchanged"] == {"global": 2, "impossible": 2}
+    assert main(["evaluate", "edits", "--kinds", "time,colour"]) == 2
+    assert "there is no 'colour'; choose of recolour, replace" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("nano")
+def test_without_kinds_the_repositorys_own_are_asked(monkeypatch, capsys: pytest.CaptureFixture[str]):
+    config = RepositoryConfig(name="nano", kinds=("count", "text"))
+    monkeypatch.setattr(Nano, "repository", SimpleNamespace(config=config))
+    assert main(["evaluate", "edits", "--count", "4"]) == 0
+    shown = capsys.readouterr().out
+    assert re.findall(r"^  (\w+: \w+|\w+) +\d+\.\d%", shown, re.MULTILINE)[:4] == [
+        "task: local", "task: text", "count", "text"
+    ]  # fmt: skip
+    assert "not met: task: local 0%, goal 70%" in shown
+
+
+@pytest.mark.usefixtures("nano")
+def test_others_cases_are_measured_by_the_same_command(tmp_path, capsys: pytest.CaptureFixture[str]):
+    case = draw_cases(seed=0, count=1)[0]
+    for name, pixels in (("a.png", case.before), ("b.png", case.truth)):
+        Image.fromarray(pixels).save(tmp_path / name)
+    line = {"before": "a.png", "after": "b.png", "instruction": case.instruction, "task": "local"}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(line))
+    asked = ["evaluate", "edits", "--cases", str(tmp_path / "mine.jsonl")]
+    sheet, page = tmp_path / "sheet.png", tmp_path / "page.html"
+    assert main([*asked, "--json", "--sheet", str(sheet), "--report", str(page)]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["source"], record["count"], record["overall"]) == ("mine", 1, None)
+    assert record["measures"]["local"].keys() == {"changed", "outside", "ssim_input", "psnr", "ssim"}
+    assert sheet.exists()
+    assert "cases of mine, edited and measured" in page.read_text()
+    assert main(asked) == 0
+    assert "success is not judged" in " ".join(capsys.readouterr().out.split())
+    for option in (["--kinds", "time"], ["--ceiling"]):
+        assert main([*asked, *option]) == 2
+    assert main([*asked, "--report", str(page)]) == 2
+    assert "page.html: exists already" in capsys.readouterr().err
+    assert main([*asked, "--report", str(tmp_path / "page.txt")]) == 2
+    assert "use .html" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("nano")

@@ -4,8 +4,9 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import rich.progress
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -13,6 +14,8 @@ from openkontext.cli.options import in_options
 
 if TYPE_CHECKING:
     from openkontext.request import EditStep
+
+Item = TypeVar("Item")
 
 
 @contextmanager
@@ -42,6 +45,13 @@ def progress(description: str) -> Iterator[Callable[["EditStep"], None]]:
     finally:
         if bar.live.is_started:
             bar.stop()
+
+
+def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
+    """The items one after the other, with a progress bar on stderr."""
+    yield from rich.progress.track(
+        items, description, total, console=Console(stderr=True), transient=sys.stderr.isatty()
+    )
 
 
 def show_notes(notes: Iterable[str], warnings: Iterable[str]) -> None:

@@ -1,16 +1,11 @@
 """`openkontext evaluate`: how well a model does what it is asked."""
 
-import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from openkontext.cli import console, options
-
-if TYPE_CHECKING:
-    from openkontext.evaluation.drift import DriftReport
-    from openkontext.evaluation.scores import Report, Score
 
 app = typer.Typer(help="How well a model does what it is asked.", no_args_is_help=True)
 
@@ -27,12 +22,26 @@ def edits(
     steps: options.Steps = None,
     guidance: options.Guidance = None,
     seed: Annotated[int, typer.Option(metavar="S", min=0, help="Same seed, same cases and same noise.")] = 0,
-    count: Annotated[int, typer.Option(metavar="N", min=1, help="How many cases.")] = 300,
+    count: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="How many cases: 300, or all of --cases.")
+    ] = None,
+    kinds: Annotated[
+        str | None, typer.Option(metavar="K,...", help="Kinds of edit; those that the model was taught.")
+    ] = None,
+    cases: Annotated[
+        str | None, typer.Option(metavar="PATH", help="KontextBench's folder, or a JSONL of cases.")
+    ] = None,
+    clip: Annotated[
+        str | None, typer.Option(metavar="DIR", help="CLIP's picture encoder: likeness and aesthetics too.")
+    ] = None,
     ceiling: Annotated[
         bool, typer.Option("--ceiling", help="Read the true pictures after the autoencoder alone.")
     ] = False,
     sheet: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write a picture with the first cases of each kind.")
+    ] = None,
+    report: Annotated[
+        str | None, typer.Option(metavar="FILE.html", help="Write scores, plots and pictures as one page.")
     ] = None,
     provider: options.Provider = "cpu",
     arithmetic: options.Arithmetic = "faithful",
@@ -40,42 +49,50 @@ def edits(
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
-    """Edit held-out scenes and count the edits that did what was asked and nothing else."""
-    from rich.console import Console
-    from rich.progress import track
+    """Edit held-out scenes and count the edits that did what was asked and nothing else.
 
+    With --cases it edits others' pictures; what they show is not known, so it measures.
+    """
     from openkontext import images
-    from openkontext.data.edits import KINDS
+    from openkontext.cli import evaluating
     from openkontext.editor import load
-    from openkontext.evaluation.cases import draw_cases
-    from openkontext.evaluation.edits import edited_by, evaluate, round_trip
+    from openkontext.evaluation.edits import edited_by, evaluate, round_trip, with_first_pictures
+    from openkontext.evaluation.embedding import Clip
+    from openkontext.evaluation.page import PER_KIND, render, require_jinja
     from openkontext.evaluation.scores import Report
     from openkontext.evaluation.sheet import contact_sheet
 
     if sheet is not None:
         images.check_output(sheet, overwrite)
+    if report is not None:
+        require_jinja()
+        images.check_output(report, overwrite, (".html",))
+    encoder = None if clip is None else Clip(clip)
+    foreign = None if cases is None else evaluating.read_foreign(cases, count, kinds, ceiling)
     editor = load(model, precision=precision, provider=provider, arithmetic=arithmetic, low_memory=low_memory)
+    asked = foreign or evaluating.draw(editor, seed, count, kinds)
     if ceiling:
         edit = round_trip(editor.components)
     else:
-        edit = edited_by(editor, steps, guidance)
-    progress = track(
-        evaluate(draw_cases(seed, count, editor.repository.config.kinds or KINDS), edit),
-        "reading" if ceiling else "editing",
-        total=count,
-        console=Console(stderr=True),
-        transient=sys.stderr.isatty(),
-    )
-    outcomes = list(progress)
-    report = Report.of(outcomes)
+        edit = edited_by(editor, steps, guidance, 0 if foreign is None else seed)
+    done = with_first_pictures(evaluate(asked, edit, encoder), PER_KIND)
+    outcomes = list(console.track(done, "reading" if ceiling else "editing", len(asked)))
+    found = Report.of(outcomes)
     name = editor.repository.config.name + (" (autoencoder only)" if ceiling else "")
+    source = "held-out edits" if cases is None else Path(cases).resolve().stem
     if sheet is not None:
-        headline = f"{name}: {report.overall.success:.0%} of {count} held-out edits"
-        images.save(sheet, contact_sheet(outcomes, headline), overwrite=overwrite)
+        share = (
+            f"{found.overall.success:.0%} of {found.count}" if found.overall else f"{found.count} cases of"
+        )
+        images.save(sheet, contact_sheet(outcomes, f"{name}: {share} {source}"), overwrite=overwrite)
+    if report is not None:
+        facts = evaluating.facts(editor, found, source, seed=seed, steps=steps, guidance=guidance)
+        page = render(found, outcomes, name, source, facts)
+        images.write(report, page.encode(), overwrite=overwrite, suffixes=(".html",))
     if json:
-        console.print_json({"model": name, "seed": seed, **report.record()})
+        console.print_json({"model": name, "source": source, "seed": seed, **found.record()})
     else:
-        _print_table(report, f"{name}, seed {seed}")
+        evaluating.print_table(found, f"{name}, {source}, seed {seed}")
 
 
 @app.command()
@@ -100,10 +117,9 @@ def drift(
     from dataclasses import asdict
 
     import numpy as np
-    from rich.console import Console
-    from rich.progress import track
 
     from openkontext import images
+    from openkontext.cli import evaluating
     from openkontext.data.edits import KINDS
     from openkontext.editor import load
     from openkontext.evaluation.drift import DriftReport, draw_chain, follow
@@ -124,11 +140,7 @@ def drift(
     kinds = editor.repository.config.kinds or KINDS
     chains = (draw_chain(seed, index, kinds, turns) for index in range(count))
     kept = [
-        each
-        for chain in track(
-            chains, "editing", total=count, console=Console(stderr=True), transient=sys.stderr.isatty()
-        )
-        for each, _ in follow(chain, edit, alone)
+        each for chain in console.track(chains, "editing", count) for each, _ in follow(chain, edit, alone)
     ]
     report, name = DriftReport.of(kept), editor.repository.config.name
     if plot is not None:
@@ -138,52 +150,7 @@ def drift(
     if json:
         console.print_json({"model": name, "seed": seed, "chains": count, **asdict(report)})
     else:
-        _print_drift(report, f"{name}, seed {seed}, {count} chains")
-
-
-def _print_drift(report: "DriftReport", title: str) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
-    for heading in ("turns", "PSNR of what was not edited", "autoencoder alone"):
-        table.add_column(heading, justify="right")
-    for turn, values in enumerate(zip(report.psnr, report.autoencoder, strict=True), 1):
-        table.add_row(str(turn), *(f"{value:.1f} dB" for value in values))
-    Console().print(table)
-    if report.recognised is not None:
-        score = report.recognised
-        interval = f"{score.low:.0%} .. {score.high:.0%}"
-        print(f"characters recognised: {score.success:.0%} ({interval}) of {score.count}")
-
-
-def _print_table(report: "Report", title: str) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
-    table.add_column("")
-    for heading in ("success", "95% interval", "cases"):
-        table.add_column(heading, justify="right")
-    table.add_column("failed checks")
-
-    def add(scores: Iterable[tuple[str, "Score"]], section: str = "") -> None:
-        for name, score in scores:
-            faults = ", ".join(f"{check} {n}" for check, n in report.faults.get(name, {}).items())
-            interval = f"{score.low:.1%} .. {score.high:.1%}"
-            table.add_row(section + name, f"{score.success:.1%}", interval, str(score.count), faults)
-        table.add_section()
-
-    if len(report.tasks) > 1:
-        add(report.tasks.items(), "task: ")
-    add(report.kinds.items())
-    add(report.combinations.items(), "combinations: ")
-    add(report.phrasings.items(), "phrasings: ")
-    add([("overall", report.overall)])
-    Console().print(table)
-    print(f"{report.seconds:.1f} s of editing")
+        evaluating.print_drift(report, f"{name}, seed {seed}, {count} chains")
 
 
 @app.command()

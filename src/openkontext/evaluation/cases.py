@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from openkontext.data.draws import random_edit
-from openkontext.data.edits import KINDS, Edit
+from openkontext.data.edits import KINDS, TASKS, Edit
 from openkontext.data.instructions import phrase
 from openkontext.data.scenes import render
+from openkontext.evaluation.reader import Reading, read
 from openkontext.images.fitting import Pixels
 
+_TASKS = {kind: task for task, kinds in TASKS.items() for kind in kinds}
 _STREAM = 0x0E5A1
 """First word of every case's random state, so that no stream of training can be the same."""
 
@@ -40,6 +43,40 @@ class Case:
     def truth(self) -> Pixels:
         """The picture of the scene as asked, [height, width, 3]."""
         return render(self.edit.after)
+
+    @property
+    def reference(self) -> Pixels:
+        """What the output is compared with: the truth."""
+        return self.truth
+
+    @property
+    def name(self) -> str:
+        """What to call it in a report."""
+        return f"case {self.index}"
+
+    @property
+    def kind(self) -> str:
+        """Kind of edit."""
+        return self.edit.kind
+
+    @property
+    def task(self) -> str:
+        """Task of KontextBench; an impossible request belongs to none and is its own."""
+        return _TASKS.get(self.kind, self.kind)
+
+    @cached_property
+    def may_change(self) -> NDArray[np.bool_]:
+        """Where the picture may change, [height, width]."""
+        return self.edit.region()
+
+    @property
+    def wanted(self) -> None:
+        """Which measures to take of the output: all that can be."""
+        return
+
+    def read(self, output: Pixels) -> Reading:
+        """What the reader finds in an output."""
+        return read(self.edit, output)
 
 
 def draw_case(seed: int, index: int, kinds: Sequence[str] = KINDS) -> Case:

@@ -1,8 +1,9 @@
 """Run an editor over cases and read what it gives."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -10,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from openkontext.errors import RefusedError
-from openkontext.evaluation.cases import Case
-from openkontext.evaluation.reader import Fault, Reading, read
+from openkontext.evaluation.reader import Fault, Reading
+from openkontext.evaluation.similarity import Embeds, Pictured, measure
 from openkontext.images.fitting import Pixels, from_model, to_model
 
 
@@ -21,6 +22,10 @@ class Edited(Protocol):
     @property
     def image(self) -> Image.Image:
         """The edited picture."""
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether it says that nothing was done."""
 
 
 class Edits(Protocol):
@@ -48,59 +53,131 @@ class Autoencodes(Protocol):
         """Latents -> pictures."""
 
 
+class Asked(Pictured, Protocol):
+    """A case: ours (`cases.Case`), or one from elsewhere (`benchmarks.PictureCase`)."""
+
+    @property
+    def index(self) -> int:
+        """Place among the cases."""
+
+    @property
+    def name(self) -> str:
+        """What to call it in a report."""
+
+    @property
+    def instruction(self) -> str:
+        """What is asked."""
+
+    @property
+    def task(self) -> str:
+        """Task of KontextBench, or another word where it is of none."""
+
+    @property
+    def kind(self) -> str:
+        """Kind of edit; the task where kinds are not told."""
+
+    @property
+    def unseen(self) -> bool | None:
+        """Whether training never saw the like; None where that is not known."""
+
+    @property
+    def held_out_phrasing(self) -> bool | None:
+        """Whether training never used the phrasing; None where that is not known."""
+
+    def read(self, output: Pixels) -> Reading | None:
+        """What an independent reader finds in an output; None where none can judge."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an editor made of a case."""
+
+    picture: Pixels
+    """[height, width, 3]."""
+    unchanged: bool = False
+    """Whether the editor says that nothing was done."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """One case, and what came of it."""
 
-    case: Case
+    case: Asked
     output: Pixels
     """The editor's picture, [height, width, 3]."""
-    reading: Reading
+    reading: Reading | None
+    """None where nobody can judge."""
     seconds: float
     """Time that the editor took."""
+    unchanged: bool = False
+    """Whether the editor says that nothing was done."""
+    refused: str = ""
+    """Why a filter refused; empty where none did."""
+    measures: dict[str, float] = field(default_factory=dict)
+    """What was measured, by the names of `similarity.MEASURES`."""
+
+    def without_picture(self) -> "Outcome":
+        """The same for the record alone: pictures of a whole benchmark would fill the memory."""
+        return replace(self, output=np.empty((0, 0, 3), np.uint8))
 
 
-def evaluate(cases: Iterable[Case], edit: Callable[[Case], Pixels]) -> Iterator[Outcome]:
-    """Edit case after case and read each output; what a filter refuses has failed."""
+def evaluate(
+    cases: Iterable[Asked], edit: Callable[[Asked], Answer], clip: Embeds | None = None
+) -> Iterator[Outcome]:
+    """Edit case after case, read each output and measure it; what a filter refuses has failed."""
     for case in cases:
         started = time.perf_counter()
+        refused = ""
         try:
-            output = edit(case)
-            reading = None
-        except RefusedError as error:  # harmless as all cases are, a refusal is a failure
-            output, reading = case.before, Reading((Fault("refused", str(error)),))
+            answer = edit(case)
+        except RefusedError as error:
+            answer, refused = Answer(case.before), str(error)
         seconds = time.perf_counter() - started
-        yield Outcome(case, output, reading or read(case.edit, output), seconds)
+        reading = case.read(answer.picture)
+        if refused and reading is not None:  # harmless as all our cases are, a refusal is a failure
+            reading = Reading((Fault("refused", refused),))
+        measures = {} if refused else measure(case, answer.picture, clip)
+        yield Outcome(case, answer.picture, reading, seconds, answer.unchanged, refused, measures)
+
+
+def with_first_pictures(outcomes: Iterable[Outcome], per_kind: int) -> Iterator[Outcome]:
+    """The outcomes, the first of every kind with their pictures and the others without."""
+    seen = Counter[str]()
+    for outcome in outcomes:
+        seen[outcome.case.kind] += 1
+        yield outcome if seen[outcome.case.kind] <= per_kind else outcome.without_picture()
 
 
 def edited_by(
-    editor: Edits, num_inference_steps: int | None = None, guidance_scale: float | None = None
-) -> Callable[[Case], Pixels]:
+    editor: Edits, num_inference_steps: int | None = None, guidance_scale: float | None = None, seed: int = 0
+) -> Callable[[Asked], Answer]:
     """What an editor makes of a case, with its noise seeded by the case.
 
     Args:
         editor: such as `openkontext.load()` gives.
         num_inference_steps: denoising steps; None for the model's own number.
         guidance_scale: how strictly to follow the instruction; None for the model's own value.
+        seed: added to the case's own.
     """
 
-    def edit(case: Case) -> Pixels:
+    def edit(case: Asked) -> Answer:
         result = editor.edit(
             case.before,
             case.instruction,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
-            seed=case.index,
+            seed=seed + case.index,
         )
-        return np.asarray(result.image.convert("RGB"))
+        return Answer(np.asarray(result.image.convert("RGB")), result.unchanged)
 
     return edit
 
 
-def round_trip(components: Autoencodes) -> Callable[[Case], Pixels]:
+def round_trip(components: Autoencodes) -> Callable[[Asked], Answer]:
     """The true picture after a model's autoencoder: the best that any edit with that model can look."""
 
-    def edit(case: Case) -> Pixels:
-        return from_model(components.decode(components.encode(to_model(case.truth))))
+    def edit(case: Asked) -> Answer:
+        assert case.reference is not None, "only a case with its true outcome has a ceiling"
+        return Answer(from_model(components.decode(components.encode(to_model(case.reference)))))
 
     return edit

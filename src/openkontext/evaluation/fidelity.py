@@ -23,13 +23,10 @@ from openkontext.editor import load
 from openkontext.errors import InputError
 from openkontext.evaluation.cases import draw_cases
 from openkontext.evaluation.reader import read
+from openkontext.evaluation.similarity import psnr, ssim
 from openkontext.images.fitting import Pixels
 from openkontext.repository import Repository
 
-Float = NDArray[np.float64]
-
-_WINDOW = 7
-_C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 _COLOURS = ((46, 110, 180), (206, 62, 56), (46, 148, 86), (150, 90, 170), (220, 150, 40), (60, 60, 60))
 
 
@@ -130,28 +127,6 @@ def compare(
     return [_against(runs[0], each, found) for each, found in zip(candidates, runs, strict=True)]
 
 
-def psnr(picture: Pixels, reference: Pixels) -> float:
-    """Peak signal-to-noise ratio of 8-bit pictures in dB; infinite where they are equal."""
-    error = float(np.mean((picture.astype(np.float64) - reference) ** 2))
-    return 10 * math.log10(255**2 / error) if error else math.inf
-
-
-def ssim(picture: Pixels, reference: Pixels) -> float:
-    """Structural similarity of 8-bit pictures [H, W, 3], mean over channels.
-
-    Wang, Bovik, Sheikh & Simoncelli, IEEE TIP 13 (2004), with windows of 7x7 equal weights inside the picture
-    and the unbiased covariance, as scikit-image has it.
-    """
-    x, y = picture.astype(np.float64), reference.astype(np.float64)
-    mean_x, mean_y = _box(x), _box(y)
-    unbiased = _WINDOW**2 / (_WINDOW**2 - 1)
-    var_x = unbiased * (_box(x * x) - mean_x**2)
-    var_y = unbiased * (_box(y * y) - mean_y**2)
-    both = unbiased * (_box(x * y) - mean_x * mean_y)
-    top = (2 * mean_x * mean_y + _C1) * (2 * both + _C2)
-    return float(np.mean(top / ((mean_x**2 + mean_y**2 + _C1) * (var_x + var_y + _C2))))
-
-
 def plot(found: Sequence[Fidelity], title: str) -> Image.Image:
     """Latent error over the steps, one line a candidate, on a logarithmic scale of decades."""
     width, height, left, top, bottom = 720, 420, 70, 50, 50
@@ -201,15 +176,3 @@ def _against(reference: Run, candidate: Candidate, found: Run) -> Fidelity:
         seconds=found.seconds / len(found.pictures),
         peak_mib=found.peak_mib,
     )
-
-
-def _box(x: Float) -> Float:
-    """Mean over every window inside a picture [H, W, 3]."""
-    for axis in (0, 1):
-        total = np.cumsum(x, axis=axis)
-        start = np.zeros_like(np.take(total, [0], axis=axis))
-        padded = np.concatenate((start, total), axis=axis)
-        size = padded.shape[axis]
-        ends = np.take(padded, range(_WINDOW, size), axis=axis)
-        x = (ends - np.take(padded, range(size - _WINDOW), axis=axis)) / _WINDOW
-    return x

@@ -6,9 +6,8 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from openkontext.data.edits import IMPOSSIBLE, KINDS
 from openkontext.evaluation.edits import Outcome
-from openkontext.evaluation.scores import Score
+from openkontext.evaluation.scores import ORDER, Score
 from openkontext.images.fitting import Pixels
 
 PER_KIND = 3
@@ -19,9 +18,8 @@ _BOX = (150, 132)
 _GAP = 6
 _MARGIN = 28
 _CAPTION = 44
-_LABEL = 118
+_LABEL = 158
 _HEADER = 62
-_TRIPLE = 3 * _BOX[0] + 2 * _GAP
 _MARK = 16
 
 _PAPER = (250, 249, 246)
@@ -43,35 +41,47 @@ def contact_sheet(outcomes: Iterable[Outcome], title: str) -> Pixels:
     """
     rows: defaultdict[str, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
-        rows[outcome.case.edit.kind].append(outcome)
+        rows[outcome.case.kind].append(outcome)
     columns = min(PER_KIND, max(map(len, rows.values()), default=1))
-    width = 2 * _MARGIN + _LABEL + columns * _TRIPLE + (columns - 1) * _MARGIN
+    names = ["before", "output"]
+    if any(o.case.reference is not None for of_kind in rows.values() for o in of_kind[:columns]):
+        names.append("as asked")
+    across = len(names) * (_BOX[0] + _GAP) - _GAP
+    width = 2 * _MARGIN + _LABEL + columns * across + (columns - 1) * _MARGIN
     row_height = _BOX[1] + _CAPTION + _GAP
     sheet = Image.new("RGB", (width, _MARGIN + _HEADER + len(rows) * row_height + _MARGIN // 2), _PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((_MARGIN, _MARGIN // 2), title, _INK, _font(22))
     for column in range(columns):
-        for i, name in enumerate(("before", "output", "as asked")):
-            x = _column(column) + i * (_BOX[0] + _GAP) + _BOX[0] // 2
+        for i, name in enumerate(names):
+            x = _column(column, across) + i * (_BOX[0] + _GAP) + _BOX[0] // 2
             draw.text((x, _MARGIN + _HEADER - 12), name, _FAINT, _font(13), anchor="ms")
-    for row, kind in enumerate(kind for kind in (*KINDS, IMPOSSIBLE) if kind in rows):
+    for row, kind in enumerate(sorted(rows, key=_order)):
         top = _MARGIN + _HEADER + row * row_height
-        score = Score.of(o.reading.success for o in rows[kind])
         middle = top + _BOX[1] // 2
         draw.text((_MARGIN, middle), kind, _INK, _font(17), anchor="ls")
-        share = f"{score.success:.0%} of {score.count}"
+        share = f"{len(rows[kind])} cases"
+        if judged := [o.reading.success for o in rows[kind] if o.reading is not None]:
+            share = f"{Score.of(judged).success:.0%} of {len(judged)}"
         draw.text((_MARGIN, middle + 8), share, _FAINT, _font(13), anchor="lt")
         for column, outcome in enumerate(rows[kind][:columns]):
-            _draw_outcome(sheet, outcome, _column(column), top)
+            _draw_outcome(sheet, outcome, _column(column, across), top, across)
     return np.asarray(sheet)
 
 
-def _column(column: int) -> int:
-    return _MARGIN + _LABEL + column * (_TRIPLE + _MARGIN)
+def _order(kind: str) -> int:
+    """Kinds as we list them, then whatever others call theirs, as they come."""
+    return ORDER.index(kind) if kind in ORDER else len(ORDER)
 
 
-def _draw_outcome(sheet: Image.Image, outcome: Outcome, left: int, top: int) -> None:
-    for i, pixels in enumerate((outcome.case.before, outcome.output, outcome.case.truth)):
+def _column(column: int, across: int) -> int:
+    return _MARGIN + _LABEL + column * (across + _MARGIN)
+
+
+def _draw_outcome(sheet: Image.Image, outcome: Outcome, left: int, top: int, across: int) -> None:
+    for i, pixels in enumerate((outcome.case.before, outcome.output, outcome.case.reference)):
+        if pixels is None:
+            continue
         picture = Image.fromarray(pixels)
         scale = min(_BOX[0] / picture.width, _BOX[1] / picture.height)
         size = round(picture.width * scale), round(picture.height * scale)
@@ -79,14 +89,15 @@ def _draw_outcome(sheet: Image.Image, outcome: Outcome, left: int, top: int) -> 
         x = left + i * (_BOX[0] + _GAP) + (_BOX[0] - picture.width) // 2
         sheet.paste(picture, (x, top + (_BOX[1] - picture.height) // 2))
     draw = ImageDraw.Draw(sheet)
-    faults = outcome.reading.faults
-    y = top + _BOX[1] + 6
-    sheet.paste(_mark(not faults), (left, y))
-    x = left + _MARK + 6
-    draw.text((x, y), _shortened(outcome.case.instruction, _font(14), _TRIPLE - _MARK - 6), _INK, _font(14))
+    y, x = top + _BOX[1] + 6, left
+    faults = outcome.reading.faults if outcome.reading is not None else ()
+    if outcome.reading is not None:
+        sheet.paste(_mark(not faults), (left, y))
+        x += _MARK + 6
+    draw.text((x, y), _shortened(outcome.case.instruction, _font(14), left + across - x), _INK, _font(14))
     if faults:
         words = ", ".join(fault.words for fault in faults)
-        draw.text((x, y + 17), _shortened(words, _font(12), _TRIPLE - _MARK - 6), _BAD, _font(12))
+        draw.text((x, y + 17), _shortened(words, _font(12), left + across - x), _BAD, _font(12))
 
 
 def _mark(success: bool) -> Image.Image:

@@ -4,7 +4,7 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -34,16 +34,24 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> None:
+def check_output(
+    path: str | os.PathLike[str], overwrite: bool = False, suffixes: Collection[str] = tuple(FORMATS)
+) -> None:
     """Say before the work begins what `save` would say after it.
+
+    Args:
+        path: where to write.
+        overwrite: whether a file that exists may be replaced.
+        suffixes: that its name may have.
 
     Raises:
         InputError: the suffix names no format, the file exists, or its directory is missing or not writable.
     """
     target = Path(path)
-    if target.suffix.lower() not in FORMATS:
+    if target.suffix.lower() not in suffixes:
         fault = f"cannot write {target.suffix} files" if target.suffix else "has no suffix"
-        raise InputError(f"{target}: {fault}; use .png, .jpg, .webp or .tiff")
+        good = ".png, .jpg, .webp or .tiff" if ".png" in suffixes else " or ".join(suffixes)
+        raise InputError(f"{target}: {fault}; use {good}")
     try:
         folder = target.resolve().parent
         if target.is_dir():
@@ -102,13 +110,19 @@ def encode(pixels: Pixels, kind: str, metadata: Mapping[str, str] | None = None)
         raise InputError(f"the picture does not fit into {kind} ({reason(error)}); write a .png") from error
 
 
-def write(path: str | os.PathLike[str], data: bytes, *, overwrite: bool = False) -> None:
+def write(
+    path: str | os.PathLike[str],
+    data: bytes,
+    *,
+    overwrite: bool = False,
+    suffixes: Collection[str] = tuple(FORMATS),
+) -> None:
     """Write a file's bytes: beside its place first, then in it, whole or not at all.
 
     Raises:
         InputError: as for `check_output`; or the disk is full.
     """
-    check_output(path, overwrite)
+    check_output(path, overwrite, suffixes)
     target = Path(path).resolve()  # what a link points to is replaced, not the link
     part = target.with_name(f".openkontext-{secrets.token_hex(8)}.part")
     try:
@@ -116,7 +130,7 @@ def write(path: str | os.PathLike[str], data: bytes, *, overwrite: bool = False)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        check_output(path, overwrite)  # the file may have come into being meanwhile
+        check_output(path, overwrite, suffixes)  # the file may have come into being meanwhile
         part.replace(target)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({reason(error)})") from error

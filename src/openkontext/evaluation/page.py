@@ -1,0 +1,179 @@
+"""The report of an evaluation as one HTML file: scores, plots, and the first cases of every kind as pictures.
+
+Everything is inside the file, and nothing in it reaches out. Needs the extra `report` (Jinja2).
+"""
+
+import base64
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from openkontext.errors import InputError
+from openkontext.evaluation.edits import Outcome
+from openkontext.evaluation.scores import ALL, ORDER, TASK_GOAL, Report, Score
+from openkontext.evaluation.similarity import MEASURES
+from openkontext.images.fitting import Pixels
+
+PER_KIND = 12
+"""Cases of each kind on the page: the first, so that none is chosen."""
+_LARGEST = 480
+"""Longest side of a picture on the page, in pixels."""
+_BINS = 24
+
+
+def require_jinja() -> None:
+    """Say before the work begins what `render` would say after it.
+
+    Raises:
+        InputError: Jinja2 is not installed.
+    """
+    try:
+        import jinja2  # noqa: F401
+    except ImportError:
+        raise InputError("a report needs Jinja2: pip install 'openkontext[report]'") from None
+
+
+def render(
+    report: Report, outcomes: Sequence[Outcome], model: str, source: str, facts: Mapping[str, str]
+) -> str:
+    """Draw the page.
+
+    Args:
+        report: on all outcomes.
+        outcomes: those with a picture are shown; see `edits.with_first_pictures`.
+        model: what was judged.
+        source: what it was judged on, such as "held-out edits".
+        facts: how it was run, by name.
+
+    Raises:
+        InputError: Jinja2 is not installed.
+    """
+    require_jinja()
+    import jinja2
+
+    template = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(template).render(
+        model=model,
+        source=source,
+        facts=facts,
+        report=report,
+        goal=TASK_GOAL,
+        tasks=[_row(report, name, score, goal=True) for name, score in report.tasks.items()],
+        kinds=[_row(report, name, score) for name, score in report.kinds.items()],
+        splits=[
+            _row(report, f"{name} {what}", score)
+            for what, scores in (("combinations", report.combinations), ("phrasings", report.phrasings))
+            for name, score in scores.items()
+        ],
+        measures=_measures(report),
+        plots=list(_plots(outcomes)),
+        groups=list(_groups(outcomes, report)),
+        per_kind=PER_KIND,
+    )
+
+
+def _row(report: Report, name: str, score: Score, *, goal: bool = False) -> dict[str, Any]:
+    """One line of a plot with its numbers."""
+    return {
+        "name": name,
+        "score": score,
+        "parts": report.parts.get(name, {}),
+        "faults": report.faults.get(name, {}) if not goal else {},
+        "goal": TASK_GOAL if goal else None,
+    }
+
+
+def _measures(report: Report) -> dict[str, Any]:
+    """The table of means: its columns, and a row for each task and for all."""
+    columns = {name: MEASURES[name] for name in report.measures[ALL]}
+    rows = [
+        {
+            "name": task,
+            "count": report.count if task == ALL else report.cases[task],
+            "unchanged": sum(report.unchanged.values()) if task == ALL else report.unchanged[task],
+            "values": [_written(name, means[name]) if name in means else "–" for name in columns],
+        }
+        for task, means in report.measures.items()
+    ]
+    return {"columns": columns, "rows": rows if len(rows) > 2 else rows[-1:]}
+
+
+def _written(name: str, value: float) -> str:
+    return MEASURES[name].format.format(value)
+
+
+def _plots(outcomes: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
+    """How the values of each measure are spread: heights of bars, from the least to the most."""
+    for name, measure in MEASURES.items():
+        values = np.array([o.measures[name] for o in outcomes if name in o.measures])
+        if len(values) < 2:
+            continue
+        low, high = float(values.min()), float(values.max())
+        if high - low < 1e-6:
+            continue
+        counts, _ = np.histogram(values, bins=_BINS, range=(low, high))
+        median = float(np.median(values))
+        yield {
+            "measure": measure,
+            "bars": [float(count) / int(counts.max()) for count in counts],
+            "low": _written(name, low),
+            "high": _written(name, high),
+            "median": _written(name, median),
+            "at": (median - low) / (high - low),
+            "count": len(values),
+        }
+
+
+def _groups(outcomes: Sequence[Outcome], report: Report) -> Iterator[dict[str, Any]]:
+    """The cases that are shown, kind by kind."""
+    order = {kind: place for place, kind in enumerate(ORDER)}
+    kinds = dict.fromkeys(outcome.case.kind for outcome in outcomes)
+    for kind in sorted(kinds, key=lambda kind: order.get(kind, math.inf)):
+        of_kind = [outcome for outcome in outcomes if outcome.case.kind == kind]
+        yield {
+            "name": kind,
+            "score": report.kinds.get(kind),
+            "count": len(of_kind),
+            "cards": [_card(outcome) for outcome in of_kind if outcome.output.size],
+        }
+
+
+def _card(outcome: Outcome) -> dict[str, Any]:
+    case, reading = outcome.case, outcome.reading
+    pictures = [("before", case.before), ("output", outcome.output)]
+    if (reference := case.reference) is not None:
+        pictures.append(("as asked", reference))
+    verdict = "refused" if outcome.refused else "measured"
+    if reading is not None:
+        verdict = "right" if reading.success else "wrong"
+    return {
+        "name": case.name,
+        "instruction": case.instruction,
+        "pictures": [{"label": label, **_embedded(pixels)} for label, pixels in pictures],
+        "verdict": verdict,
+        "words": [fault.words for fault in reading.faults] if reading is not None else [],
+        "refused": outcome.refused,
+        "unchanged": outcome.unchanged,
+        "unseen": case.unseen,
+        "measures": [
+            (MEASURES[name].title, _written(name, value)) for name, value in outcome.measures.items()
+        ],
+    }
+
+
+def _embedded(pixels: Pixels) -> dict[str, Any]:
+    """A picture inside the page, no larger than it needs to be."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    image.save(file, "WEBP", quality=90)
+    data = base64.b64encode(file.getvalue()).decode()
+    return {"uri": f"data:image/webp;base64,{data}", "width": image.width, "height": image.height}
