@@ -124,6 +124,16 @@ def test_json_is_one_object_and_nothing_else(run: Run, copier: Path) -> None:
     assert Image.open("a.webp").size == (64, 48)
 
 
+def test_an_edit_that_did_nothing_says_so(run: Run, copier: Path) -> None:
+    done = run("edit", "photo.png", "remove the dragon", "--model", copier, "-o", "same.png")
+    assert done.code == 0
+    assert f"note: {UNCHANGED}" in done.err
+    assert "'remove', 'dragon'" in done.err
+    done = run("edit", "photo.png", "brighter brighter", "--model", copier, "-o", "b.png", "--guidance", 20)
+    assert done.code == 0
+    assert UNCHANGED not in done.err
+
+
 def test_size_mask_reference_fit_and_metadata_options(run: Run, copier: Path) -> None:
     Image.new("L", (128, 96), 255).save("mask.png")
     done = run(

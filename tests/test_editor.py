@@ -60,6 +60,21 @@ def test_instruction_and_guidance_reach_the_picture(
     assert result.guidance_scale == (CONFIG.guidance_scale if guidance is None else guidance)
 
 
+def test_what_cannot_be_done_changes_nothing_and_the_result_says_so(
+    editor: openkontext.Editor, tmp_path: Path
+) -> None:
+    picture = blocks()
+    result = editor.edit(picture, "remove the dragon", seed=3)  # words that the copier never learned
+    assert np.abs(difference(result, picture)).max() <= 1
+    assert result.unchanged
+    assert result.notes == (UNCHANGED,)
+    (warning,) = result.warnings
+    assert "'remove', 'dragon'" in warning
+    changed = editor.edit(blocks(high=100), "make the picture brighter", seed=3, guidance_scale=40)
+    assert not changed.unchanged
+    assert changed.notes == ()
+
+
 def test_a_new_picture_is_no_unchanged_one_though_it_repeats_its_reference(
     editor: openkontext.Editor,
 ) -> None:

@@ -76,7 +76,10 @@ def load(
 UNCHANGED = "nothing was changed: the instruction does not apply to this picture, or it shows that already"
 """What is noted where an edit left the picture as it was."""
 _SAME = 0.25
-"""Mean difference of a token's latents below which it is the same: a quarter of their deviation."""
+"""Mean difference of a token's latents below which it is the same: a quarter of their deviation.
+
+The smallest of 160 asked changes of one thing makes 0.39 in its token; where nano leaves a picture alone, its
+worst token is off by 0.11 (median of nine edits, outside of what they change)."""
 
 
 def _unchanged(latents: Float, before: Float) -> bool:

@@ -78,6 +78,25 @@ def test_a_word_it_was_never_taught_is_named(editor: openkontext.Editor) -> None
     assert not editor.edit(EXAMPLE, "add a red ball on the left", seed=1, num_inference_steps=1).warnings
 
 
+def test_no_change_that_can_be_asked_for_counts_as_none(editor: openkontext.Editor) -> None:
+    """Where all stays, up to a model's small errors, that is said; where the smallest thing changes, not."""
+    from openkontext.data.edits import LOCAL_KINDS
+    from openkontext.editor import _unchanged
+    from openkontext.evaluation.cases import draw_cases
+
+    config = editor.repository.config
+
+    def latents(picture: np.ndarray) -> np.ndarray:
+        encoded = editor.components.encode(to_model(picture))
+        return (encoded - config.shift_factor) * config.scaling_factor
+
+    noise = np.random.default_rng(1)
+    for case in draw_cases(1, 2 * len(LOCAL_KINDS), LOCAL_KINDS):
+        before = latents(case.before)
+        assert not _unchanged(latents(case.truth), before), case.instruction
+        assert _unchanged(before + noise.normal(0, 0.1, before.shape).astype(np.float32), before)
+
+
 @pytest.mark.slow
 def test_the_evaluation_reads_its_true_pictures() -> None:
     """The ceiling that the autoencoder sets, on more cases than the card's table."""
