@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openkontext.cli import console, options
+from openkontext.cli import console, groups, options
 from openkontext.errors import InputError, OpenKontextError
 
 if TYPE_CHECKING:
@@ -28,16 +28,13 @@ A line without a slash is an instruction; it edits the picture you are at.
 /quit          leave"""
 
 
+@groups.expanded
 def chat(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="The picture to begin with.")],
-    model: options.Model = "nano",
-    precision: options.Precision = None,
+    setup: groups.Setup,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
     seed: options.Seed = None,
-    provider: options.Provider = "cpu",
-    arithmetic: options.Arithmetic = "faithful",
-    low_memory: options.LowMemory = False,
     no_metadata: options.NoMetadata = False,
     sign_prompt: options.SignPrompt = False,
     overwrite: options.Overwrite = False,
@@ -47,13 +44,12 @@ def chat(
     Lines may also come from a file or a pipe; the first that fails then ends the command.
     """
     from openkontext import images
-    from openkontext.editor import load
     from openkontext.request import EditRequest
 
     settings: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance, "seed": seed}
     EditRequest(prompt="checks the settings before the first line is read", **settings)
     picture = images.load(image)
-    editor = load(model, precision=precision, provider=provider, arithmetic=arithmetic, low_memory=low_memory)
+    editor = setup.load()
 
     def edit(image: images.ImageInput, prompt: str) -> "EditResult":
         request = EditRequest(prompt=prompt, image=image, **settings)

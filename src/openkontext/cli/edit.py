@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openkontext.cli import console, options
+from openkontext.cli import console, groups, options
 from openkontext.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,138 +18,58 @@ Preview = Annotated[
 ]
 
 
+@groups.expanded
 def edit(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="JPEG, PNG, WebP, GIF, BMP or TIFF.")],
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help='What to change: "make it night".')],
-    output: options.Output = None,
-    model: options.Model = "nano",
-    precision: options.Precision = None,
-    steps: options.Steps = None,
-    guidance: options.Guidance = None,
-    seed: options.Seed = None,
-    size: options.Size = "auto",
+    saving: groups.Saving,
+    asking: groups.Asking,
+    setup: groups.Setup,
     fit: options.FitMode = "stretch",
     mask: Annotated[
         str | None, typer.Option(metavar="FILE", help="White where the picture may change, black where not.")
     ] = None,
-    reference: options.References = None,
-    negative: options.Negative = None,
-    true_cfg: options.TrueCfg = 1.0,
-    provider: options.Provider = "cpu",
-    arithmetic: options.Arithmetic = "faithful",
-    low_memory: options.LowMemory = False,
-    profile: options.Profile = None,
     preview: Preview = None,
-    no_metadata: options.NoMetadata = False,
-    sign_prompt: options.SignPrompt = False,
-    watermark: options.Watermark = None,
-    overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
     """Edit a picture as an instruction says."""
     from openkontext.request import EditRequest
 
-    request = EditRequest(
-        prompt=prompt,
-        image=image,
-        mask_image=mask,
-        reference_images=reference or (),
-        negative_prompt=negative,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        true_cfg_scale=true_cfg,
-        seed=seed,
-        fit=fit,
-        **options.parse_size(size),
-    )
-    target = Path(output) if output else _free_name(f"{Path(image).stem}-edited")
-    setup = {
-        "model": model,
-        "precision": precision,
-        "provider": provider,
-        "arithmetic": arithmetic,
-        "low_memory": low_memory,
-        "profile": profile,
-    }
-    saving = {
-        "metadata": not no_metadata,
-        "sign_prompt": sign_prompt,
-        "watermark": watermark,
-        "overwrite": overwrite,
-    }
-    _make(request, target, setup, preview, saving, json)
+    request = EditRequest(prompt=prompt, image=image, mask_image=mask, fit=fit, **asking.fields)
+    _make(request, saving.target(f"{Path(image).stem}-edited"), setup, saving, preview, json)
 
 
+@groups.expanded
 def generate(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the picture shows.")],
-    output: options.Output = None,
-    model: options.Model = "nano",
-    precision: options.Precision = None,
-    steps: options.Steps = None,
-    guidance: options.Guidance = None,
-    seed: options.Seed = None,
-    size: options.Size = "auto",
-    reference: options.References = None,
-    negative: options.Negative = None,
-    true_cfg: options.TrueCfg = 1.0,
-    provider: options.Provider = "cpu",
-    arithmetic: options.Arithmetic = "faithful",
-    low_memory: options.LowMemory = False,
-    profile: options.Profile = None,
+    saving: groups.Saving,
+    asking: groups.Asking,
+    setup: groups.Setup,
     preview: Preview = None,
-    no_metadata: options.NoMetadata = False,
-    sign_prompt: options.SignPrompt = False,
-    watermark: options.Watermark = None,
-    overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
     """Make a picture from a text alone."""
     from openkontext.request import EditRequest
 
-    request = EditRequest(
-        prompt=prompt,
-        reference_images=reference or (),
-        negative_prompt=negative,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        true_cfg_scale=true_cfg,
-        seed=seed,
-        **options.parse_size(size),
-    )
+    request = EditRequest(prompt=prompt, **asking.fields)
     words = "-".join(re.findall(r"\w+", prompt.lower()))[:40].strip("-_")
-    target = Path(output) if output else _free_name(words or "generated")
-    setup = {
-        "model": model,
-        "precision": precision,
-        "provider": provider,
-        "arithmetic": arithmetic,
-        "low_memory": low_memory,
-        "profile": profile,
-    }
-    saving = {
-        "metadata": not no_metadata,
-        "sign_prompt": sign_prompt,
-        "watermark": watermark,
-        "overwrite": overwrite,
-    }
-    _make(request, target, setup, preview, saving, json)
+    _make(request, saving.target(words or "generated"), setup, saving, preview, json)
 
 
 def _make(
     request: "EditRequest",
     target: Path,
-    setup: dict[str, Any],
+    setup: groups.Setup,
+    saving: groups.Saving,
     preview: str | None,
-    saving: dict[str, Any],
     json: bool,
 ) -> None:
     """Run a request, write its picture, and show what was done."""
     from openkontext import images
-    from openkontext.editor import load
 
-    images.check_output(target, saving["overwrite"])
-    folder = _preview_folder(preview, saving["overwrite"])
-    editor = load(**setup)
+    images.check_output(target, saving.overwrite)
+    folder = _preview_folder(preview, saving.overwrite)
+    editor = setup.load()
 
     with console.progress("editing" if request.image else "making") as show:
 
@@ -159,7 +79,7 @@ def _make(
                 _save_preview(folder, step)
 
         result = editor.run(request, on_step)
-    result.save(target, **saving)
+    result.save(target, **saving.arguments)
     console.show_notes(result.notes, result.warnings)
     if json:
         console.print_json({"output": str(target), **_record(result)})
@@ -167,12 +87,6 @@ def _make(
         width, height = result.image.size
         steps, seed, seconds = result.num_inference_steps, result.seed, result.seconds
         print(f"{target}: {width}x{height}, {steps} steps, seed {seed}, {seconds:.1f} s")
-
-
-def _free_name(stem: str) -> Path:
-    """`stem`.png in the current folder, numbered where that is taken."""
-    names = (f"{stem}.png" if number == 1 else f"{stem}-{number}.png" for number in range(1, 10**6))
-    return next(path for path in map(Path, names) if not path.exists())
 
 
 def _preview_folder(name: str | None, overwrite: bool) -> Path | None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from openkontext.cli import console, options
+from openkontext.cli import console, groups, options
 
 app = typer.Typer(help="How well a model does what it is asked.", no_args_is_help=True)
 
@@ -16,9 +16,9 @@ def evaluate() -> None:
 
 
 @app.command()
+@groups.expanded
 def edits(
-    model: options.Model = "nano",
-    precision: options.Precision = None,
+    setup: groups.Setup,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
     seed: Annotated[int, typer.Option(metavar="S", min=0, help="Same seed, same cases and same noise.")] = 0,
@@ -43,9 +43,6 @@ def edits(
     report: Annotated[
         str | None, typer.Option(metavar="FILE.html", help="Write scores, plots and pictures as one page.")
     ] = None,
-    provider: options.Provider = "cpu",
-    arithmetic: options.Arithmetic = "faithful",
-    low_memory: options.LowMemory = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
@@ -55,7 +52,6 @@ def edits(
     """
     from openkontext import images
     from openkontext.cli import evaluating
-    from openkontext.editor import load
     from openkontext.evaluation.edits import edited_by, evaluate, round_trip, with_first_pictures
     from openkontext.evaluation.embedding import Clip
     from openkontext.evaluation.page import PER_KIND, render, require_jinja
@@ -69,7 +65,7 @@ def edits(
         images.check_output(report, overwrite, (".html",))
     encoder = None if clip is None else Clip(clip)
     foreign = None if cases is None else evaluating.read_foreign(cases, count, kinds, ceiling)
-    editor = load(model, precision=precision, provider=provider, arithmetic=arithmetic, low_memory=low_memory)
+    editor = setup.load()
     asked = foreign or evaluating.draw(editor, seed, count, kinds)
     if ceiling:
         edit = round_trip(editor.components)
@@ -96,9 +92,9 @@ def edits(
 
 
 @app.command()
+@groups.expanded
 def drift(
-    model: options.Model = "nano",
-    precision: options.Precision = None,
+    setup: groups.Setup,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
     seed: Annotated[int, typer.Option(metavar="S", min=0, help="Same seed, same chains and same noise.")] = 0,
@@ -107,9 +103,6 @@ def drift(
     plot: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write a plot against the number of turns.")
     ] = None,
-    provider: options.Provider = "cpu",
-    arithmetic: options.Arithmetic = "faithful",
-    low_memory: options.LowMemory = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
@@ -121,14 +114,13 @@ def drift(
     from openkontext import images
     from openkontext.cli import evaluating
     from openkontext.data.edits import KINDS
-    from openkontext.editor import load
     from openkontext.evaluation.drift import DriftReport, draw_chain, follow
     from openkontext.evaluation.plots import line_plot
     from openkontext.images.fitting import Pixels, from_model, to_model
 
     if plot is not None:
         images.check_output(plot, overwrite)
-    editor = load(model, precision=precision, provider=provider, arithmetic=arithmetic, low_memory=low_memory)
+    editor = setup.load()
 
     def edit(picture: Pixels, prompt: str, noise: int) -> Pixels:
         result = editor.edit(picture, prompt, seed=noise, num_inference_steps=steps, guidance_scale=guidance)

@@ -1,0 +1,112 @@
+"""Options that several commands share, in groups: one parameter of a command stands for all of a group."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from openkontext.cli import options
+
+if TYPE_CHECKING:
+    from openkontext.editor import Editor
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Which model edits, and how it is run."""
+
+    model: options.Model = "nano"
+    precision: options.Precision = None
+    provider: options.Provider = "cpu"
+    arithmetic: options.Arithmetic = "faithful"
+    low_memory: options.LowMemory = False
+    profile: options.Profile = None
+
+    def load(self) -> "Editor":
+        """Open the model.
+
+        Raises:
+            InputError: as `openkontext.load`.
+        """
+        from openkontext.editor import load
+
+        return load(**vars(self))
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What is asked besides the instruction and the picture."""
+
+    steps: options.Steps = None
+    guidance: options.Guidance = None
+    seed: options.Seed = None
+    size: options.Size = "auto"
+    reference: options.References = None
+    negative: options.Negative = None
+    true_cfg: options.TrueCfg = 1.0
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Fields of an `EditRequest`.
+
+        Raises:
+            InputError: the size is none.
+        """
+        return {
+            "num_inference_steps": self.steps,
+            "guidance_scale": self.guidance,
+            "seed": self.seed,
+            "reference_images": self.reference or (),
+            "negative_prompt": self.negative,
+            "true_cfg_scale": self.true_cfg,
+            **options.parse_size(self.size),
+        }
+
+
+@dataclass(frozen=True)
+class Saving:
+    """How the result is written."""
+
+    output: options.Output = None
+    no_metadata: options.NoMetadata = False
+    sign_prompt: options.SignPrompt = False
+    watermark: options.Watermark = None
+    overwrite: options.Overwrite = False
+
+    def target(self, stem: str) -> Path:
+        """The file that is named; else `stem`.png in the current folder, numbered where that is taken."""
+        if self.output:
+            return Path(self.output)
+        names = (f"{stem}.png" if number == 1 else f"{stem}-{number}.png" for number in range(1, 10**6))
+        return next(path for path in map(Path, names) if not path.exists())
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Of `EditResult.save`."""
+        return {
+            "metadata": not self.no_metadata,
+            "sign_prompt": self.sign_prompt,
+            "watermark": self.watermark,
+            "overwrite": self.overwrite,
+        }
+
+
+def expanded(command: Callable[..., None]) -> Callable[..., None]:
+    """A command as typer is to see it: a group's options in the place of each parameter that is a group."""
+    own = inspect.signature(command).parameters.values()
+    groups: dict[str, Any] = {each.name: each.annotation for each in own if is_dataclass(each.annotation)}
+    options_of = {name: inspect.signature(group).parameters for name, group in groups.items()}
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{option: given.pop(option) for option in options_of[name]})
+        command(**given)
+
+    seen: list[inspect.Parameter] = []
+    for each in own:
+        seen += options_of[each.name].values() if each.name in groups else [each]
+    run.__signature__ = inspect.Signature(seen)  # type: ignore[attr-defined]
+    return run
