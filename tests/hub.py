@@ -118,7 +118,7 @@ def start_fetch(endpoint: str, home: Path, *requests: str, token: str = "") -> s
     code = (
         "import sys\n"
         "from openkontext.errors import OpenKontextError\n"
-        "from openkontext.repository import pull\n"
+        "from openkontext.hub import pull\n"
         "for request in sys.argv[1:]:\n"
         "    try: print(pull(*request.split()).path)\n"
         "    except OpenKontextError as error: print(type(error).__name__, error)\n"

@@ -21,7 +21,8 @@ from tiny import TINY, write_graph, write_tiny_repository
 
 from openkontext import repository as repository_module
 from openkontext.errors import InputError
-from openkontext.repository import FLUX_REPOSITORY, SETTINGS, Repository, RepositoryConfig, pull
+from openkontext.hub import pull
+from openkontext.repository import FLUX_REPOSITORY, SETTINGS, Repository, RepositoryConfig
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A model repository on disk: find it, fetch it, say what it lacks, tell it from others.
+"""A model repository on disk: find it, say what it lacks, tell it from others. `hub.py` fetches one.
 
 The layout is that of `black-forest-labs/FLUX.1-Kontext-dev-onnx`: one folder per graph, and the transformer's
 once per precision. Two things may stand beside the graphs: the tokenizers of the main repository, and
@@ -9,8 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +18,9 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from openkontext.errors import ConsentError, InputError
+from openkontext.errors import InputError
 from openkontext.latents import PREFERRED_SIZES
-from openkontext.terms import CARD, Terms, is_terms_file
+from openkontext.terms import Terms
 
 SETTINGS = "openkontext.json"
 """Name of the file with a repository's `RepositoryConfig`."""
@@ -38,7 +37,8 @@ ROLES = ("clip", "t5", "transformer", "vae", "vae_encoder")
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 """Folders of the CLIP and T5 tokenizers."""
 
-_ALIASES = {"fp4_svd32": "fp4"}  # both names are in use for NVFP4 with SVDQuant of rank 32
+ALIASES = {"fp4_svd32": "fp4"}
+"""Other names of precisions: both are in use for NVFP4 with SVDQuant of rank 32."""
 
 
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -125,7 +125,7 @@ class Repository:
             path = Path(__file__).parent / "nano"
         elif os.path.isdir(path := Path(name_or_path)):  # noqa: PTH112 - pathlib's raises for odd names
             pass
-        elif _is_hub_name(name):
+        elif is_hub_name(name):
             path = pulled_folder(name)
             if not path.is_dir():
                 raise InputError(
@@ -161,7 +161,7 @@ class Repository:
         """
         if asked is None:
             return self.precisions[0]
-        precision = _ALIASES.get(asked, asked)
+        precision = ALIASES.get(asked, asked)
         if precision not in PRECISIONS:
             raise InputError(f"unknown precision '{asked}': {self.path} has {', '.join(self.precisions)}")
         if precision not in self.precisions:
@@ -180,7 +180,7 @@ class Repository:
                 taken where there is no other.
         """
         if role == "transformer":
-            choices = self._transformers(_ALIASES.get(precision, precision))
+            choices = self._transformers(ALIASES.get(precision, precision))
         elif role == "t5":
             choices = [self.path / folder / "model.onnx" for folder in ("t5.opt", "t5-fp8.opt")]
         else:
@@ -238,7 +238,7 @@ class Repository:
         return hashlib.sha256(lines.encode()).hexdigest()
 
     def _transformers(self, precision: str) -> list[Path]:
-        names = [precision, *(alias for alias, name in _ALIASES.items() if name == precision)]
+        names = [precision, *(alias for alias, name in ALIASES.items() if name == precision)]
         return [self.path / "transformer.opt" / name / "model.onnx" for name in names]
 
     def _missing(self, precision: str) -> list[Path]:
@@ -250,86 +250,9 @@ class Repository:
 
     def _remedy(self, precision: str) -> str:
         """How to get what is missing, to end a message with."""
-        if not _is_hub_name(self.config.name):
+        if not is_hub_name(self.config.name):
             return ": install or export it again"
         return f": get it with `openkontext pull {self.config.name} --precision {precision}`"
-
-
-def pull(name: str, precision: str = PRECISIONS[0], destination: Path | None = None) -> Repository:
-    """Fetch a repository from the Hugging Face Hub; files that an earlier try finished are not fetched again.
-
-    Args:
-        name: OWNER/NAME. Where it brings no tokenizers, those of the same name without "-onnx" are fetched.
-        precision: of the transformer.
-        destination: folder to put it in; None for the one where `Repository.open` finds it by name.
-
-    Raises:
-        ConsentError: the repository asks for its terms to be accepted first.
-        InputError: there is no such repository or precision, or it cannot be fetched.
-    """
-    if not _is_hub_name(name):
-        raise InputError(f"'{name}' cannot be fetched: give OWNER/NAME of a Hugging Face repository")
-    folder = pulled_folder(name) if destination is None else destination
-    precision = _ALIASES.get(precision, precision)
-    files = _files_on_hub(name)
-    fetch_terms(name, folder).require()
-    here = {p for p in (*PRECISIONS, *_ALIASES) if f"transformer.opt/{p}/model.onnx" in files}
-    if not (chosen := sorted(p for p in here if _ALIASES.get(p, p) == precision)):
-        raise InputError(f"{name}: has no {precision} transformer, only {', '.join(sorted(here)) or 'none'}")
-    t5 = "t5.opt" if "t5.opt/model.onnx" in files else "t5-fp8.opt"
-    folders = ["clip.opt", t5, f"transformer.opt/{chosen[0]}", "vae.opt", "vae_encoder.opt"]
-    _download(name, [SETTINGS, *(f"{f}/*" for f in (*folders, *TOKENIZERS))], folder)
-    if not any(file.startswith(TOKENIZERS) for file in files):
-        _download(_main_name(name), [f"{f}/*" for f in TOKENIZERS], folder)
-    repository = Repository.open(folder)
-    repository.verify(precision)
-    return repository
-
-
-def fetch_terms(name: str, folder: Path | None = None) -> Terms:
-    """Fetch what a repository on the Hugging Face Hub asks of its users, and nothing else of it.
-
-    Args:
-        name: OWNER/NAME. Texts that only the main repository has, the same name without "-onnx", count too.
-        folder: where they go; None for the one of `pull`.
-
-    Raises:
-        ConsentError: the Hub shows them only to those who agreed there.
-        InputError: there is no such repository, or it cannot be fetched.
-    """
-    if not _is_hub_name(name):
-        raise InputError(f"'{name}' cannot be fetched: give OWNER/NAME of a Hugging Face repository")
-    folder = pulled_folder(name) if folder is None else folder
-    found: set[str] = set()
-    for source in dict.fromkeys((name, _main_name(name))):
-        try:
-            files = _files_on_hub(source)
-        except InputError:
-            if source == name:
-                raise
-            continue  # there need be no main repository
-        wanted = [SETTINGS, CARD, *filter(is_terms_file, sorted(files))]
-        _download(source, sorted({file for file in wanted if file in files} - found), folder)
-        found |= files
-    return Terms.of_folder(folder, name, RepositoryConfig.load(folder).licence)
-
-
-def find_terms(name: str) -> Terms:
-    """The terms of a repository: those on the Hub where it can be reached, else those that lie here.
-
-    Args:
-        name: as for `Repository.open`; a repository that is not fetched yet is asked on the Hub.
-
-    Raises:
-        ConsentError: as for `fetch_terms`.
-        InputError: there is no such repository.
-    """
-    try:
-        return Repository.open(name, consent=False).terms
-    except InputError:
-        if Path(name).is_dir() or not _is_hub_name(name):
-            raise
-    return fetch_terms(name)
 
 
 def _terms_name(folder: Path, config: RepositoryConfig) -> str:
@@ -337,11 +260,6 @@ def _terms_name(folder: Path, config: RepositoryConfig) -> str:
     if folder == pulled_folder(config.name):
         return config.name
     return "nano" if folder == Path(__file__).parent / "nano" else str(folder)
-
-
-def _main_name(name: str) -> str:
-    """The main repository beside that of the exports."""
-    return name.removesuffix("-onnx")
 
 
 def home() -> Path:
@@ -357,46 +275,9 @@ def pulled_folder(name: str) -> Path:
     return home() / "repositories" / name
 
 
-def _is_hub_name(name: str) -> bool:
+def is_hub_name(name: str) -> bool:
+    """Whether a name has the form OWNER/NAME."""
     return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None
-
-
-def _files_on_hub(name: str) -> frozenset[str]:
-    with _hub_errors(name):
-        from huggingface_hub import HfApi
-
-        return frozenset(file.rfilename for file in HfApi().model_info(name).siblings or ())
-
-
-def _download(name: str, patterns: list[str], folder: Path) -> None:
-    with _hub_errors(name):
-        from huggingface_hub import snapshot_download
-
-        snapshot_download(name, allow_patterns=patterns, local_dir=folder)
-
-
-@contextmanager
-def _hub_errors(name: str) -> Iterator[None]:
-    """Turn the Hub client's errors into ours."""
-    try:
-        yield
-    except ImportError:
-        raise InputError("fetching needs huggingface_hub: `pip install huggingface_hub`") from None
-    except Exception as error:
-        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-        if isinstance(error, GatedRepoError):
-            raise ConsentError(
-                f"{name}: accept its terms at https://huggingface.co/{name}, then log in with `hf auth login`"
-            ) from None
-        if isinstance(error, RepositoryNotFoundError):
-            raise InputError(
-                f"{name}: not on the Hugging Face Hub: check the name, or log in with `hf auth login`"
-            ) from None
-        raise InputError(
-            f"{name}: cannot be fetched ({' '.join(str(error).split())[:200]}): "
-            "try again, what has arrived is kept"
-        ) from error
 
 
 _REMEMBERED_BYTES = 64 << 20

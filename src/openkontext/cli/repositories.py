@@ -21,7 +21,7 @@ def pull(
     json: options.Json = False,
 ) -> None:
     """Fetch a model repository; what an earlier try fetched is kept."""
-    from openkontext.repository import pull
+    from openkontext.hub import pull
 
     found = pull(repository, precision)
     if json:

@@ -20,7 +20,7 @@ Repository = Annotated[
 @app.command()
 def show(repository: Repository = "nano", json: options.Json = False) -> None:
     """Show the terms that a model repository carries, and whether they are accepted."""
-    from openkontext.repository import find_terms
+    from openkontext.hub import find_terms
 
     terms = find_terms(repository)
     if json:
@@ -47,7 +47,7 @@ def accept(
     json: options.Json = False,
 ) -> None:
     """Accept the terms of a model repository; by that you say that you have read them."""
-    from openkontext.repository import find_terms
+    from openkontext.hub import find_terms
 
     terms = find_terms(repository)
     if digest is not None and digest != terms.digest:

@@ -1,0 +1,138 @@
+"""Fetch a repository, or its terms, from the Hugging Face Hub."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from openkontext.errors import ConsentError, InputError
+from openkontext.repository import (
+    ALIASES,
+    PRECISIONS,
+    SETTINGS,
+    TOKENIZERS,
+    Repository,
+    RepositoryConfig,
+    is_hub_name,
+    pulled_folder,
+)
+from openkontext.terms import CARD, Terms, is_terms_file
+
+
+def pull(name: str, precision: str = PRECISIONS[0], destination: Path | None = None) -> Repository:
+    """Fetch a repository from the Hugging Face Hub; files that an earlier try finished are not fetched again.
+
+    Args:
+        name: OWNER/NAME. Where it brings no tokenizers, those of the same name without "-onnx" are fetched.
+        precision: of the transformer.
+        destination: folder to put it in; None for the one where `Repository.open` finds it by name.
+
+    Raises:
+        ConsentError: the repository asks for its terms to be accepted first.
+        InputError: there is no such repository or precision, or it cannot be fetched.
+    """
+    if not is_hub_name(name):
+        raise InputError(f"'{name}' cannot be fetched: give OWNER/NAME of a Hugging Face repository")
+    folder = pulled_folder(name) if destination is None else destination
+    precision = ALIASES.get(precision, precision)
+    files = _files_on_hub(name)
+    fetch_terms(name, folder).require()
+    here = {p for p in (*PRECISIONS, *ALIASES) if f"transformer.opt/{p}/model.onnx" in files}
+    if not (chosen := sorted(p for p in here if ALIASES.get(p, p) == precision)):
+        raise InputError(f"{name}: has no {precision} transformer, only {', '.join(sorted(here)) or 'none'}")
+    t5 = "t5.opt" if "t5.opt/model.onnx" in files else "t5-fp8.opt"
+    folders = ["clip.opt", t5, f"transformer.opt/{chosen[0]}", "vae.opt", "vae_encoder.opt"]
+    _download(name, [SETTINGS, *(f"{f}/*" for f in (*folders, *TOKENIZERS))], folder)
+    if not any(file.startswith(TOKENIZERS) for file in files):
+        _download(_main_name(name), [f"{f}/*" for f in TOKENIZERS], folder)
+    repository = Repository.open(folder)
+    repository.verify(precision)
+    return repository
+
+
+def fetch_terms(name: str, folder: Path | None = None) -> Terms:
+    """Fetch what a repository on the Hugging Face Hub asks of its users, and nothing else of it.
+
+    Args:
+        name: OWNER/NAME. Texts that only the main repository has, the same name without "-onnx", count too.
+        folder: where they go; None for the one of `pull`.
+
+    Raises:
+        ConsentError: the Hub shows them only to those who agreed there.
+        InputError: there is no such repository, or it cannot be fetched.
+    """
+    if not is_hub_name(name):
+        raise InputError(f"'{name}' cannot be fetched: give OWNER/NAME of a Hugging Face repository")
+    folder = pulled_folder(name) if folder is None else folder
+    found: set[str] = set()
+    for source in dict.fromkeys((name, _main_name(name))):
+        try:
+            files = _files_on_hub(source)
+        except InputError:
+            if source == name:
+                raise
+            continue  # there need be no main repository
+        wanted = [SETTINGS, CARD, *filter(is_terms_file, sorted(files))]
+        _download(source, sorted({file for file in wanted if file in files} - found), folder)
+        found |= files
+    return Terms.of_folder(folder, name, RepositoryConfig.load(folder).licence)
+
+
+def find_terms(name: str) -> Terms:
+    """The terms of a repository: those on the Hub where it can be reached, else those that lie here.
+
+    Args:
+        name: as for `Repository.open`; a repository that is not fetched yet is asked on the Hub.
+
+    Raises:
+        ConsentError: as for `fetch_terms`.
+        InputError: there is no such repository.
+    """
+    try:
+        return Repository.open(name, consent=False).terms
+    except InputError:
+        if Path(name).is_dir() or not is_hub_name(name):
+            raise
+    return fetch_terms(name)
+
+
+def _main_name(name: str) -> str:
+    """The main repository beside that of the exports."""
+    return name.removesuffix("-onnx")
+
+
+def _files_on_hub(name: str) -> frozenset[str]:
+    with _hub_errors(name):
+        from huggingface_hub import HfApi
+
+        return frozenset(file.rfilename for file in HfApi().model_info(name).siblings or ())
+
+
+def _download(name: str, patterns: list[str], folder: Path) -> None:
+    with _hub_errors(name):
+        from huggingface_hub import snapshot_download
+
+        snapshot_download(name, allow_patterns=patterns, local_dir=folder)
+
+
+@contextmanager
+def _hub_errors(name: str) -> Iterator[None]:
+    """Turn the Hub client's errors into ours."""
+    try:
+        yield
+    except ImportError:
+        raise InputError("fetching needs huggingface_hub: `pip install huggingface_hub`") from None
+    except Exception as error:
+        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+        if isinstance(error, GatedRepoError):
+            raise ConsentError(
+                f"{name}: accept its terms at https://huggingface.co/{name}, then log in with `hf auth login`"
+            ) from None
+        if isinstance(error, RepositoryNotFoundError):
+            raise InputError(
+                f"{name}: not on the Hugging Face Hub: check the name, or log in with `hf auth login`"
+            ) from None
+        raise InputError(
+            f"{name}: cannot be fetched ({' '.join(str(error).split())[:200]}): "
+            "try again, what has arrived is kept"
+        ) from error
