@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,15 +12,17 @@ from PIL import Image
 from scipy.stats import binomtest
 from stand_ins import Copying, Knowing
 
+import openkontext
 import openkontext.editor
 from openkontext.cli import main
 from openkontext.data.edits import FIRST_KINDS, KINDS, TASKS
-from openkontext.errors import RefusedError
+from openkontext.errors import InputError, RefusedError
 from openkontext.evaluation.cases import Case, draw_cases
 from openkontext.evaluation.edits import Outcome, edited_by, evaluate, round_trip, with_first_pictures
 from openkontext.evaluation.reader import Fault, Reading
 from openkontext.evaluation.scores import Report, Score
 from openkontext.evaluation.sheet import contact_sheet
+from openkontext.provenance.report import verify
 from openkontext.repository import RepositoryConfig
 
 
@@ -73,10 +76,29 @@ def test_the_editor_gets_the_cases_options():
 
     editor, case = Recording(), draw_cases(0, 8)[7]
     edited_by(editor, num_inference_steps=4, guidance_scale=2.0)(case)
-    assert editor.asked == (
-        case.instruction,
-        {"num_inference_steps": 4, "guidance_scale": 2.0, "seed": 7},
-    )
+    options = {"num_inference_steps": 4, "guidance_scale": 2.0, "seed": 7}
+    assert editor.asked == (case.instruction, options | {"true_cfg_scale": 1, "negative_prompt": None})
+    edited_by(editor, num_inference_steps=4, guidance_scale=2.0, true_cfg_scale=3.0)(case)
+    assert editor.asked == (case.instruction, options | {"true_cfg_scale": 3, "negative_prompt": ""})
+
+
+def test_outputs_are_kept_signed_and_found_again(cases: list[Case], copier: Path, tmp_path: Path):
+    editor, asked = openkontext.load(copier), cases[:2]
+    first = list(evaluate(asked, edited_by(editor, 1, outputs=tmp_path / "new" / "kept")))
+    files = sorted((tmp_path / "new" / "kept").iterdir())
+    assert [file.name for file in files] == ["00000.png", "00001.png"]
+    assert not verify(files[0]).tampering
+
+    class Gone:
+        digest = editor.digest  # and nothing that edits
+
+    again = list(evaluate(asked, edited_by(Gone(), 1, outputs=tmp_path / "new" / "kept")))
+    for one, other in zip(first, again, strict=True):
+        assert np.array_equal(one.output, other.output)
+        assert (one.unchanged, one.measures) == (other.unchanged, other.measures)
+        assert one.seconds == pytest.approx(other.seconds, abs=1e-3)
+    with pytest.raises(InputError, match=r"00000\.png: is of another run"):
+        next(evaluate(asked, edited_by(editor, 2, outputs=tmp_path / "new" / "kept")))
 
 
 def test_the_report_counts_every_part(cases: list[Case]):

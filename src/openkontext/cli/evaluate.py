@@ -21,6 +21,10 @@ def edits(
     setup: groups.Setup,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
+    true_cfg: Annotated[
+        float,
+        typer.Option(metavar="G", min=1, help="True guidance, away from no words: twice the cost."),
+    ] = 1.0,
     seed: Annotated[int, typer.Option(metavar="S", min=0, help="Same seed, same cases and same noise.")] = 0,
     count: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="How many cases: 300, or all of --cases.")
@@ -42,6 +46,9 @@ def edits(
     ] = None,
     report: Annotated[
         str | None, typer.Option(metavar="FILE.html", help="Write scores, plots and pictures as one page.")
+    ] = None,
+    outputs: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Keep all outputs; another run goes on with them.")
     ] = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
@@ -70,7 +77,8 @@ def edits(
     if ceiling:
         edit = round_trip(editor.components)
     else:
-        edit = edited_by(editor, steps, guidance, 0 if foreign is None else seed)
+        noise = 0 if foreign is None else seed
+        edit = edited_by(editor, steps, guidance, true_cfg, noise, None if outputs is None else Path(outputs))
     done = with_first_pictures(evaluate(asked, edit, encoder), PER_KIND)
     outcomes = list(console.track(done, "reading" if ceiling else "editing", len(asked)))
     found = Report.of(outcomes)
@@ -82,7 +90,9 @@ def edits(
         )
         images.save(sheet, contact_sheet(outcomes, f"{name}: {share} {source}"), overwrite=overwrite)
     if report is not None:
-        facts = evaluating.facts(editor, found, source, seed=seed, steps=steps, guidance=guidance)
+        facts = evaluating.facts(
+            editor, found, source, seed=seed, steps=steps, guidance=guidance, true_cfg=true_cfg
+        )
         page = render(found, outcomes, name, source, facts)
         images.write(report, page.encode(), overwrite=overwrite, suffixes=(".html",))
     if json:

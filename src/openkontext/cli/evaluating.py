@@ -52,7 +52,14 @@ def read_foreign(path: str, count: int | None, kinds: str | None, ceiling: bool)
 
 
 def facts(
-    editor: Editor, report: Report, source: str, *, seed: int, steps: int | None, guidance: float | None
+    editor: Editor,
+    report: Report,
+    source: str,
+    *,
+    seed: int,
+    steps: int | None,
+    guidance: float | None,
+    true_cfg: float,
 ) -> dict[str, str]:
     """How a run was made, by name."""
     config = editor.repository.config
@@ -63,6 +70,7 @@ def facts(
         "cases": f"{report.count} of {source}",
         "steps": str(steps or config.num_inference_steps),
         "guidance": f"{config.guidance_scale if guidance is None else guidance:g}",
+        "true guidance": f"{true_cfg:g}" if true_cfg > 1 else "off",
         "seed": str(seed),
         "time an edit": f"{report.seconds / report.count:.2f} s",
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",

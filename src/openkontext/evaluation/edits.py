@@ -1,16 +1,20 @@
 """Run an editor over cases and read what it gives."""
 
+import hashlib
+import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from openkontext.errors import RefusedError
+from openkontext import images
+from openkontext.errors import InputError, RefusedError
 from openkontext.evaluation.reader import Fault, Reading
 from openkontext.evaluation.similarity import Embeds, Pictured, measure
 from openkontext.images.fitting import Pixels, from_model, to_model
@@ -18,6 +22,9 @@ from openkontext.images.fitting import Pixels, from_model, to_model
 
 class Edited(Protocol):
     """What an editor gives back."""
+
+    def save(self, path: Path, *, metadata: Mapping[str, str]) -> None:
+        """Write the picture to a file, which also says what `metadata` does."""
 
     @property
     def image(self) -> Image.Image:
@@ -31,6 +38,10 @@ class Edited(Protocol):
 class Edits(Protocol):
     """Whatever edits as `openkontext.Editor` does."""
 
+    @property
+    def digest(self) -> str:
+        """Tells its model from any other."""
+
     def edit(
         self,
         image: Pixels,
@@ -38,6 +49,8 @@ class Edits(Protocol):
         *,
         num_inference_steps: int | None,
         guidance_scale: float | None,
+        negative_prompt: str | None,
+        true_cfg_scale: float,
         seed: int | None,
     ) -> Edited:
         """Edit a picture as an instruction says."""
@@ -96,6 +109,8 @@ class Answer:
     """[height, width, 3]."""
     unchanged: bool = False
     """Whether the editor says that nothing was done."""
+    seconds: float | None = None
+    """Time that it took, where that is not the time until it was here."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +147,7 @@ def evaluate(
             answer = edit(case)
         except RefusedError as error:
             answer, refused = Answer(case.before), str(error)
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started if answer.seconds is None else answer.seconds
         reading = case.read(answer.picture)
         if refused and reading is not None:  # harmless as all our cases are, a refusal is a failure
             reading = Reading((Fault("refused", refused),))
@@ -149,7 +164,12 @@ def with_first_pictures(outcomes: Iterable[Outcome], per_kind: int) -> Iterator[
 
 
 def edited_by(
-    editor: Edits, num_inference_steps: int | None = None, guidance_scale: float | None = None, seed: int = 0
+    editor: Edits,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    true_cfg_scale: float = 1.0,
+    seed: int = 0,
+    outputs: Path | None = None,
 ) -> Callable[[Asked], Answer]:
     """What an editor makes of a case, with its noise seeded by the case.
 
@@ -157,20 +177,52 @@ def edited_by(
         editor: such as `openkontext.load()` gives.
         num_inference_steps: denoising steps; None for the model's own number.
         guidance_scale: how strictly to follow the instruction; None for the model's own value.
+        true_cfg_scale: how far to go away from what the model does without words; above 1 for twice the cost.
         seed: added to the case's own.
+        outputs: folder where every output is kept, signed, and found again: a run that was stopped goes on.
+
+    Raises:
+        InputError: by the function that is returned: an output that lies there is of another run.
     """
+    options: dict[str, Any] = {
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "true_cfg_scale": true_cfg_scale,
+    }
 
     def edit(case: Asked) -> Answer:
+        before, noise = case.before, seed + case.index
+        file, asked = None, ""
+        if outputs is not None:
+            picture = hashlib.sha256(before.tobytes()).hexdigest()
+            asked = json.dumps([editor.digest, picture, case.instruction, noise, options])
+            file = outputs / f"{case.index:05}.png"
+            if file.exists():
+                return _kept(file, asked)
+            outputs.mkdir(parents=True, exist_ok=True)
+        started = time.perf_counter()
         result = editor.edit(
-            case.before,
+            before,
             case.instruction,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            seed=seed + case.index,
+            **options,
+            negative_prompt="" if true_cfg_scale > 1 else None,
+            seed=noise,
         )
-        return Answer(np.asarray(result.image.convert("RGB")), result.unchanged)
+        seconds = time.perf_counter() - started
+        if file is not None:
+            said = {"asked": asked, "unchanged": str(result.unchanged), "seconds": f"{seconds:.3f}"}
+            result.save(file, metadata=said)
+        return Answer(np.asarray(result.image.convert("RGB")), result.unchanged, seconds)
 
     return edit
+
+
+def _kept(file: Path, asked: str) -> Answer:
+    """An output of an earlier run."""
+    said = images.read_metadata(file)
+    if said.get("asked") != asked:
+        raise InputError(f"{file}: is of another run, or was changed: name a new folder for --outputs")
+    return Answer(images.load(file).pixels, said["unchanged"] == "True", float(said["seconds"]))
 
 
 def round_trip(components: Autoencodes) -> Callable[[Asked], Answer]:
