@@ -189,7 +189,8 @@ def load(options: argparse.Namespace) -> None:
             command = [sys.executable, "-m", "locust", "-f", str(Path(__file__).with_name("locustfile.py"))]
             command += ["--headless", "--host", service.url, "-u", str(options.users), "-r", "4"]
             command += ["-t", f"{options.seconds}s", "--csv", f"{folder}/load", "--json", "--only-summary"]
-            done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+            environment = os.environ | ({"STEPS": str(options.steps)} if options.steps else {})
+            done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
         ending.set()
         watching.join()
         if not done.stdout.strip().startswith("["):
@@ -214,7 +215,7 @@ def load(options: argparse.Namespace) -> None:
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, {options.model}, "
         f"{'PostgreSQL' if 'postgres' in service.database else 'SQLite'}; "
-        f"{options.users} users for {options.seconds} s, 1 worker"
+        f"{options.users} users for {options.seconds} s, 1 worker, {options.steps or 'default'} steps"
     )
     print(f"edits       {len(own)} done, {60 * len(own) / span:.1f} a minute; at the end {states}")
     print(f"queue       overhead per edit p50 {1000 * p50:.0f} ms, p95 {1000 * p95:.0f} ms")
