@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,16 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 def test_every_setting_that_is_named_exists(name: str) -> None:
     named = set(re.findall(r"\bOPENKONTEXT_([A-Z_]+)", (DEPLOY / name).read_text()))
     assert {each.lower() for each in named} <= set(Settings.model_fields)
+
+
+def test_the_image_gets_all_that_the_package_is_built_from() -> None:
+    lines = (DEPLOY / "Dockerfile").read_text().splitlines()
+    copied = {name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]}
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = {project["project"]["readme"], *project["project"]["license-files"], "pyproject.toml"}
+    needed |= {wheel["hooks"]["custom"]["path"], "constraints.txt"}
+    assert needed | {path.partition("/")[0] for path in wheel["packages"]} == copied
 
 
 def test_compose_starts_every_role_and_shares_what_they_share() -> None:
