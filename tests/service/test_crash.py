@@ -35,7 +35,7 @@ class Client(threading.Thread):
 
     def __init__(self, service: Service, key: str, hook: str, number: int) -> None:
         super().__init__(daemon=True)
-        self.service, self.key, self.hook, self.number = service, key, hook, number
+        self.client, self.hook, self.number = service.client(key), hook, number
         self.accepted: list[str] = []
         self.failures = 0
         self.ending = threading.Event()
@@ -44,12 +44,16 @@ class Client(threading.Thread):
         while not self.ending.is_set():
             self.accepted.append(self.submit(f"{self.number}: {len(self.accepted)}"))
             self.ending.wait(0.05)
+        self.client.close()
 
     def submit(self, name: str) -> str:
         while True:
             try:
-                with self.service.client(self.key, **{"Idempotency-Key": name}) as client:
-                    answer = client.post("/v1/flux-kontext-dev", json=INPUTS | {"webhook_url": self.hook})
+                answer = self.client.post(
+                    "/v1/flux-kontext-dev",
+                    json=INPUTS | {"webhook_url": self.hook},
+                    headers={"Idempotency-Key": name},
+                )
                 if answer.status_code == 200:
                     return answer.json()["id"]
                 assert answer.status_code == 429, answer.text

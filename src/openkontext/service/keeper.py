@@ -19,9 +19,9 @@ from openkontext.service.fetching import post
 from openkontext.service.models import Job, JobState, Webhook
 from openkontext.service.results import describe
 from openkontext.service.reviews import Reviews
+from openkontext.service.sealing import unseal
 from openkontext.service.settings import Settings
 from openkontext.service.store import ImageStore, sweep
-from openkontext.service.submitting import unseal
 
 LOOK_SECONDS = 0.25
 SWEEP_SECONDS = 60.0

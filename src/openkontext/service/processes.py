@@ -1,4 +1,7 @@
-"""The processes of a service: a server, workers, a keeper, and who starts them and starts them again."""
+"""The processes of a service: a server, workers, a keeper, and who starts them and starts them again.
+
+Each imports only what its role needs, so that one that died is soon back.
+"""
 
 import os
 import signal
@@ -9,19 +12,16 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import structlog
-import uvicorn
 
 from openkontext.errors import InputError
 from openkontext.repository import Repository
 from openkontext.service import accounts
-from openkontext.service.app import create_app
 from openkontext.service.database import Database
-from openkontext.service.keeper import Keeper
 from openkontext.service.logs import set_up_logs
 from openkontext.service.settings import Settings
-from openkontext.service.worker import Worker
 
 ROLES = ("server", "worker", "keeper")
 SUPERVISED = "OPENKONTEXT_SUPERVISED"
@@ -32,6 +32,16 @@ LONGEST_PAUSE = 10.0
 """Seconds before a process that keeps dying is started once more."""
 
 log = structlog.get_logger()
+
+
+class Runs(Protocol):
+    """What a process does until it is told to stop."""
+
+    stopping: threading.Event
+
+    def run(self) -> None:
+        """Work until `stopping` is set."""
+        ...
 
 
 def run_role(role: str, settings: Settings, descriptor: int | None = None) -> None:
@@ -51,13 +61,25 @@ def run_role(role: str, settings: Settings, descriptor: int | None = None) -> No
         return
     database = Database(settings.database)
     database.migrate()
-    work = Worker(settings, database) if role == "worker" else Keeper(settings, database)
+    work: Runs
+    if role == "worker":
+        from openkontext.service.worker import Worker
+
+        work = Worker(settings, database)
+    else:
+        from openkontext.service.keeper import Keeper
+
+        work = Keeper(settings, database)
     _until_told(work.stopping.set)
     log.info("started", role=role, pid=os.getpid())
     work.run()
 
 
 def _serve(settings: Settings, descriptor: int | None) -> None:
+    import uvicorn
+
+    from openkontext.service.app import create_app
+
     database = Database(settings.database)
     database.migrate()
     check_exposure(settings, database)

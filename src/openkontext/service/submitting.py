@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cryptography.fernet import Fernet, InvalidToken
 from fastapi import Request
 
 from openkontext.errors import InputError
@@ -20,6 +19,7 @@ from openkontext.service.accounts import note_source
 from openkontext.service.decoding import check_picture
 from openkontext.service.fetching import check_url, fetch
 from openkontext.service.models import Job
+from openkontext.service.sealing import seal
 from openkontext.service.settings import Settings
 from openkontext.service.state import State, get_state
 from openkontext.service.store import keep
@@ -123,23 +123,6 @@ def parse_ratio(text: str) -> list[int]:
 def base_url(request: Request, settings: Settings) -> str:
     """How the client reaches the service."""
     return settings.public_url.rstrip("/") or str(request.base_url).rstrip("/")
-
-
-def seal(settings: Settings, secret: str) -> bytes:
-    """Encrypt a webhook's secret for the database."""
-    return _fernet(settings).encrypt(secret.encode())
-
-
-def unseal(settings: Settings, sealed: bytes) -> str | None:
-    """A webhook's secret; None where it was encrypted with another secret of the service."""
-    try:
-        return _fernet(settings).decrypt(sealed).decode()
-    except InvalidToken:
-        return None
-
-
-def _fernet(settings: Settings) -> Fernet:
-    return Fernet(base64.urlsafe_b64encode(settings.key("secrets of webhooks")))
 
 
 def _check_options(asked: Asked) -> None:
