@@ -21,7 +21,7 @@ import structlog
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
-from ray.serve.handle import DeploymentHandle
+from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from openkontext.errors import InputError
 from openkontext.request import EditRequest
@@ -95,6 +95,7 @@ class RayEngine:
     def edit(self, request: EditRequest, kind: str, report: Report, *, previews: bool) -> Done:
         """See `Engine`."""
         answers = self._handle.remote(request, kind, previews)
+        assert isinstance(answers, DeploymentResponseGenerator)  # as `stream=True` asks for
         try:
             for event in answers:
                 if isinstance(event, Done):
@@ -124,7 +125,7 @@ def _deploy(settings: Settings) -> DeploymentHandle[Any]:
     )
     serve.start(http_options={"location": "NoServer"})  # requests come through the API and its queue alone
     # A job goes to the replica that has room; each takes as many as it batches.
-    deployment = serve.deployment(Replica).options(
+    deploy = serve.deployment(
         name="editor",
         max_ongoing_requests=settings.batch,
         autoscaling_config={
@@ -143,7 +144,7 @@ def _deploy(settings: Settings) -> DeploymentHandle[Any]:
         health_check_timeout_s=30,
     )
     begun = time.monotonic()
-    handle = serve.run(deployment.bind(settings), name=APPLICATION, route_prefix=None)
+    handle = serve.run(deploy(Replica).bind(settings), name=APPLICATION, route_prefix=None)
     log.info("deployed", replicas=settings.replicas_min, seconds=round(time.monotonic() - begun, 1))
     return handle
 
