@@ -4,13 +4,16 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, expect
 from service.browsing import check_accessibility, chromium, fits_its_width, visit
 
+from openkontext.data.scenes import render as render_scene
 from openkontext.evaluation.cases import draw_cases
+from openkontext.evaluation.drift import DriftReport, draw_chain, follow
 from openkontext.evaluation.edits import Outcome
-from openkontext.evaluation.page import render
+from openkontext.evaluation.page import render, render_drift
 from openkontext.evaluation.reader import Fault, Reading
 from openkontext.evaluation.scores import Report
 from openkontext.evaluation.similarity import measure
@@ -79,6 +82,32 @@ def test_cases_can_be_chosen_and_seen_large(browser: Browser, page_file: Path, o
         expect(page.get_by_role("dialog")).to_contain_text(outcomes[0].case.instruction)
         page.keyboard.press("Escape")
         expect(page.get_by_role("dialog")).to_be_hidden()
+
+
+@pytest.mark.parametrize("width", ["desktop", "phone"])
+def test_drift_is_drawn_against_the_turns(browser: Browser, tmp_path: Path, width: str):
+    chain = draw_chain(seed=2, index=0, turns=3)
+    done = list(follow(chain, lambda picture, *_: picture // 2, lambda picture: picture))
+    report = DriftReport.of([kept for kept, _ in done])
+    strip = [(None, "start", render_scene(chain.start))]
+    strip += [
+        (kept, turn.instruction, picture) for turn, (kept, picture) in zip(chain.turns, done, strict=True)
+    ]
+    text = render_drift(report, [strip], 5, "nano", FACTS)
+    (file := tmp_path / "drift.html").write_text(text, "utf-8")
+    with visit(browser, file.as_uri(), width) as page:
+        expect(page.locator(".big")).to_have_text(f"{report.psnr[-1]:.1f} dB")
+        expect(page.get_by_text("The first 1 of 5.")).to_be_visible()
+        expect(page.locator(".goals li")).to_have_count(2)  # the scene has a character
+        # The higher the value, the higher its mark.
+        marks = page.locator(".chart .model circle")
+        heights = [-float(marks.nth(i).get_attribute("cy") or 0) for i in range(3)]
+        assert list(np.argsort(heights)) == list(np.argsort(report.psnr))
+        page.locator(".chain .strip").click()
+        expect(page.get_by_role("dialog").locator("img")).to_have_count(4)
+        page.keyboard.press("Escape")
+        check_accessibility(page)
+        assert fits_its_width(page)
 
 
 def test_what_others_wrote_stays_text_and_nothing_comes_from_outside(page_file: Path):

@@ -7,6 +7,10 @@ import typer
 
 from openkontext.cli import console, groups, options
 
+ReportFile = Annotated[
+    str | None, typer.Option(metavar="FILE.html", help="Write scores, plots and pictures as one page.")
+]
+
 app = typer.Typer(help="How well a model does what it is asked.", no_args_is_help=True)
 
 
@@ -44,9 +48,7 @@ def edits(
     sheet: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write a picture with the first cases of each kind.")
     ] = None,
-    report: Annotated[
-        str | None, typer.Option(metavar="FILE.html", help="Write scores, plots and pictures as one page.")
-    ] = None,
+    report: ReportFile = None,
     outputs: Annotated[
         str | None, typer.Option(metavar="DIR", help="Keep all outputs; another run goes on with them.")
     ] = None,
@@ -91,7 +93,13 @@ def edits(
         images.save(sheet, contact_sheet(outcomes, f"{name}: {share} {source}"), overwrite=overwrite)
     if report is not None:
         facts = evaluating.facts(
-            editor, found, source, seed=seed, steps=steps, guidance=guidance, true_cfg=true_cfg
+            editor,
+            f"{found.count} of {source}",
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            true_cfg=true_cfg,
+            seconds=found.seconds / found.count,
         )
         page = render(found, outcomes, name, source, facts)
         images.write(report, page.encode(), overwrite=overwrite, suffixes=(".html",))
@@ -113,6 +121,7 @@ def drift(
     plot: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write a plot against the number of turns.")
     ] = None,
+    report: ReportFile = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
@@ -124,16 +133,31 @@ def drift(
     from openkontext import images
     from openkontext.cli import evaluating
     from openkontext.data.edits import KINDS
-    from openkontext.evaluation.drift import DriftReport, draw_chain, follow
+    from openkontext.data.scenes import render
+    from openkontext.errors import RefusedError
+    from openkontext.evaluation.drift import DriftReport, Kept, draw_chain, follow
+    from openkontext.evaluation.page import CHAINS, render_drift, require_jinja
     from openkontext.evaluation.plots import line_plot
     from openkontext.images.fitting import Pixels, from_model, to_model
 
     if plot is not None:
         images.check_output(plot, overwrite)
+    if report is not None:
+        require_jinja()
+        images.check_output(report, overwrite, (".html",))
     editor = setup.load()
+    seconds, refused = 0.0, []
 
     def edit(picture: Pixels, prompt: str, noise: int) -> Pixels:
-        result = editor.edit(picture, prompt, seed=noise, num_inference_steps=steps, guidance_scale=guidance)
+        nonlocal seconds
+        try:
+            result = editor.edit(
+                picture, prompt, seed=noise, num_inference_steps=steps, guidance_scale=guidance
+            )
+        except RefusedError as error:  # the chain goes on from where it was
+            refused.append(f"{prompt!r} was {error}")
+            return picture
+        seconds += result.seconds
         return np.asarray(result.image.convert("RGB"))
 
     def alone(picture: Pixels) -> Pixels:
@@ -141,18 +165,38 @@ def drift(
 
     kinds = editor.repository.config.kinds or KINDS
     chains = (draw_chain(seed, index, kinds, turns) for index in range(count))
-    kept = [
-        each for chain in console.track(chains, "editing", count) for each, _ in follow(chain, edit, alone)
-    ]
-    report, name = DriftReport.of(kept), editor.repository.config.name
+    kept: list[Kept] = []
+    shown: list[list[tuple[Kept | None, str, Pixels]]] = []
+    for chain in console.track(chains, "editing", count):
+        pictures: list[tuple[Kept | None, str, Pixels]] = [(None, "start", render(chain.start))]
+        for turn, (each, picture) in zip(chain.turns, follow(chain, edit, alone), strict=True):
+            kept.append(each)
+            pictures.append((each, turn.instruction, picture))
+        if len(shown) < CHAINS:
+            shown.append(pictures)
+    console.show_notes((), refused)
+    found, name = DriftReport.of(kept), editor.repository.config.name
+    if report is not None:
+        facts = evaluating.facts(
+            editor,
+            f"{count} chains of {turns} turns",
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            seconds=seconds / (count * turns),
+        )
+        page = render_drift(found, shown, count, name, facts)
+        images.write(report, page.encode(), overwrite=overwrite, suffixes=(".html",))
     if plot is not None:
-        lines = {name: report.psnr, "its autoencoder alone": report.autoencoder}
+        lines = {name: found.psnr, "its autoencoder alone": found.autoencoder}
         image = line_plot(lines, f"Drift of {count} chains", "turns", "PSNR of what was not edited, dB", 24)
         images.save(plot, image, overwrite=overwrite)
     if json:
-        console.print_json({"model": name, "seed": seed, "chains": count, **asdict(report)})
+        console.print_json(
+            {"model": name, "seed": seed, "chains": count, "refused": len(refused), **asdict(found)}
+        )
     else:
-        evaluating.print_drift(report, f"{name}, seed {seed}, {count} chains")
+        evaluating.print_drift(found, f"{name}, seed {seed}, {count} chains")
 
 
 @app.command()

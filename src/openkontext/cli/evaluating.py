@@ -53,26 +53,26 @@ def read_foreign(path: str, count: int | None, kinds: str | None, ceiling: bool)
 
 def facts(
     editor: Editor,
-    report: Report,
-    source: str,
+    cases: str,
     *,
     seed: int,
     steps: int | None,
     guidance: float | None,
-    true_cfg: float,
+    true_cfg: float = 1.0,
+    seconds: float,
 ) -> dict[str, str]:
-    """How a run was made, by name."""
+    """How a run was made, by name; `seconds` are those of an edit."""
     config = editor.repository.config
     return {
         "model": config.name,
         "digest": editor.digest[:16],
         "precision": editor.components.precision,
-        "cases": f"{report.count} of {source}",
+        "cases": cases,
         "steps": str(steps or config.num_inference_steps),
         "guidance": f"{config.guidance_scale if guidance is None else guidance:g}",
         "true guidance": f"{true_cfg:g}" if true_cfg > 1 else "off",
         "seed": str(seed),
-        "time an edit": f"{report.seconds / report.count:.2f} s",
+        "time an edit": f"{seconds:.2f} s",
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
         "openkontext": __version__,
     }

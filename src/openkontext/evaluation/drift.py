@@ -25,6 +25,8 @@ TURNS = 6
 """Successive edits of a chain, as in the technical report's figure (arXiv 2506.15742)."""
 CHAINABLE = ("recolour", "replace", "remove", "add", "move", "resize")
 """Kinds of edit that a chain is made of: they change one thing and leave the rest."""
+PSNR_GOAL, RECOGNISED_GOAL = 24.0, 0.9
+"""What is to be left after six turns, in dB, and the share of chains whose character is to be recognised."""
 _STREAM = 0xD21F7
 """First word of every chain's random state; no other evaluation and no training has it."""
 _CHARACTER = "character reference"

@@ -1,4 +1,4 @@
-"""The report of an evaluation as one HTML file: scores, plots, and the first cases of every kind as pictures.
+"""The report of an evaluation as one HTML file: scores, plots, and the first cases as pictures.
 
 Everything is inside the file, and nothing in it reaches out. Needs the extra `report` (Jinja2).
 """
@@ -7,13 +7,13 @@ import base64
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from openkontext.errors import InputError
+from openkontext.evaluation.drift import PSNR_GOAL, RECOGNISED_GOAL, DriftReport, Kept
 from openkontext.evaluation.edits import Outcome
 from openkontext.evaluation.scores import ALL, ORDER, TASK_GOAL, Report, Score
 from openkontext.evaluation.similarity import MEASURES
@@ -21,6 +21,8 @@ from openkontext.images.fitting import Pixels
 
 PER_KIND = 12
 """Cases of each kind on the page: the first, so that none is chosen."""
+CHAINS = 6
+"""Chains on the page of drift: the first."""
 _LARGEST = 480
 """Longest side of a picture on the page, in pixels."""
 _BINS = 24
@@ -53,14 +55,8 @@ def render(
     Raises:
         InputError: Jinja2 is not installed.
     """
-    require_jinja()
-    import jinja2
-
-    template = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(template).render(
+    return _page(
+        "edits.html",
         model=model,
         source=source,
         facts=facts,
@@ -78,6 +74,103 @@ def render(
         groups=list(_groups(outcomes, report)),
         per_kind=PER_KIND,
     )
+
+
+def render_drift(
+    report: DriftReport,
+    chains: Sequence[Sequence[tuple[Kept | None, str, Pixels]]],
+    count: int,
+    model: str,
+    facts: Mapping[str, str],
+) -> str:
+    """Draw the page of a measurement of drift.
+
+    Args:
+        report: on all chains.
+        chains: those to show: the picture that each began with and its outputs, with what was measured and
+            asked.
+        count: how many chains there were.
+        model: what was judged.
+        facts: how it was run, by name.
+
+    Raises:
+        InputError: Jinja2 is not installed.
+    """
+    goals = [_goal("after the last turn", report.psnr[-1], PSNR_GOAL, "{:.1f} dB")]
+    if report.recognised is not None:
+        goals.append(_goal("characters recognised", report.recognised.success, RECOGNISED_GOAL, "{:.0%}"))
+    return _page(
+        "drift.html",
+        model=model,
+        report=report,
+        count=count,
+        facts=facts,
+        goals=goals,
+        chart=_chart(report),
+        chains=[
+            {
+                "pictures": [{"label": words, **_embedded(pixels)} for _, words, pixels in chain],
+                "psnr": kept.psnr,
+                "recognised": kept.recognised,
+            }
+            for chain in chains
+            if (kept := chain[-1][0]) is not None
+        ],
+    )
+
+
+def _page(name: str, **values: Any) -> str:
+    """A page from its template."""
+    require_jinja()
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("openkontext.evaluation", "pages"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name).render(values)
+
+
+def _goal(what: str, reached: float, bound: float, form: str) -> dict[str, Any]:
+    return {
+        "what": what,
+        "reached": form.format(reached),
+        "bound": form.format(bound),
+        "met": reached >= bound,
+    }
+
+
+def _chart(report: DriftReport) -> dict[str, Any]:
+    """Where the lines of drift are drawn: both against the turns, with room for the goal."""
+    width, height, left, right, top, bottom = 720, 300, 52, 700, 14, 268
+    series = {"alone": report.autoencoder, "model": report.psnr}
+    values = [PSNR_GOAL, *report.psnr, *report.autoencoder]
+    step = 5 if max(values) - min(values) > 12 else 2
+    low, high = math.floor(min(values) / step) * step, math.ceil((max(values) + 0.1) / step) * step
+    turns = len(report.psnr)
+
+    def x(turn: int) -> float:
+        return round(left + (right - left) * (turn - 0.5) / turns, 1)
+
+    def y(value: float) -> float:
+        return round(bottom - (bottom - top) * (value - low) / (high - low), 1)
+
+    return {
+        "width": width,
+        "height": height,
+        "left": left,
+        "right": right,
+        "grid": [{"y": y(value), "label": value} for value in range(low, high + 1, step)],
+        "ticks": [{"x": x(turn), "label": turn} for turn in range(1, turns + 1)],
+        "bound": y(PSNR_GOAL),
+        "lines": [
+            {"name": name, "points": [(x(turn), y(value)) for turn, value in enumerate(line, 1)]}
+            for name, line in series.items()
+        ],
+    }
 
 
 def _row(report: Report, name: str, score: Score, *, goal: bool = False) -> dict[str, Any]:
