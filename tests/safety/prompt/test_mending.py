@@ -48,3 +48,9 @@ def test_words_of_the_vocabulary_are_no_misspellings() -> None:
 def test_sense_tells_words_from_gibberish() -> None:
     assert SMALL.sense(["make", "the", "house", "red"]) == 1
     assert SMALL.sense(["znxr", "gur", "ubhfr", "erq"]) == 0
+
+
+def test_letters_in_another_order_and_signs_in_their_place() -> None:
+    assert ["make", "the", "garden", "red"] in SMALL.mend(["mkae", "the", "gadren", "red"])
+    assert SMALL.unmask("gar*en") == ["garden"]
+    assert SMALL.unmask("gar*age") == []

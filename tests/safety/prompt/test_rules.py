@@ -48,3 +48,16 @@ def test_what_is_harmless_covers_its_words_and_no_others() -> None:
     assert not holds("<fruit>", "an apple toy", harmless="<toy>")
     assert holds("<fruit>", "an apple toy and an apple", harmless="<toy>")
     assert not holds("apple", "an apple toy", harmless="<toy>")
+
+
+def test_a_denial_covers_its_words_unless_it_is_denied_itself() -> None:
+    words = WORDS | {"insists": {"en": "never"}, "revives": {"en": "enough"}, "not": {"en": "without"}}
+    table: list[dict[str, object]] = [
+        {"category": "found", "patterns": "<fruit>"},
+        {"category": "negated", "patterns": "<not> <fill>* <fruit>"},
+    ]
+    rules = Rules(table, Lexicon(words))
+    assert not rules.hits(["without", "the", "apple"])
+    assert rules.hits(["never", "without", "the", "apple"])
+    assert rules.hits(["without", "apples", "enough"])
+    assert rules.hits(["without", "¶", "apples"])

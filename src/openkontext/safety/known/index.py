@@ -3,13 +3,12 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from openkontext.safety.known.lists import KINDS, HashList
-from openkontext.safety.known.pdq import BITS, DIHEDRAL, MATCH_DISTANCE, MIN_QUALITY, PdqHash
+from openkontext.safety.known.nearest import NearestHashes
+from openkontext.safety.known.pdq import DIHEDRAL, MATCH_DISTANCE, MIN_QUALITY, PdqHash
 
 EXACT = tuple(kind for kind in KINDS if kind != "pdq")
 """Kinds of hash that match the bytes of a file or not at all."""
@@ -45,7 +44,8 @@ class HashIndex:
         self.counts = {kind: sum(len(each.hashes) for each in lists if each.kind == kind) for kind in KINDS}
         """Hashes of each kind."""
         self._pdq_lists = [each for each in lists if each.kind == "pdq" and len(each.hashes)]
-        self._pdq = _flat([each.hashes for each in self._pdq_lists])
+        hashes = [each.hashes for each in self._pdq_lists]
+        self._pdq = NearestHashes(np.concatenate(hashes)) if hashes else None
         self._exact_lists = {
             kind: [each for each in lists if each.kind == kind and len(each.hashes)] for kind in EXACT
         }
@@ -72,13 +72,11 @@ class HashIndex:
         if self._pdq is None or hashed.quality < MIN_QUALITY:
             return None
         queries = np.frombuffer(b"".join(hashed.dihedral), np.uint8).reshape(len(DIHEDRAL), -1)
-        # FAISS finds what is nearer than the radius.
-        limits, distances, places = self._pdq.range_search(queries, MATCH_DISTANCE + 1)
-        if not len(distances):
+        found = self._pdq.within(queries, MATCH_DISTANCE)
+        if not found:
             return None
-        best = int(np.argmin(distances))
-        turn = int(np.searchsorted(limits, best, side="right")) - 1
-        return self._hit(self._pdq_lists, int(places[best]), int(distances[best]), DIHEDRAL[turn])
+        best = min(found, key=lambda near: near.distance)
+        return self._hit(self._pdq_lists, best.place, best.distance, DIHEDRAL[best.query])
 
     def _hit(self, lists: Sequence[HashList], place: int, distance: int, turned: str) -> Hit:
         for each in lists:
@@ -87,18 +85,6 @@ class HashIndex:
                 return Hit(each.name, place, each.kind, category, distance, turned)
             place -= len(each.hashes)
         raise AssertionError("an index never finds more than it holds")
-
-
-def _flat(hashes: Sequence[NDArray[np.uint8]]) -> Any:
-    """An index that compares with every hash, so that nothing within the distance is missed."""
-    if not hashes:
-        return None
-    import faiss  # only where there is something to look among: it takes 0.1 s and 40 MB
-
-    index = faiss.IndexBinaryFlat(BITS)
-    for each in hashes:
-        index.add(np.ascontiguousarray(each))
-    return index
 
 
 class _Digests:

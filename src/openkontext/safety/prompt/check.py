@@ -29,7 +29,7 @@ class PromptCheck:
     """Scores an instruction. Has no state; one serves all threads."""
 
     name = "prompt"
-    version = "3"
+    version = "4"
 
     def scores(self, text: str) -> dict[str, float]:
         """How likely an instruction asks for what a category names.
@@ -45,7 +45,7 @@ class PromptCheck:
         for words in readings(text):
             for hit in rules().hits(words):
                 found[hit.category] = max(found[hit.category], hit.score)
-            for category, probability in classifier().scores(words).items():
+            for category, probability in classifier().scores(rules().suspect(words)).items():
                 found[category] = max(found[category], _alone(probability))
         return found
 

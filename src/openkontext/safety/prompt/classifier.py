@@ -1,4 +1,4 @@
-"""A small network over words, for what the rules have no words for.
+"""A small network over words and the groups they belong to, for what the rules have no patterns for.
 
 Trained by `python -m openkontext.train.prompt_classifier`; what it is made of is said there.
 """
@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from openkontext.safety.prompt.lexicon import lexicon
 
 BENIGN = "benign"
 CLASSES = (
@@ -33,13 +35,15 @@ class Classifier:
 
     Args:
         arrays: what `classifier.npz` holds: words (utf-8, one a line), table int8 [words + 1, size], row 0
-            for unknown words, and its scale; per width N, filters_N float32 [N, size, filters] and bias_N;
-            head_weight float32 [classes, filters of all widths], head_bias.
+            for unknown words, and its scale; groups (utf-8, one a line): those of the lexicon that it sees;
+            per width N, filters_N float32 [N, size + groups, filters] and bias_N; head_weight float32
+            [classes, filters of all widths], head_bias.
     """
 
     def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         words = bytes(arrays["words"]).decode().split("\n")
         self._ids = {word: number + 1 for number, word in enumerate(words)}
+        self._groups = bytes(arrays["groups"]).decode().split("\n")
         self._table = arrays["table"]
         self._scale = float(arrays["scale"][0])
         widths = sorted(int(name.removeprefix("filters_")) for name in arrays if name.startswith("filters_"))
@@ -50,14 +54,15 @@ class Classifier:
         """Probability of each class but the benign one; 0 for all where no word is known."""
         found = dict.fromkeys(CLASSES[1:], 0.0)
         for start in range(0, len(words), MAX_WORDS // 2):
-            ids = [self._ids.get(word, 0) for word in words[start : start + MAX_WORDS]]
-            if any(ids):
-                for name, probability in zip(CLASSES[1:], self._probabilities(ids)[1:], strict=True):
+            seen = words[start : start + MAX_WORDS]
+            ids, groups = [self._ids.get(word, 0) for word in seen], tagged(seen, self._groups)
+            if any(ids) or groups.any():
+                for name, probability in zip(CLASSES[1:], self._probabilities(ids, groups)[1:], strict=True):
                     found[name] = max(found[name], float(probability))
         return found
 
-    def _probabilities(self, ids: list[int]) -> NDArray[np.float32]:
-        vectors = self._table[ids].astype(np.float32) * self._scale
+    def _probabilities(self, ids: list[int], groups: NDArray[np.float32]) -> NDArray[np.float32]:
+        vectors = np.concatenate([self._table[ids].astype(np.float32) * self._scale, groups], axis=1)
         pooled = []
         for filters, bias in self._filters:
             width, size, count = filters.shape
@@ -69,6 +74,16 @@ class Classifier:
         logits = weight @ np.concatenate(pooled) + bias
         odds: NDArray[np.float32] = np.exp(logits - logits.max())
         return odds / odds.sum()
+
+
+def tagged(words: list[str], groups: list[str]) -> NDArray[np.float32]:
+    """Which of some groups of the lexicon each word belongs to: 0 or 1, float32 [words, groups]."""
+    found = np.zeros((len(words), len(groups)), np.float32)
+    spans = lexicon().find(words)
+    for column, group in enumerate(groups):
+        for start, ends in spans.get(group, {}).items():
+            found[start : max(ends), column] = 1
+    return found
 
 
 @lru_cache(maxsize=1)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
+from typing import Any
 
 from openkontext.safety.prompt.normalise import fold, tokens, transliterate
 
@@ -47,6 +48,8 @@ class Lexicon:
     """
 
     def __init__(self, table: dict[str, dict[str, str]]) -> None:
+        self.groups = set(table)
+        """Names of all groups."""
         self.words: set[str] = set()
         """Every token of every term."""
         self.spelled: set[str] = set()
@@ -138,5 +141,20 @@ def _starred(folded: str) -> tuple[str, ...]:
 @lru_cache(maxsize=1)
 def lexicon() -> Lexicon:
     """The groups that the package ships."""
-    file = resources.files("openkontext.safety.prompt") / "words.toml"
-    return Lexicon(tomllib.loads(file.read_text(encoding="utf-8")))
+    table: dict[str, dict[str, str]] = defaultdict(dict)
+    for file in tables("words"):
+        for group, languages in file.items():
+            for language, terms in languages.items():
+                known = table[group].get(language)
+                table[group][language] = terms if known is None else f"{known}, {terms}"
+    return Lexicon(table)
+
+
+def tables(name: str) -> list[dict[str, Any]]:
+    """What the package's TOML files of a name hold: words.toml, words_acts.toml and so on."""
+    folder = resources.files("openkontext.safety.prompt")
+    files = sorted(
+        (f for f in folder.iterdir() if f.name.startswith(name) and f.name.endswith(".toml")),
+        key=lambda f: f.name,
+    )
+    return [tomllib.loads(file.read_text(encoding="utf-8")) for file in files]

@@ -15,6 +15,8 @@ from importlib import resources
 from openkontext.safety.prompt.lexicon import Lexicon, lexicon
 from openkontext.safety.prompt.rules import rules
 
+MASKS = "*#_?"
+"""Signs that are written in place of a letter."""
 _LONE = re.compile("[⺀-鿿가-힣฀-๿]")
 """Characters of scripts in which each is a token."""
 _LONGEST = 18
@@ -29,6 +31,8 @@ _MIN_LENGTH = 4
 """Letters of the shortest word that may be misspelled."""
 _ENGLISH = 0.45
 """Share of a text's letters in known words from which unknown ones may be misspelled."""
+_MENDED = 0.75
+"""The same of a mended text, from which it was meant to be so."""
 _MAX_SHORT = 6.5
 """Dearest word of three letters that is no piece of another."""
 
@@ -49,15 +53,16 @@ class Mender:
 
     def mend(self, tokens: list[str]) -> list[list[str]]:
         """What the tokens of a text may be meant to be: cuts undone first, or misspellings first."""
-        tokens = [self._shorten(token) for token in tokens]
+        tokens = [self._reorder(self._shorten(token)) for token in tokens]
         joined = self._join(tokens)
-        if self.sense(joined) < _ENGLISH:  # a word of another language is no misspelled English one
-            return [joined]
         found = [
             self._join([self.correct(token) for token in tokens]),
             [self.correct(token) for token in joined],
         ]
-        return found[:1] if found[0] == found[1] else found
+        if self.sense(joined) < _ENGLISH:
+            # A word of another language is no misspelled English one, unless all of it becomes English.
+            found = [joined, *(words for words in found if self.sense(words) >= _MENDED)]
+        return [list(words) for words in dict.fromkeys(map(tuple, found))]
 
     def sense(self, tokens: list[str]) -> float:
         """Share of the letters that are in known words; of ASCII ones, in those of three letters or more."""
@@ -71,6 +76,35 @@ class Mender:
         nearest = (word for piece in _deletes(token) for word in self._near.get(piece, ()))
         close = (word for word in nearest if _one_edit(token, word))
         return min(close, key=lambda word: (self._cost.get(word, _RARE), word), default=token)
+
+    def unmask(self, token: str) -> list[str]:
+        """The words of the lexicon that a word with signs in place of letters may be ("n*ked")."""
+        pattern = re.compile("".join("[a-z]" if c in MASKS else re.escape(c) for c in token))
+        return [w for w in self._masked.get((token[0], len(token)), ()) if pattern.fullmatch(w)]
+
+    @cached_property
+    def _masked(self) -> dict[tuple[str, int], list[str]]:
+        table: dict[tuple[str, int], list[str]] = {}
+        for word in sorted(self._lexicon.spelled):
+            if len(word) >= _MIN_LENGTH - 1 and word.isascii() and word.isalpha():
+                table.setdefault((word[0], len(word)), []).append(word)
+        return table
+
+    def _reorder(self, token: str) -> str:
+        """The known word that an unknown token is with its inner letters in another order; else the token."""
+        if len(token) < _MIN_LENGTH or not token.isalpha() or self._known(token):
+            return token
+        return self._anagrams.get(_ends_and_letters(token), token)
+
+    @cached_property
+    def _anagrams(self) -> dict[str, str]:
+        """First, last and sorted inner letters of each known word to the most frequent such word."""
+        table: dict[str, str] = {}
+        words = [w for w in self._cost if len(w) >= _MIN_LENGTH and w.isalpha()]
+        words += [w for w in self._lexicon.spelled if len(w) >= _MIN_LENGTH and w.isalpha()]
+        for word in sorted(set(words), key=lambda word: (-self._cost.get(word, _RARE), word)):
+            table[_ends_and_letters(word)] = word
+        return table
 
     def _known(self, token: str) -> bool:
         return token in self._cost or token in self._lexicon.words or self._lexicon.has_stem(token)
@@ -162,6 +196,10 @@ def _runs(tokens: list[str], whole: Callable[[str], bool]) -> Iterator[list[str]
         yield [token]
     if run:
         yield run
+
+
+def _ends_and_letters(word: str) -> str:
+    return word[0] + "".join(sorted(word[1:-1])) + word[-1]
 
 
 def _deletes(word: str) -> set[str]:

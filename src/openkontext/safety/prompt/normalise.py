@@ -20,7 +20,16 @@ _LONE = "一-鿿㐀-䶿豈-﫿぀-ヿ가-힣฀-๿"
 """Scripts without spaces, or with endings glued on (Han, kana, Hangul, Thai): each character is a token."""
 _SIGNS = "🔞🍆🍑💦👙👶👧👦🧒🍼🔫🔪💣🩸"
 """Emoji that say something here; all others only part words."""
-_TOKEN = re.compile(f"[{_LONE}{_SIGNS}]|[^\\W_{_LONE}]+")
+_TOKEN = re.compile(f"[{_LONE}{_SIGNS}¶]|[^\\W_{_LONE}]+")
+BREAK = "¶"
+"""Stands for the end of a sentence among tokens."""
+_STOP = re.compile(r"(?:[.!?;:…—–\n]|\.\.\.| - )+(?=\s|$|[^\x00-\x7f])|[。！？；：]+")
+_LONE_NO = re.compile(
+    r"\b((?:no|nope|nah|not|never|non|nein|nicht|nie|nunca|jamais|нет|не|нельзя)"
+    r"(?: (?:a|the|an|one|way|that|this|at all))?)\s*[,，、]",
+    re.IGNORECASE,
+)
+_LABEL = re.compile(r"(?<=prompt)\s*:", re.IGNORECASE)
 _INVISIBLE = dict.fromkeys([0x034F, 0x0640, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0])
 """Letters that print nothing (fillers, joiners) or only lengthen a word (the tatweel)."""
 
@@ -94,6 +103,15 @@ def fold(text: str) -> str:
 def tokens(folded: str) -> list[str]:
     """The words of a folded text; what has no spaces between words comes character by character."""
     return _TOKEN.findall(folded)
+
+
+def clauses(text: str) -> str:
+    """The text with a sign for itself, `BREAK`, where a sentence ends, or a "no" stands alone ("No, do it.").
+
+    What is denied in one sentence is not denied in the next.
+    """
+    text = _LABEL.sub(" ", text)
+    return _LONE_NO.sub(rf"\1 {BREAK} ", _STOP.sub(f" {BREAK} ", text))
 
 
 def latin(folded: str) -> str:

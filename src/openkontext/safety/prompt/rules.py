@@ -1,16 +1,20 @@
 """Rules: patterns over groups of words. What they mean is said in rules.toml."""
 
 import re
-import tomllib
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib import resources
 
-from openkontext.safety.prompt.lexicon import Lexicon, Spans, lexicon
+from openkontext.safety.prompt.lexicon import Lexicon, Spans, lexicon, tables
+from openkontext.safety.prompt.normalise import BREAK, fold
 
 HARMLESS = "harmless"
 """The category whose matches take words away from all others."""
+NEGATED = "negated"
+"""The same, unless what stands before denies it in turn ("don't avoid ...")."""
+_INSISTS, _REVIVES = "insists", "revives"
+"""Groups of the words that deny a denial: before it, and after it ("not ... enough")."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Rules:
                 parts = tuple(tuple(_element(e) for e in part.split()) for part in line.split(" & "))
                 rule = Rule(str(entry["category"]), float(str(entry.get("score", 1.0))), parts)
                 words.learn(word for part in parts for element in part for word in element.words)
-                (self._harmless if rule.category == HARMLESS else self._rules).append(rule)
+                (self._harmless if rule.category in (HARMLESS, NEGATED) else self._rules).append(rule)
 
     def hits(self, tokens: list[str]) -> list[Hit]:
         """The rules that hold for a text.
@@ -76,12 +80,36 @@ class Rules:
             tokens: what `readings` gives, one reading.
         """
         spans = self._lexicon.find(tokens)
-        harmless = [hit for rule in self._harmless for hit in _holds(rule, tokens, spans, every=True)]
-        if harmless:
-            covered = {i for hit in harmless for start, end in hit.spans for i in range(start, end)}
+        covered = self._covered(tokens, spans)
+        if covered:
             spans = _without(spans, covered)
-            tokens = ["" if i in covered else token for i, token in enumerate(tokens)]
-        return [hit for rule in self._rules for hit in _holds(rule, tokens, spans, every=False)]
+            tokens = _blanked(tokens, covered)
+        present = set(tokens)
+        return [hit for rule in self._rules for hit in _holds(rule, tokens, spans, present, every=False)]
+
+    def suspect(self, tokens: list[str]) -> list[str]:
+        """The text with "" in place of each token that is harmless where it stands."""
+        return _blanked(tokens, self._covered(tokens, self._lexicon.find(tokens)))
+
+    def _covered(self, tokens: list[str], spans: Spans) -> set[int]:
+        """Places of the tokens that are harmless where they stand."""
+        present = set(tokens)
+        harmless = [
+            hit for rule in self._harmless for hit in _holds(rule, tokens, spans, present, every=True)
+        ]
+        denied = {end for ends in spans.get(_INSISTS, {}).values() for end in ends} if harmless else set()
+        revived = spans.get(_REVIVES, {})
+        return {
+            i
+            for hit in harmless
+            for start, end in hit.spans
+            if hit.category == HARMLESS or not (start in denied or end in revived)
+            for i in range(start, end)
+        }
+
+
+def _blanked(tokens: list[str], covered: set[int]) -> list[str]:
+    return ["" if i in covered else token for i, token in enumerate(tokens)]
 
 
 def _without(spans: Spans, covered: set[int]) -> Spans:
@@ -94,12 +122,15 @@ def _without(spans: Spans, covered: set[int]) -> Spans:
     return left
 
 
-def _holds(rule: Rule, tokens: list[str], spans: Spans, *, every: bool) -> list[Hit]:
+def _holds(rule: Rule, tokens: list[str], spans: Spans, present: set[str], *, every: bool) -> list[Hit]:
     """The rule's matches: all of them, or just one that shows that it holds."""
     found: list[tuple[int, int]] = []
     for part in rule.parts:
         if any(
-            e.least and e.groups and not e.words and not e.never and not any(g in spans for g in e.groups)
+            e.least
+            and not (e.gap or e.never)
+            and present.isdisjoint(e.words)
+            and not any(g in spans for g in e.groups)
             for e in part
         ):
             return []
@@ -131,7 +162,7 @@ def _matches(
 def _advance(element: Element, starts: set[int], tokens: list[str], spans: Spans) -> set[int]:
     """Where an element may end that starts at one of these places."""
     if element.gap:
-        return {end for start in starts for end in range(start, min(start + element.most, len(tokens)) + 1)}
+        return {end for start in starts for end in _skips(start, element.most, tokens)}
     reached = set(starts) if element.least == 0 else set()
     edge = starts
     for _ in range(element.most):
@@ -140,6 +171,15 @@ def _advance(element: Element, starts: set[int], tokens: list[str], spans: Spans
             break
         reached |= edge
     return reached
+
+
+def _skips(start: int, most: int, tokens: list[str]) -> Iterator[int]:
+    """Where a gap may end: it does not go beyond a sentence."""
+    yield start
+    for end in range(start + 1, min(start + most, len(tokens)) + 1):
+        if tokens[end - 1] == BREAK:
+            return
+        yield end
 
 
 def _ends(element: Element, start: int, tokens: list[str], spans: Spans) -> list[int]:
@@ -162,11 +202,10 @@ def _element(text: str) -> Element:
     body = text.removesuffix(repeat) if repeat else text
     if body.startswith("<") and body.endswith(">"):
         return Element(frozenset(body[1:-1].split("|")), frozenset(), least, most)
-    return Element(frozenset(), frozenset(body.split("|")), least, most)
+    return Element(frozenset(), frozenset(map(fold, body.split("|"))), least, most)
 
 
 @lru_cache(maxsize=1)
 def rules() -> Rules:
     """The rules that the package ships."""
-    file = resources.files("openkontext.safety.prompt") / "rules.toml"
-    return Rules(tomllib.loads(file.read_text(encoding="utf-8"))["rule"], lexicon())
+    return Rules([entry for table in tables("rules") for entry in table["rule"]], lexicon())
