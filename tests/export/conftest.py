@@ -12,8 +12,10 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from onnx.reference.ops import op_instance_normalization, op_layer_normalization
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 
+from openkontext.data.instructions import every_word
 from openkontext.export.weights import lazy_tensors
 from openkontext.model.autoencoder import Autoencoder
 from openkontext.model.config import (
@@ -90,6 +92,16 @@ def pipeline(tmp_path) -> Pipeline:
         base_shift=0.3,
         max_shift=0.9,
     )
+
+
+@pytest.fixture
+def with_words(pipeline):
+    """The small model with a tokenizer that knows some of the words of instructions."""
+    words = ["<pad>", "</s>", "<unk>", *every_word()[:40]]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(pipeline.tokenizer_2 / "tokenizer.json"))
+    return pipeline
 
 
 @pytest.fixture

@@ -8,10 +8,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from openkontext.cli import main
-from openkontext.data.instructions import every_word
 from openkontext.errors import InputError
 from openkontext.export.repository import export_repository
 from openkontext.export.t5_fp8 import prompts
@@ -21,16 +19,6 @@ from openkontext.runtime import load_graph
 from openkontext.text import Tokenizers
 
 LINEAR = ("q", "k", "v", "o", "wi_0", "wi_1", "wo")
-
-
-@pytest.fixture
-def with_words(pipeline):
-    """The small model with a tokenizer that knows some of the words of instructions."""
-    words = ["<pad>", "</s>", "<unk>", *every_word()[:40]]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.save(str(pipeline.tokenizer_2 / "tokenizer.json"))
-    return pipeline
 
 
 def test_layers_are_those_of_transformers_rounded_to_fp8(with_words, tmp_path):

@@ -78,3 +78,9 @@ def put_in_place(made: Path, out: Path, old: Path) -> None:
     except BaseException:
         old.rename(out)
         raise
+
+
+def put_back(out: Path, old: Path) -> None:
+    """Undo half of `put_in_place`, where a kill came between its two renames."""
+    if old.is_dir() and not out.exists():
+        old.rename(out)

@@ -21,7 +21,7 @@ from openkontext.errors import InputError
 from openkontext.export.autoencoder import decoder_graph, encoder_graph
 from openkontext.export.calibration import Calibration, record, synthetic
 from openkontext.export.graph import CONFIG_KEY
-from openkontext.export.place import check_out, check_room, put_in_place
+from openkontext.export.place import check_out, check_room, put_back, put_in_place
 from openkontext.export.quantise import (
     CALIBRATION_FILE,
     FLOATS,
@@ -62,6 +62,7 @@ _GRAPH_FILE = "model.onnx"
 _DATA_FILE = "backbone.onnx_data"
 _QUANTISATION_KEY = "openkontext.quantisation"  # in a quantised graph's metadata: how it was made
 _NEW = "new"  # folder of the repository while it is made
+_OLD = "old"  # folder of the one that it replaces, until that is deleted
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ def export_repository(
     """
     out = Path(out)
     _check_precisions(precisions)
+    folder = out.absolute().with_name(f".{out.absolute().name}.export")
+    put_back(out, folder / _OLD)
     check_out(out, overwrite)
     if isinstance(source, Pipeline):
         source = Source.of(source)
@@ -122,15 +125,14 @@ def export_repository(
     job = _Job(source, config, precisions, recipe or Recipe(), calibration, t5_fp8, on_progress)
     work = None
     try:
-        parent = out.absolute().parent
-        parent.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         unique = "" if source.identity else f".{os.getpid()}"
-        work = Work(parent / f".{out.name}.export{unique}", job.purpose())
+        work = Work(folder.with_name(f"{folder.name}{unique}"), job.purpose())
         check_room(source, precisions, work.folder, t5_fp8=t5_fp8)
         job.make(work)
         for precision in precisions:
             Repository.open(work.folder / _NEW, consent=False).verify(precision)
-        put_in_place(work.folder / _NEW, out, work.folder / "old")
+        put_in_place(work.folder / _NEW, out, work.folder / _OLD)
         work.remove()
     except (OSError, shutil.Error) as error:
         message = f"cannot write the repository {out}: {error}"
@@ -342,12 +344,14 @@ def _write_part(part: _Part, dtype: torch.dtype, folder: Path) -> None:
 
 
 def _save(model: ir.Model, file: Path, data: str | None = None) -> None:
-    """Write a graph; what lies in a data file stays there, or all weights go to one of the name `data`."""
+    """Write a graph, whole or not at all; weights stay in their data file, or all go to one named `data`."""
+    beside = file.with_name(f".{file.name}")
     if data:
-        ir.save(model, file, external_data=data, size_threshold_bytes=0)
+        ir.save(model, beside, external_data=data, size_threshold_bytes=0)
     else:
-        ir.save(model, file)
-    onnx.checker.check_model(file, full_check=True)
+        ir.save(model, beside)
+    onnx.checker.check_model(beside, full_check=True)
+    beside.replace(file)
 
 
 def _said_config(source: Source, name: str) -> RepositoryConfig:

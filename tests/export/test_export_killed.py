@@ -1,0 +1,99 @@
+"""An export that is killed: what it leaves, and that the same export goes on from it to the same bytes."""
+
+import multiprocessing
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from openkontext.errors import InputError
+from openkontext.export.quantise import Recipe
+from openkontext.export.repository import export_repository
+from openkontext.model.pipeline import save_pipeline
+from openkontext.repository import Repository
+
+PRECISIONS = ("bf16", "fp8", "fp4")
+# Each export runs in a process that is forked from one which has imported all and done nothing yet.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["openkontext.export.repository"])
+
+
+def export(checkpoint: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    export_repository(checkpoint, out, PRECISIONS, recipe=Recipe(rank=4), overwrite=True, t5_fp8=True)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def checkpoint(with_words, tmp_path) -> Path:
+    save_pipeline(with_words, tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("seed", "kills"),
+    [
+        (0, 6),
+        *(pytest.param(seed, 20, marks=pytest.mark.slow) for seed in range(1, 6)),
+    ],
+)
+def test_kills_at_any_moment_leave_nothing_half_made_and_are_gone_on_from(checkpoint, tmp_path, seed, kills):
+    warm = PROCESSES.Process(target=len, args=((),))  # the first waits for all to be imported
+    warm.start()
+    warm.join()
+    started = time.monotonic()
+    whole = PROCESSES.Process(target=export, args=(checkpoint, tmp_path / "whole" / "out"))
+    whole.start()
+    whole.join()
+    assert whole.exitcode == 0
+    took = time.monotonic() - started
+    expected = contents(tmp_path / "whole" / "out")
+    assert {f"transformer.opt/{precision}/model.onnx" for precision in PRECISIONS} < expected.keys()
+
+    rng, killed, finished, folder = random.Random(seed), 0, 0, tmp_path / "killed"
+    for _ in range(4 * kills):
+        if killed == kills and finished:
+            break
+        process = PROCESSES.Process(target=export, args=(checkpoint, folder / "out"))
+        process.start()
+        if killed < kills:
+            process.join(rng.uniform(0, 0.8 * took))
+            process.kill()
+        process.join()
+        assert process.exitcode in (0, -signal.SIGKILL)
+        killed += process.exitcode != 0
+        for found in (path for path in [folder, *folder.rglob("*")] if path.is_dir()):
+            check(found, expected)
+        if process.exitcode == 0:
+            assert contents(folder / "out") == expected
+            assert not (folder / ".out.export").exists()
+            finished += 1
+            folder = tmp_path / f"killed again {finished}"
+    assert killed == kills
+
+
+def check(folder: Path, expected: dict[str, bytes]) -> None:
+    """What is taken for a repository must be whole in each precision that it says to hold."""
+    try:
+        repository = Repository.open(folder)
+    except InputError:
+        return
+    for precision in repository.precisions:
+        for file in repository.files(precision):
+            assert file.read_bytes() == expected[str(file.relative_to(folder))], file
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(checkpoint, tmp_path):
+    out, work = tmp_path / "out", tmp_path / ".out.export"
+    (work / "old" / "transformer.opt" / "bf16").mkdir(parents=True)
+    (work / "old" / "transformer.opt" / "bf16" / "model.onnx").write_bytes(b"before")
+    (work / "old" / "openkontext.json").write_text('{"name": "before"}')
+    with pytest.raises(InputError, match="add --overwrite"):
+        export_repository(checkpoint, out)
+    assert contents(out)["openkontext.json"] == b'{"name": "before"}'
