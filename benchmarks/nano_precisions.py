@@ -3,8 +3,8 @@
     python benchmarks/nano_precisions.py FOLDER [--count 300] [--ablation-count 45] [--ship]
 
 Records 18 edits of nano to calibrate with, exports it in bf16, fp8 and fp4, and in fp4 without smoothing,
-without the 16-bit branch, without both, and with branches of other ranks. `openkontext evaluate fidelity` then
-compares them, and what it prints goes into docs/export.md, its plot into docs/images/fidelity.png. `--ship`
+without the 16-bit branch, without both, and with branches of other ranks. `openkontext evaluate fidelity`
+compares them; what it prints goes into docs/export.md, its plot into docs/images/fidelity.png. `--ship`
 puts fp8 and fp4 into the package. Exports of the same weights that FOLDER holds already are used again.
 """
 

@@ -34,6 +34,16 @@ def test_latent_error_is_relative_and_by_step(pictures):
     assert result.megabytes > 10
 
 
+def test_a_result_that_a_filter_refused_counts_as_failed_and_is_compared_by_its_latents(pictures):
+    latents = [np.ones((2, 4, 2), np.float32)] * 2
+    reference = Run(latents, [pictures[0]] * 2, [True, True], 1.0, 1.0)
+    found = Run([each * 1.5 for each in latents], [pictures[1], None], [True, False], 1.0, 1.0)
+    result = _against(reference, Candidate("nano", "bf16"), found)
+    assert result.success == 0.5
+    assert result.latent_error == pytest.approx((0.5,))
+    assert result.psnr == pytest.approx(psnr(pictures[1], pictures[0]))
+
+
 def test_the_plot_shows_every_candidate_but_the_reference():
     errors = {"bf16": (0.0, 0.0), "fp8": (0.01, 0.02), "fp4": (0.05, 0.5)}
     rows = [Fidelity(name, 1, error, 30, 0.9, 1, 1, 1) for name, error in errors.items()]

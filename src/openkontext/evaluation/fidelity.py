@@ -10,6 +10,7 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from openkontext.data.edits import KINDS
 from openkontext.editor import load
-from openkontext.errors import InputError
+from openkontext.errors import InputError, RefusedError
 from openkontext.evaluation.cases import draw_cases
 from openkontext.evaluation.reader import read
 from openkontext.evaluation.similarity import psnr, ssim
@@ -51,7 +52,8 @@ class Run:
 
     latents: list[NDArray[np.float32]]
     """Of each case the target's tokens as they go into each step, [steps, tokens, channels]."""
-    pictures: list[Pixels]
+    pictures: list[Pixels | None]
+    """The results; None where a filter refused one, which counts as failed."""
     successes: list[bool]
     seconds: float
     """Of all edits, without opening the repository."""
@@ -69,7 +71,8 @@ class Fidelity:
     latent_error: tuple[float, ...]
     """Going into each step but the first: distance of the latents over the reference's size, over cases."""
     psnr: float
-    """Of the pictures against the reference's, dB, mean over cases; infinite where all are equal."""
+    """Of the pictures against the reference's, dB, mean over cases that no filter refused; infinite where all
+    are equal."""
     ssim: float
     """The same: structural similarity, 1 where equal."""
     megabytes: float
@@ -91,15 +94,20 @@ def run(candidate: Candidate, seed: int, count: int, steps: int | None) -> Run:
         return transform(**arrays)
 
     components.transformer = transformer
-    latents, pictures, successes, seconds = [], [], [], 0.0
+    latents: list[NDArray[np.float32]] = []
+    pictures: list[Pixels | None] = []
+    successes, seconds = [], 0.0
     for case in draw_cases(seed, count, editor.repository.config.kinds or KINDS):
         seen.clear()
         start = time.perf_counter()
-        result = editor.edit(case.before, case.instruction, num_inference_steps=steps, seed=case.index)
+        picture = None
+        with suppress(RefusedError):
+            result = editor.edit(case.before, case.instruction, num_inference_steps=steps, seed=case.index)
+            picture = np.asarray(result.image.convert("RGB"))
         seconds += time.perf_counter() - start
         latents.append(np.stack(seen))
-        pictures.append(np.asarray(result.image.convert("RGB")))
-        successes.append(read(case.edit, pictures[-1]).success)
+        pictures.append(picture)
+        successes.append(picture is not None and read(case.edit, picture).success)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return Run(
         latents, pictures, successes, seconds, peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
@@ -164,7 +172,11 @@ def _against(reference: Run, candidate: Candidate, found: Run) -> Fidelity:
         np.linalg.norm((ours - theirs)[1:], axis=(1, 2)) / np.linalg.norm(theirs[1:], axis=(1, 2))
         for ours, theirs in zip(found.latents, reference.latents, strict=True)
     ]
-    pairs = list(zip(found.pictures, reference.pictures, strict=True))
+    pairs = [
+        (ours, theirs)
+        for ours, theirs in zip(found.pictures, reference.pictures, strict=True)
+        if ours is not None and theirs is not None
+    ]
     folder = Repository.open(candidate.model).graph("transformer", candidate.precision).parent
     return Fidelity(
         label=candidate.label + (f" {candidate.arithmetic}" if candidate.arithmetic != "faithful" else ""),
