@@ -1,6 +1,7 @@
 """The report as one page, in a browser: it shows what there is, fits, and reaches for nothing outside."""
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 from service.browsing import check_accessibility, chromium, fits_its_width, visit
 
+from openkontext import InputError
 from openkontext.data.scenes import render as render_scene
 from openkontext.evaluation.cases import draw_cases
 from openkontext.evaluation.drift import DriftReport, draw_chain, follow
@@ -115,6 +117,12 @@ def test_what_others_wrote_stays_text_and_nothing_comes_from_outside(page_file: 
     assert "the ball is &lt;b&gt;blue&lt;/b&gt;" in text
     assert not re.search(r"""(src|href)=["'](?!data:image/webp;base64,)""", text)
     assert "default-src 'none'" in text
+
+
+def test_without_jinja_the_way_to_get_it_is_said(monkeypatch: pytest.MonkeyPatch, outcomes: list[Outcome]):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(InputError, match=r"pip install 'openkontext\[report\]'"):
+        render(Report.of(outcomes), outcomes, "nano", "held-out edits", FACTS)
 
 
 def test_only_what_has_a_picture_is_shown_and_all_is_counted(outcomes: list[Outcome]):

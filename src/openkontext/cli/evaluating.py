@@ -98,35 +98,39 @@ def print_table(report: Report, title: str) -> None:
 def _scores(report: Report, overall: Score, title: str) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
     table.add_column("", no_wrap=True)
-    for heading in ("success", "95% interval", "cases", "seen", "unseen"):
+    for heading in ("success", "95%", "cases", "seen", "unseen"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("failed checks")
+    table.add_column("failed checks", min_width=14)
 
-    def add(scores: dict[str, Score], section: str = "") -> None:
+    def add(section: str, scores: dict[str, Score], parts: dict[str, dict[str, Score]]) -> None:
+        if section:
+            table.add_row(f"{section}:")
         for name, score in scores.items():
-            parts = report.parts.get(name, {}) if section in ("", "task: ") else {}
-            faults = {} if section else report.faults.get(name, {})
+            faults = report.faults.get(name, {}) if section == "kinds" else {}
             table.add_row(
-                section + name,
+                f"  {name}" if section else name,
                 f"{score.success:.1%}",
                 f"{score.low * 100:.0f} .. {score.high:.0%}",
                 str(score.count),
-                *(f"{parts[part].success:.0%}" if part in parts else "" for part in ("seen", "unseen")),
+                *(_part(parts.get(name, {}), part) for part in ("seen", "unseen")),
                 ", ".join(f"{check} {n}" for check, n in faults.items()),
             )
         table.add_section()
 
-    add(report.tasks, "task: ")
-    add(report.kinds)
-    add(report.combinations, "combinations: ")
-    add(report.phrasings, "phrasings: ")
-    add({"overall": overall})
+    add("tasks", report.tasks, report.parts)
+    add("kinds", report.kinds, report.parts)
+    add("phrasings", report.phrasings, {})
+    add("", {"overall": overall}, {"overall": report.combinations})
     return table
+
+
+def _part(parts: dict[str, Score], name: str) -> str:
+    return f"{parts[name].success:.0%}" if name in parts else ""
 
 
 def _measures(report: Report, title: str) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     columns = [name for name in MEASURES if any(name in means for means in report.measures.values())]
     for heading in ("cases", *(MEASURES[name].title for name in columns), "nothing changed"):
         table.add_column(heading, justify="right")
