@@ -167,6 +167,11 @@ def httpx2_data(url: str) -> bytes:
     return base64.b64decode(url.partition(",")[2])
 
 
+@pytest.mark.parametrize("address", ["/v1/jobs/", "/v1/jobs//events", "/v1/jobs//file"])
+def test_a_task_whose_id_is_left_out_is_none(client: httpx2.Client, address: str) -> None:
+    assert client.get(address).status_code == 404
+
+
 def test_cancelling_a_running_task(client: httpx2.Client) -> None:
     inputs = {"prompt": "make it", "input_image": b64(png()), "steps": 1000}
     id = client.post("/v1/flux-kontext-dev", json=inputs).json()["id"]

@@ -51,6 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
         description="Image editing by instruction. Authorize with a key in the header x-key.",
         docs_url=None,  # they load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # a task whose id was left out is not the list of tasks
         max_body_size=settings.max_request_bytes,
     )
     app.state.service = State.open(settings)

@@ -60,7 +60,7 @@ def look(
         return describe(job, state.settings, preview), job.state not in UNFINISHED, job.progress
 
 
-@router.get("/v1/jobs/{id}/events", response_class=EventSourceResponse, responses=responses(403))
+@router.get("/v1/jobs/{id}/events", response_class=EventSourceResponse, responses=responses(403, 404))
 async def follow(
     request: Request,
     caller: Annotated[Caller, Depends(may("read"))],
