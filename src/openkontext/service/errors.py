@@ -49,6 +49,13 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Problem, "description": said[status]} for status in statuses}
 
 
+def json_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The same for a route whose other answers are no JSON; the framework would document errors as those."""
+    problem = {"application/json": {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}}}
+    said = responses(*statuses)
+    return {status: {"description": said[status]["description"], "content": problem} for status in statuses}
+
+
 async def refused(request: Request, error: Exception) -> JSONResponse:
     """Answer for `Refused`."""
     assert isinstance(error, Refused)

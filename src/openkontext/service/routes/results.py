@@ -9,7 +9,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
 from openkontext.service.access import Caller, may
-from openkontext.service.errors import Refused, responses
+from openkontext.service.errors import Refused, json_responses, responses
 from openkontext.service.models import UNFINISHED, Job, JobState
 from openkontext.service.results import MEDIA_TYPES, Result, describe, not_found, signature_holds
 from openkontext.service.state import State, get_state
@@ -60,7 +60,9 @@ def look(
         return describe(job, state.settings, preview), job.state not in UNFINISHED, job.progress
 
 
-@router.get("/v1/jobs/{id}/events", response_class=EventSourceResponse, responses=responses(403, 404))
+@router.get(
+    "/v1/jobs/{id}/events", response_class=EventSourceResponse, responses=json_responses(400, 403, 404)
+)
 async def follow(
     request: Request,
     caller: Annotated[Caller, Depends(may("read"))],
