@@ -6,6 +6,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -447,6 +448,7 @@ def test_ctrl_c_leaves_nothing_behind(copier: Path, tmp_path: Path) -> None:
     )
     while not (tmp_path / "steps" / "step-0003.png").exists():
         assert process.poll() is None
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err

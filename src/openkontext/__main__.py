@@ -1,7 +1,5 @@
 """`python -m openkontext` is the `openkontext` command."""
 
-import sys
+from openkontext.cli import run
 
-from openkontext.cli import main
-
-sys.exit(main())
+run()

@@ -1,5 +1,7 @@
 """The guard: order, budget, failures, review, quarantine; with small checks whose answers are known."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -319,3 +321,27 @@ class TestTogether:
 )
 def test_signs_are_read_from_the_words(text: str, minor: float, suggestive: float) -> None:
     assert signs(text) == {"minor": minor, "suggestive": suggestive}
+
+
+STUCK = """
+import ctypes, sys, threading
+from openkontext import cli
+from openkontext.safety import guard
+
+guard._LEAVE_SECONDS = 0.2
+begun = threading.Event()
+def look():
+    begun.set()
+    ctypes.CDLL(None).pause()  # native code that never comes back
+stuck, stopped = (threading.Thread(target=look, daemon=True) for _ in range(2))
+guard._looking |= {stuck, stopped}  # the second was stopped by Ctrl-C before it began
+stuck.start()
+begun.wait()
+cli.main = lambda: print("all of the output") or 130
+cli.run()
+"""
+
+
+def test_a_check_that_never_comes_back_changes_no_exit_code() -> None:
+    done = subprocess.run([sys.executable, "-c", STUCK], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "all of the output\n", "")

@@ -5,8 +5,9 @@ command, so that starting `openkontext` stays quick and needs none of the option
 """
 
 import io
+import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -94,6 +95,22 @@ def main(args: list[str] | None = None) -> int:
         if debug:
             raise
         return _report(error)
+
+
+def run() -> NoReturn:
+    """Run the command line of this process and end it.
+
+    A check that was given up on, since it took too long or Ctrl-C came, may still be inside native code, in
+    which Python cannot stop a thread without an abort (SIGABRT in place of the exit code). Then the process
+    ends here; what it had to write and to put away, `main` has done.
+    """
+    code = main()
+    guard = sys.modules.get("openkontext.safety.guard")
+    if guard is not None and not guard.let_finish():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _report(error: Exception) -> int:

@@ -47,10 +47,17 @@ _LEAVE_SECONDS = 5.0
 
 
 @atexit.register
-def _let_finish() -> None:
+def let_finish() -> bool:
+    """Wait for checks that still look, for a while.
+
+    Returns:
+        Whether none looks any more. Where one does, Python's own way of ending may abort the process.
+    """
     deadline = time.monotonic() + _LEAVE_SECONDS
-    for thread in list(_looking):
+    # One that was stopped before it began is not alive, and cannot be waited for.
+    for thread in [each for each in list(_looking) if each.is_alive()]:
         thread.join(max(0.0, deadline - time.monotonic()))
+    return not any(each.is_alive() for each in list(_looking))
 
 
 @dataclass(frozen=True, eq=False)

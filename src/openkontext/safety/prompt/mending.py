@@ -49,6 +49,7 @@ class Mender:
         self._lexicon = words
         self._cost = {word: _RARE for word in words.words if len(word) > 1 and word.isalpha()}
         self._cost |= {word: math.log(rank + 2) for rank, word in enumerate(vocabulary)}
+        self._ordinary = set(vocabulary)
         self._cost |= {"a": 1.5, "i": 3.0}
 
     def mend(self, tokens: list[str]) -> list[list[str]]:
@@ -61,7 +62,8 @@ class Mender:
         ]
         if self.sense(joined) < _ENGLISH:
             # A word of another language is no misspelled English one, unless all of it becomes English.
-            found = [joined, *(words for words in found if self.sense(words) >= _MENDED)]
+            foreign = any(len(t) > 2 and self._known(t) and t not in self._ordinary for t in joined)
+            found = [joined, *(w for w in found if not foreign and self.sense(w) >= _MENDED)]
         return [list(words) for words in dict.fromkeys(map(tuple, found))]
 
     def sense(self, tokens: list[str]) -> float:
