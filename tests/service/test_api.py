@@ -257,5 +257,6 @@ def test_requests_are_bounded_and_headers_safe(client: httpx2.Client, service: S
     )
     assert foreign.status_code == 403
     assert client.get("/nothing").json()["detail"] == "Not Found"
+    assert client.post("/v1/flux-kontext-dev", json={"prompt": "make it"}).status_code == 200  # to be counted
     assert "openkontext_jobs{" in client.get("/metrics").text
     assert client.get("/metrics", headers={"X-Forwarded-For": "1.2.3.4"}).status_code == 403
