@@ -97,3 +97,17 @@ def test_a_kill_between_the_two_renames_loses_nothing(checkpoint, tmp_path):
     with pytest.raises(InputError, match="add --overwrite"):
         export_repository(checkpoint, out)
     assert contents(out)["openkontext.json"] == b'{"name": "before"}'
+
+
+def test_half_a_text_encoder_is_not_kept(checkpoint, tmp_path):
+    def stop(_share: float, what: str) -> None:
+        if what == "t5.opt":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_repository(checkpoint, tmp_path / "out", on_progress=stop)
+    left = tmp_path / ".out.export" / "new" / "t5.opt" / ".backbone.onnx_data.a1"
+    left.mkdir(parents=True)
+    (left / "backbone.onnx_data").write_bytes(b"half")
+    out = export_repository(checkpoint, tmp_path / "out").path
+    assert sorted(path.name for path in (out / "t5.opt").iterdir()) == ["backbone.onnx_data", "model.onnx"]

@@ -339,7 +339,8 @@ class _Job:
 def _write_part(part: _Part, dtype: torch.dtype, folder: Path) -> None:
     weights = lazy_tensors(part.network.shapes, part.network.read, dtype)
     model = part.build(part.network.config, weights, ir.tensor_adapters.from_torch_dtype(dtype))
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # a kill leaves a folder of onnx-ir in it
+    folder.mkdir(parents=True)
     _save(model, folder / _GRAPH_FILE, _DATA_FILE if part.external else None)
 
 
