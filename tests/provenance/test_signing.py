@@ -220,7 +220,10 @@ def test_nothing_that_a_picture_names_is_fetched(pixels: NDArray[np.uint8]) -> N
     assert verify(sign(images.encode(pixels, "PNG"), "PNG", record)).chain[-1].unsigned_parent
 
 
-def test_ctrl_c_while_signing_is_not_lost(pixels: NDArray[np.uint8]) -> None:
+def test_ctrl_c_while_signing_is_not_lost(pixels: NDArray[np.uint8], request: pytest.FixtureRequest) -> None:
+    # A test run in the background ignores Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     good = default_signer()
 
     def interrupted(data: bytes) -> bytes:
