@@ -1,12 +1,14 @@
 """The page in a real browser, on a running service."""
 
+import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 from service.browsing import check_accessibility, chromium, fits_its_width, visit
 from service.running import Service, brightness, png
 
@@ -16,6 +18,9 @@ from openkontext.version import __version__
 
 SLOW = "1000"
 """Steps of an edit that takes long enough to be looked at and stopped."""
+
+
+UNFINISHED = ("queued", "running")
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +219,19 @@ def test_a_refusal_is_told_with_its_reason_and_can_be_objected_to(page: Page, se
         assert client.get(f"/v1/jobs/{refused}/pictures/input").status_code == 404
     page.goto(f"{service.url}/admin")
     expect(page.locator("#feedback-list")).to_contain_text("It is a toy.")
+
+
+def test_a_refusal_that_is_quicker_than_the_page_leaves_the_instruction(page: Page, service: Service) -> None:
+    def late(route: Route) -> None:
+        with httpx2.Client(base_url=service.url) as client:
+            while client.get(httpx2.URL(route.request.url).path).json()["details"]["state"] in UNFINISHED:
+                time.sleep(0.1)
+        route.continue_()
+
+    page.route(re.compile(r"/v1/jobs/[0-9a-f-]+$"), late, times=1)
+    ask(page, "put a rifle into his hands")
+    expect(page.locator("#message")).to_contain_text("This was refused")
+    expect(page.get_by_label("Instruction", exact=True)).to_have_value("put a rifle into his hands")
 
 
 def test_what_cannot_be_read_is_said_before_it_is_sent(page: Page) -> None:

@@ -149,8 +149,10 @@ async function post(json, from, once) {
   }
   history.take([await call("GET", `/v1/jobs/${accepted.id}`)], from);
   say("Your edit was accepted.");
-  if ($("prompt").value.trim() === json.prompt) $("prompt").value = "";
-  await goTo(history.nodes.get(accepted.id));
+  const node = history.nodes.get(accepted.id);
+  // A refusal can be there already: then the instruction stays, to be mended.
+  if ((node.unfinished || node.usable) && $("prompt").value.trim() === json.prompt) $("prompt").value = "";
+  await goTo(node);
 }
 
 /** Ask for an edit once more, with another seed. */
