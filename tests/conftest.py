@@ -42,7 +42,7 @@ def copier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def slow_copier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, with steps that take milliseconds: 1000 of them take seconds, also on a fast machine."""
+    """The same, with steps that take milliseconds: 1000 of them take longer than a page takes to load."""
     from copier import make_repository
 
-    return make_repository(tmp_path_factory.mktemp("models") / "slow-copier", work=16384)
+    return make_repository(tmp_path_factory.mktemp("models") / "slow-copier", work=65536)
