@@ -11,8 +11,8 @@
 
 A stage reads what earlier ones left in the work folder: `text` the tokenizers and encoders, `autoencoder` the
 autoencoder, `latents` the cached pairs, `flow` the transformer, `checkpoint` the whole model in diffusers'
-layout. A work folder may also begin with the weights of a repository (`start_from`). The stages `finetune`,
-`guidance` and `ladd` begin with a whole model, see `openkontext.train.adapt`.
+layout. A work folder may also begin with the weights of a repository (`openkontext.train.start`). The
+stages `finetune`, `guidance` and `ladd` begin with a whole model, see `openkontext.train.adapt`.
 """
 
 from __future__ import annotations
