@@ -72,7 +72,7 @@ def main(folder: Path, stages: list[str]) -> None:
         run = folder / stage
         if stage == "autoencoder":
             recipe = AutoencoderRecipe(steps=STEPS, batch_size=2, crop=16, pictures=2, warm_up=4)
-            train_autoencoder(recipe, TINY.autoencoder, run, RUN)
+            train_autoencoder(recipe, TINY.autoencoder, FIRST_KINDS, run, RUN)
         elif stage == "text":
             recipe = TextRecipe(steps=STEPS, batch_size=8, kinds=FIRST_KINDS, warm_up=4)
             train_text(recipe, TINY, WORDS, run, RUN)

@@ -84,12 +84,21 @@ def test_cached_latents_are_those_of_the_pictures(work: Path) -> None:
 
 def test_the_autoencoder_learns(tmp_path: Path) -> None:
     recipe = AutoencoderRecipe(steps=30, batch_size=4, crop=32, pictures=12, warm_up=5)
-    model = train_autoencoder(recipe, TINY_AUTOENCODER, tmp_path)
+    model = train_autoencoder(recipe, TINY_AUTOENCODER, FIRST_KINDS, tmp_path)
     state = torch.load(tmp_path / "state.pt", weights_only=False)
     assert state["step"] == 30
     latents = model.encode(torch.zeros(1, 3, 32, 32))[0]
     assert latents.shape == (1, 16, 4, 4)
     assert model.config.scaling_factor != TINY_AUTOENCODER.scaling_factor
+
+
+def test_the_autoencoder_begins_with_the_weights_it_is_given(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    given = Autoencoder(TINY_AUTOENCODER)
+    recipe = AutoencoderRecipe(steps=0, crop=32, pictures=6)
+    model = train_autoencoder(recipe, TINY_AUTOENCODER, (*KINDS, IMPOSSIBLE), tmp_path, begin=given)
+    picture = torch.linspace(-1, 1, 3 * 32 * 32).reshape(1, 3, 32, 32)
+    torch.testing.assert_close(model.encode(picture), given.eval().encode(picture))
 
 
 def test_flow_resumes_to_the_step(work: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openkontext.data.sampler import random_scene
-from openkontext.data.scenes import LOOKS, render
+from openkontext.data.edits import TASKS
+from openkontext.data.families import family
+from openkontext.data.sampler import choose
+from openkontext.data.scenes import render
 from openkontext.model.autoencoder import Autoencoder, ResnetBlock
 from openkontext.model.config import AutoencoderConfig
 from openkontext.train.loop import Average, Run, RunRecipe, warm_cosine
@@ -48,15 +51,21 @@ class AutoencoderRecipe:
     seed: int = 0
 
 
-def _pictures(count: int, rng: np.random.Generator) -> list[np.ndarray]:
-    pictures = []
-    for _ in range(count):
-        scene = random_scene(rng)
-        picture = render(scene)
-        if rng.random() < 0.15:
-            picture = render(replace(scene, look=LOOKS[int(rng.integers(1, len(LOOKS)))]))
-        pictures.append(picture)
-    return pictures
+_OF_A_FAMILY = 8
+
+
+def _pictures(count: int, rng: np.random.Generator, kinds: Collection[str]) -> list[np.ndarray]:
+    """Outcomes of edits, as many of each task, so that rare styles and signs are learnt as well as balls."""
+    tasks = [wanted for task in TASKS.values() if (wanted := [kind for kind in task if kind in kinds])]
+    pictures: list[np.ndarray] = []
+    while len(pictures) < count:
+        edits = family(rng, kinds)
+        for _ in range(_OF_A_FAMILY):
+            kind = choose(rng, choose(rng, tasks))
+            of_kind = [edit for edit in edits if edit.kind == kind]
+            if of_kind:
+                pictures.append(render(choose(rng, of_kind).after))
+    return pictures[:count]
 
 
 def _crops(pictures: list[np.ndarray], recipe: AutoencoderRecipe, rng: np.random.Generator) -> Tensor:
@@ -109,10 +118,20 @@ def _wide_convolution(name: str, parameter: Tensor) -> bool:
 def train_autoencoder(
     recipe: AutoencoderRecipe,
     config: AutoencoderConfig,
+    kinds: Collection[str],
     folder: Path,
     run_recipe: RunRecipe = RunRecipe(),  # noqa: B008 - frozen
+    begin: Autoencoder | None = None,
 ) -> Autoencoder:
     """Trains or goes on training; resumes from `folder` to the step.
+
+    Args:
+        recipe: How long and how hard.
+        config: Shape of the network.
+        kinds: Kinds of edit whose pictures it is to learn.
+        folder: Where the run keeps its state.
+        run_recipe: How often to log and save; how a step is computed.
+        begin: Has the weights to begin with; None begins with random ones.
 
     Returns:
         The averaged weights, with the scale and shift that take its latents to mean 0 and deviation 1.
@@ -120,7 +139,10 @@ def train_autoencoder(
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng([recipe.seed, 1])
     model = Autoencoder(config)
-    _initialise(model)
+    if begin is None:
+        _initialise(model)
+    else:
+        model.load_state_dict(begin.state_dict())
     model = channels_last(model)
     optimiser = MuonAdamW(
         model, _wide_convolution, muon_rate=recipe.muon_rate, adam_rate=recipe.adam_rate, weight_decay=1e-3
@@ -128,11 +150,12 @@ def train_autoencoder(
     average = Average(model, recipe.average_decay)
     parts = {"model": model, "optimiser": optimiser, "average": average}
     run = Run(folder, parts, rng, recipe.steps, run_recipe, recipe.batch_size)
-    pictures = _pictures(recipe.pictures, np.random.default_rng([recipe.seed, 2]))
+    pictures = _pictures(recipe.pictures, np.random.default_rng([recipe.seed, 2]), kinds)
+    half = run_recipe.precision == "bf16"
 
     for step in run.steps_left():
         images = _crops(pictures, recipe, rng).to(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
             mean, logvar = model.encode(images)
             mean, logvar = mean.float(), logvar.float().clamp(-12, 4)
             further = recipe.latent_noise * mean.detach().std() * torch.rand(len(mean), 1, 1, 1)

@@ -166,7 +166,11 @@ def run_recipe(recipe: Recipe, work: Path, processes: int = 1) -> None:
         begin = start.into_text if start else None
         train_text(settings, config, work / "text", work / "text" / "run", recipe.run, begin)
     elif isinstance(settings, AutoencoderRecipe):
-        model = train_autoencoder(settings, config.autoencoder, work / "autoencoder" / "run", recipe.run)
+        kinds = Taught.load(_need(work / "text", "text")).kinds
+        # `start_from` has left one to begin with.
+        begin = _autoencoder(work) if Start.load(work) else None
+        run = work / "autoencoder" / "run"
+        model = train_autoencoder(settings, config.autoencoder, kinds, run, recipe.run, begin)
         save_autoencoder(model, work / "autoencoder")
     elif isinstance(settings, LatentsRecipe):
         autoencoder = _autoencoder(work)
