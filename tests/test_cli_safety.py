@@ -69,6 +69,17 @@ def test_an_edit_is_refused_with_exit_code_3_and_leaves_no_file(
     assert not Path("out.png").exists()
 
 
+@pytest.mark.parametrize("asked", [("edit", "photo.png", "undress"), ("generate", "csam")])
+def test_no_option_lets_a_fixed_category_through(
+    capsys: pytest.CaptureFixture[str], copier: Path, place: Path, asked: tuple[str, ...]
+) -> None:
+    loose = ("--profile", "permissive", "--no-metadata", "--overwrite", "--seed", 0)
+    code, out, err = run(capsys, *asked, "--model", copier, "-o", "out.png", *loose)
+    assert (code, out) == (3, "")
+    assert err.startswith("error: refused: the instruction asks for ")
+    assert not (place / "out.png").exists()
+
+
 def test_a_held_edit_goes_on_once_two_reviewers_approved(
     capsys: pytest.CaptureFixture[str], copier: Path, place: Path
 ) -> None:

@@ -4,8 +4,10 @@ What is refused here is named as a policy names it, or is a picture drawn by us 
 """
 
 import io
+import pwd
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -80,6 +82,17 @@ def variables(patch: pytest.MonkeyPatch, folder: Path) -> tuple[dict[str, Any], 
     return {}, {}
 
 
+def elsewhere(patch: pytest.MonkeyPatch, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The lists are the account's own, and every variable that names a folder leads away from them."""
+    own = folder / "home" / ".local" / "share" / "openkontext"
+    own.mkdir(parents=True)
+    (folder / "data" / "lists").rename(own / "lists")
+    patch.setattr(pwd, "getpwuid", lambda uid: SimpleNamespace(pw_dir=str(folder / "home")))
+    for name in ("OPENKONTEXT_DATA", "OPENKONTEXT_HOME", "XDG_DATA_HOME", "HOME"):
+        patch.setenv(name, str(folder / "elsewhere"))
+    return {}, {}
+
+
 ROUTES: dict[str, Route] = {
     "nothing": lambda patch, folder: ({}, {}),
     "the loosest shipped profile": lambda patch, folder: ({"profile": "permissive"}, {}),
@@ -88,6 +101,7 @@ ROUTES: dict[str, Route] = {
         {},
     ),
     "the environment": variables,
+    "another folder for data": elsewhere,
     "the highest tolerance": lambda patch, folder: ({"profile": "permissive"}, {"safety_tolerance": 6}),
     "a role": lambda patch, folder: ({}, {"requester": "admin"}),
     "other options": lambda patch, folder: (
@@ -115,6 +129,8 @@ def test_no_route_loosens_a_fixed_category(
     ways = {
         **{name: (category, {"prompt": words}) for name, category, words in _wordings()},
         "negative": ("csam", {"prompt": "the picture", "negative_prompt": "csam", "true_cfg_scale": 2.0}),
+        "words alone": ("csam", {"prompt": WORDS["csam"], "image": None}),
+        "masked": ("ncii", {"prompt": WORDS["ncii"], "mask_image": np.full((160, 192), 255, np.uint8)}),
         "listed": ("known_material", {"prompt": "the picture", "image": file.getvalue()}),
         "reference": ("known_material", {"prompt": "the picture", "reference_images": [LISTED]}),
     }
@@ -124,7 +140,7 @@ def test_no_route_loosens_a_fixed_category(
         verdict = error.value.verdict
         assert (verdict.category, verdict.fixed) == (category, True), name
         assert not isinstance(error.value, HeldError)
-    assert len(Quarantine(data / "quarantine").incidents()) == 2
+    assert len(Quarantine().incidents()) == 2
     if editor.guard.reviews is not None:  # nobody is asked to look at any of it
         assert editor.guard.reviews.requests(None) == []
 

@@ -15,7 +15,7 @@ from openkontext.service.app import create_app
 from openkontext.service.audit import Audit
 from openkontext.service.database import Database
 from openkontext.service.keeper import Keeper
-from openkontext.service.models import Account, Appeal, Role, Signal, Standing
+from openkontext.service.models import Account, Appeal, Job, Role, Signal, Standing
 from openkontext.service.processes import check_exposure
 from openkontext.service.settings import Settings
 from openkontext.service.terms import service_terms
@@ -96,6 +96,21 @@ def test_safety_tolerance_makes_filters_stricter_and_never_looser(
         assert worker.do_next()
         seen.append(client.get("/v1/get_result", params={"id": id}, headers=headers).json()["status"])
     assert seen == ["Request Moderated"] * 2
+
+
+def test_no_role_asks_for_a_fixed_category(
+    client: TestClient, key: Callable[..., str], settings: Settings, database: Database
+) -> None:
+    inputs, worker = EDIT | {"prompt": "undress", "safety_tolerance": 6}, Worker(settings, database)
+    for role in Role:
+        headers = {"x-key": key(role.value, role=role)}
+        id = client.post("/v1/flux-kontext-dev", json=inputs, headers=headers).json()["id"]
+        assert worker.do_next()
+        with database.reading() as session:
+            refusal = session.scalars(select(Job.refusal).where(Job.id == id)).one()
+        assert (refusal["category"], refusal["fixed"]) == ("ncii", True)
+        answer = client.get("/v1/get_result", params={"id": id}, headers=headers)
+        assert (answer.status_code, "suspended" in answer.json()["detail"]) == (403, True)
 
 
 def test_a_suspended_account_can_appeal_and_nothing_else(
