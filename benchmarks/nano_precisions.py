@@ -3,9 +3,10 @@
     python benchmarks/nano_precisions.py FOLDER [--count 300] [--ablation-count 45] [--ship]
 
 Records 18 edits of nano to calibrate with, exports it in bf16, fp8 and fp4, and in fp4 without smoothing,
-without the 16-bit branch, without both, and with branches of other ranks. `openkontext evaluate fidelity`
-compares them; what it prints goes into docs/export.md, its plot into docs/images/fidelity.png. `--ship`
-puts fp8 and fp4 into the package. Exports of the same weights that FOLDER holds already are used again.
+without the 16-bit branch, without both, with weights rounded to the nearest code, and with branches of other
+ranks. `openkontext evaluate fidelity` compares them; what it prints goes into docs/export.md, its plot into
+docs/images/fidelity.png. `--ship` puts fp8 and fp4 into the package. Exports of the same weights that FOLDER
+holds already are used again: take a new one after a change of how they are made.
 """
 
 import argparse
@@ -26,6 +27,7 @@ ABLATION = {
     "plain": ("--rank", "0", "--no-smooth"),
     "smoothing": ("--rank", "0"),
     "branch": ("--no-smooth",),
+    "nearest": ("--no-feedback",),
     "rank-8": ("--rank", "8"),
     "rank-16": ("--rank", "16"),
     "rank-64": ("--rank", "64"),

@@ -40,6 +40,12 @@ def export(
     smooth: Annotated[
         bool, typer.Option("--smooth/--no-smooth", help="Search a factor for each input channel in fp4.")
     ] = True,
+    feed_back: Annotated[
+        bool,
+        typer.Option(
+            "--feedback/--no-feedback", help="Round fp4's weights beside a branch for their layer's inputs."
+        ),
+    ] = True,
     percentile: Annotated[
         float,
         typer.Option(metavar="P", help="Share in percent of fp8's activations that must not be clipped."),
@@ -78,7 +84,7 @@ def export(
             out,
             [each.strip() for each in precision.split(",")],
             overwrite=overwrite,
-            recipe=Recipe(percentile=percentile, rank=rank, smooth=smooth),
+            recipe=Recipe(percentile=percentile, rank=rank, smooth=smooth, feed_back=feed_back),
             calibration=None if calibration is None else Calibration.load(calibration),
             t5_fp8=t5_fp8,
             on_progress=lambda share, what: progress.update(task, completed=share, description=what),

@@ -22,7 +22,7 @@ from openkontext.errors import InputError
 from openkontext.export.calibration import Calibration
 from openkontext.export.graph import factors
 from openkontext.export.quantize import fp8
-from openkontext.export.quantize.svdquant import SAMPLED_ROWS, LayerInputs, evenly
+from openkontext.export.quantize.svdquant import KEPT_ROWS, LayerInputs, evenly
 from openkontext.model.checkpoints import Checkpoint
 from openkontext.model.config import TransformerConfig
 from openkontext.model.transformer import (
@@ -57,7 +57,7 @@ class _Layer:
         self.rows.append(evenly(rows, sampled))
 
     def inputs(self) -> LayerInputs:
-        rows = evenly(torch.cat(self.rows), SAMPLED_ROWS)
+        rows = evenly(torch.cat(self.rows), KEPT_ROWS)
         return LayerInputs(self.amax, self.total / self.count, rows)
 
 
@@ -108,7 +108,7 @@ class CalibrationPass:
             block = DoubleStreamBlock(self._config) if double else SingleStreamBlock(self._config)
         state = {key.removeprefix(f"{name}."): weight for key, weight in weights.items()}
         block.load_state_dict(state, assign=True)
-        sampled = -(-2 * SAMPLED_ROWS // len(self._tokens))
+        sampled = -(-KEPT_ROWS // len(self._tokens))
         with _observed(block, self._percentile, sampled, self._config) as (layers, amax):
             for i, batch in enumerate(self._calibration.batches):
                 self._tokens[i] = self._through(block, i, batch)

@@ -46,6 +46,8 @@ class Recipe:
     """Of the 16-bit branch beside each layer in FP4; 0 for none."""
     smooth: bool = True
     """Whether each input channel of a layer in FP4 is scaled by a factor that is searched for."""
+    feed_back: bool = True
+    """Whether what SVDQuant leaves to FP4 is rounded for the inputs of its layer, or to the nearest code."""
     seed: int = 0
     """Of the randomised decompositions."""
 
@@ -253,7 +255,12 @@ def _write_fp4(
     """Write a layer in NVFP4 with SVDQuant."""
     try:
         made = svdquant.quantize(
-            weight, observed.layers[layer], recipe.rank, smooth=recipe.smooth, seed=recipe.seed
+            weight,
+            observed.layers[layer],
+            recipe.rank,
+            smooth=recipe.smooth,
+            feed_back=recipe.feed_back,
+            seed=recipe.seed,
         )
     except InputError as error:
         raise InputError(f"the layer {layer} cannot be stored in fp4: {error}") from None

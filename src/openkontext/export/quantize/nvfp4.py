@@ -70,13 +70,23 @@ def quantize(values: Tensor, scale: Tensor | None = None) -> NVFP4Tensor:
     for start in range(0, len(flat), _BLOCKS_AT_ONCE):
         stop = start + _BLOCKS_AT_ONCE
         blocks = flat[start:stop].float()
-        scales = blocks.abs().amax(-1) / (E2M1_MAX * scale)
-        # A block scale of 0 could not be divided by; the smallest one serves blocks of zeros as well.
-        scales = scales.clamp_(_SMALLEST_E4M3, fp8.E4M3_MAX).to(torch.float8_e4m3fn)
+        scales = block_scale_of(blocks.abs().amax(-1), scale)
         block_scales[start:stop] = scales
         packed[start:stop] = pack(encode(blocks / (scales.float() * scale).unsqueeze(-1)))
     rows = values.shape[:-1]
     return NVFP4Tensor(packed.view(*rows, -1), block_scales.view(*rows, -1), scale)
+
+
+def block_scale_of(amax: Tensor, scale: Tensor, code: float = E2M1_MAX) -> Tensor:
+    """Scales of blocks with these largest magnitudes: float8_e4m3fn in their shape.
+
+    Args:
+        amax: of the blocks, float32.
+        scale: the tensor's scale, float32 [].
+        code: the E2M1 value that the largest magnitude becomes.
+    """
+    # A block scale of 0 could not be divided by; the smallest one serves blocks of zeros as well.
+    return (amax / (code * scale)).clamp_(_SMALLEST_E4M3, fp8.E4M3_MAX).to(torch.float8_e4m3fn)
 
 
 def dequantize(tensor: NVFP4Tensor) -> Tensor:

@@ -4,7 +4,8 @@
 
 The branch takes the largest singular values of the smoothed weight, so that what is left for NVFP4 has a
 smaller range; smoothing moves outliers from the input to the weight, where the branch takes them up
-(Li et al., SVDQuant, arXiv 2411.05007). Without a branch (rank 0) and without smoothing, it is plain NVFP4.
+(Li et al., SVDQuant, arXiv 2411.05007). R is rounded for the inputs that the layer has (`feedback`). Without
+a branch (rank 0) and without smoothing, it is plain NVFP4: each value to the nearest code.
 """
 
 from dataclasses import dataclass
@@ -13,15 +14,16 @@ import torch
 from torch import Tensor
 
 from openkontext.errors import InputError
-from openkontext.export.quantize import fp8, nvfp4
+from openkontext.export.quantize import feedback, fp8, nvfp4
 from openkontext.export.quantize.nvfp4 import NVFP4Tensor
 
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Searched for the smoothing, beside no smoothing at all."""
 
-SAMPLED_ROWS = 128
-"""Inputs of a layer that the search tries its candidates on."""
+KEPT_ROWS = 1024
+"""Inputs of a layer that are kept, to round its weight by."""
 
+_SAMPLED_ROWS = 128  # of them, the search tries its candidates on
 _SAMPLED_OUTPUTS = 512  # rows of a large weight tell as much about the input's channels as all of them
 _OVERSAMPLING = 10
 _POWER_ITERATIONS = 2
@@ -49,7 +51,7 @@ class LayerInputs:
             raise InputError("a layer without a single input cannot be calibrated")
         inputs = inputs.detach().float()
         sizes = inputs.abs()
-        return cls(sizes.amax(0), sizes.mean(0), evenly(inputs, SAMPLED_ROWS))
+        return cls(sizes.amax(0), sizes.mean(0), evenly(inputs, KEPT_ROWS))
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ def quantize(
     rank: int = 32,
     *,
     smooth: bool = True,
+    feed_back: bool = True,
     seed: int = 0,
     dtype: torch.dtype = torch.bfloat16,
 ) -> SVDQuantLinear:
@@ -92,6 +95,7 @@ def quantize(
         inputs: what the layer was given in calibration.
         rank: of the branch, at most the smaller side of the weight; 32 as published, 0 for no branch.
         smooth: whether to search for a smoothing.
+        feed_back: whether to round the residual for the inputs. Plain NVFP4 never is.
         seed: of the randomised decomposition.
         dtype: stored type of the smoothing and the branch. Their rounding is not lost: the residual is taken
             from what is stored.
@@ -108,7 +112,8 @@ def quantize(
         fp8.amax(values)  # refuses what is not finite; the decomposition would not say where it failed
     weight = weight.detach().float()
     smoothing = _search_smoothing(weight, inputs, rank, seed, dtype) if smooth else None
-    return _with_smoothing(weight, inputs.amax, smoothing, rank, seed, dtype, _POWER_ITERATIONS)
+    given = rows if feed_back and (rank or smooth) else None
+    return _with_smoothing(weight, inputs.amax, smoothing, rank, seed, dtype, _POWER_ITERATIONS, given)
 
 
 def low_rank(
@@ -164,12 +169,14 @@ def _search_smoothing(
 
     Candidates are those of AWQ (Lin et al., arXiv 2306.00978, section 3.2) in the form of SmoothQuant
     (arXiv 2211.10438, equation 4): mean|w|^(1 - e) / mean|x|^e for each exponent e. They are compared on a
-    sample of the outputs, with one power iteration: the same for all, so that it does not decide.
+    sample of the outputs, with one power iteration and plain rounding: the same for all, so that it does not
+    decide.
     """
+    rows = evenly(inputs.rows, _SAMPLED_ROWS)
     sampled = evenly(weight, _SAMPLED_OUTPUTS)
     if min(sampled.shape) < rank:
         sampled = weight
-    expected = inputs.rows @ sampled.T
+    expected = rows @ sampled.T
     candidates: list[Tensor | None] = [None]
     input_size, weight_size = _positive(inputs.mean), _positive(_mean_size(weight))
     for exponent in EXPONENTS:
@@ -177,9 +184,7 @@ def _search_smoothing(
         factor = factor / (factor.max() * factor.min()).sqrt()
         candidates.append(factor.clamp(1e-4, 1e4).to(dtype))
     errors = [
-        (
-            _with_smoothing(sampled, inputs.amax, smoothing, rank, seed, dtype, 1)(inputs.rows) - expected
-        ).norm()
+        (_with_smoothing(sampled, inputs.amax, smoothing, rank, seed, dtype, 1)(rows) - expected).norm()
         for smoothing in candidates
     ]
     return candidates[int(torch.stack(errors).argmin())]
@@ -204,7 +209,9 @@ def _with_smoothing(
     seed: int,
     dtype: torch.dtype,
     power_iterations: int,
+    given: Tensor | None = None,
 ) -> SVDQuantLinear:
+    """The layer with a smoothing; its residual rounded for the inputs that are given, or plainly."""
     factor = torch.ones(()) if smoothing is None else smoothing.float()
     residual, lora_a, lora_b = weight / factor, None, None
     if rank:
@@ -212,4 +219,8 @@ def _with_smoothing(
         lora_b, lora_a = b.to(dtype), a.to(dtype)
         residual.addmm_(lora_b.float(), lora_a.float(), alpha=-1)
     scale = nvfp4.scale_of((input_amax * factor).max())
-    return SVDQuantLinear(smoothing, lora_a, lora_b, nvfp4.quantize(residual), scale)
+    if given is None:
+        rounded = nvfp4.quantize(residual)
+    else:
+        rounded = feedback.quantize(residual, nvfp4.dequantize(nvfp4.quantize(given * factor, scale)))
+    return SVDQuantLinear(smoothing, lora_a, lora_b, rounded, scale)
