@@ -101,6 +101,16 @@ def test_what_the_signature_leaves_out_is_checked_too(signed: dict[str, bytes]) 
     )
 
 
+def test_a_changed_record_may_say_things_of_any_form(signed: dict[str, bytes]) -> None:
+    data = signed["PNG"]
+    changed = bytearray(data)
+    at = data.rindex(b"\xa3omodelIdentifier")
+    changed[at] = 0x83  # in CBOR a list of three, where a map of three was
+    report = verify(bytes(changed))
+    assert "what the record says was changed after it was signed" in report.tampering
+    assert (report.chain, report.signature, report.model) == ((), None, None)
+
+
 def test_a_large_record_over_several_jpeg_segments(pixels: NDArray[np.uint8]) -> None:
     data, prompt = images.encode(pixels, "JPEG"), "x" * 150_000
     large = sign(data, "JPEG", Record(model="m", digest="", prompt=prompt))

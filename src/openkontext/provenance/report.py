@@ -156,7 +156,11 @@ def _verify(data: bytes, name: str) -> Report:
         return Report(signed=True, tampering=(f"the record cannot be read ({_plain(str(error))})",))
     failures = _failures(store.get("validation_results", {}))
     tampering = [_in_words(failure) for failure in failures if failure["code"] != _UNTRUSTED]
-    chain = tuple(_steps(store))
+    try:
+        chain = tuple(_steps(store))
+    except (AttributeError, LookupError, TypeError, ValueError):  # a map became a list, a text a number
+        chain = ()
+        tampering = tampering or ["what the record says has a form that no record has"]
     if not tampering:
         if store.get("validation_state") not in ("Valid", "Trusted"):
             tampering.append("the record is not valid")
