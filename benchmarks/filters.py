@@ -4,8 +4,8 @@
 
 Prints, for each check, its suite, the share found, the share refused wrongly and milliseconds; and the
 overhead of all local checks on one warm edit with nano. The suites are benign or drawn here: words written in
-pictures, pictures on a list and copies of them, photographs that nothing speaks against. The instruction's
-suites have a benchmark of their own, prompt_filter.py.
+pictures, pictures on a list and copies of them, photographs that nothing speaks against. prompt_filter.py
+says more of the instruction's suites.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+import prompt_filter
 import skimage.data
 from PIL import Image, ImageDraw, ImageFont
 
@@ -84,6 +85,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     if not options.overhead:
         rows = [
+            *_instructions(),
             *_known(photos, options.hashes),
             *_look_ups(options.hashes),
             *_words(),
@@ -102,6 +104,22 @@ def main() -> None:
     print(f"\none warm edit with nano, {options.edits} of them, medians in milliseconds")
     for name, value in overhead.items():
         print(f"  {name:40} {value:8.1f}")
+
+
+def _instructions() -> Iterator[dict[str, Any]]:
+    """The suites of the prompt check: violating prompts in disguises, and benign ones."""
+    for suite in prompt_filter.SUITES:
+        table, _, busy, _ = prompt_filter.measure(suite)
+        found, wrong = (
+            [hit for hits in table[kind].values() for hit in hits] for kind in ("category", "benign")
+        )
+        yield {
+            "check": "prompt",
+            "suite": f"{suite} suite (CPU ms)",
+            "found": f"{sum(found)}/{len(found)}",
+            "wrongly": f"{sum(wrong)}/{len(wrong)}",
+            "ms": statistics.median(busy),
+        }
 
 
 def _known(photos: dict[str, Image.Image], size: int) -> Iterator[dict[str, Any]]:
