@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto
 from quantised_graphs import (
@@ -18,7 +20,7 @@ from quantised_graphs import (
 
 from openkontext.errors import InputError
 from openkontext.runtime import graph as graph_module
-from openkontext.runtime import load_graph
+from openkontext.runtime import load_graph, lowering
 
 
 # The greatest error that the folder's README gives for a correct reading, and a twentieth for another order
@@ -74,6 +76,7 @@ def test_random_linear_layers(
     gemm, bias, mapped = rng.integers(0, 2, 3).astype(bool)
     if mapped:
         monkeypatch.setattr(graph_module, "FOLDED_BYTES", 0)
+        monkeypatch.setattr(lowering, "_SMALL_BYTES", 0)
     width, out = 16 * int(rng.integers(1, 5)), 4 * int(rng.integers(1, 12))
     x = rng.standard_normal((5, width) if gemm else (2, 5, width)).astype(np.float32)
     x[..., 0, :16] = 0  # a block without any value
@@ -101,8 +104,12 @@ def test_fp4_in_a_graph_that_declares_an_opset_without_it(tmp_path: Path, arithm
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("arithmetic", ["faithful", "fast"])
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_random_attention(tmp_path: Path, precision: str, arithmetic: str, seed: int) -> None:
+def test_random_attention(
+    tmp_path: Path, precision: str, arithmetic: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(seed)
+    if seed % 2:  # FP8 by ONNX's own operators, as in a large model
+        monkeypatch.setattr(lowering, "_SMALL_BYTES", 0)
     heads, tokens, width = (int(rng.integers(1, 9)) for _ in range(3))
     given = {name: rng.standard_normal((2, heads, tokens, 4 * width)).astype(np.float32) for name in "qkv"}
     draft = Draft(rng, precision, given, fast=arithmetic == "fast")
@@ -153,3 +160,33 @@ def test_an_unknown_arithmetic_is_named(tmp_path: Path) -> None:
     path = draft.save(tmp_path, draft("Neg", ["x"]), {"x": ["B", 16]})
     with pytest.raises(InputError, match="unknown arithmetic 'quick': choose one of faithful, fast"):
         load_graph(path, arithmetic="quick")
+
+
+@pytest.mark.parametrize("readers", [1, 2])
+def test_fp8_of_activations_is_rounded_to_the_bit(tmp_path: Path, readers: int) -> None:
+    """Every tie and edge of E4M3, of both signs, against ml_dtypes' own conversion."""
+    codes = np.arange(0x7F, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    ties = (codes[1:] + codes[:-1]) / 2
+    edges = np.concatenate(
+        (codes, ties, np.nextafter(ties, np.float32(0)), np.nextafter(ties, np.float32(1e9)))
+    )
+    draw = np.random.default_rng(0)
+    any_size = draw.standard_normal(4096).astype(np.float32) * np.float32(2) ** draw.integers(-14, 12, 4096)
+    x = np.concatenate((edges, any_size, [0, 464, 480, 1e30])).astype(np.float32)
+    x = np.concatenate((x, -x)) * np.float32(0.25)
+    sums = {1: "y = Identity (d0)", 2: "y = Add (d0, d1)"}
+    dequantised = "".join(f"d{i} = DequantizeLinear (q, s)\n" for i in range(readers))
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 10, opset_import: ["": 21]>
+        g (float[N] x) => (float[N] y) <float s = {{0.25}}, float8e4m3fn z = {{0}}> {{
+            q = QuantizeLinear (x, s, z)
+            {dequantised} {sums[readers]}
+        }}"""
+    )
+    onnx.save(model, tmp_path / "model.onnx")
+    lowered = lowering.lower(model, tmp_path / "model.onnx", "cpu")
+    assert lowered is not None
+    assert not any("QuantizeLinear" in node.op_type for node in lowered.graph.node)
+    result = load_graph(tmp_path / "model.onnx", threads=1).run(x=x)["y"] / readers
+    expected = np.clip(4 * x, -448, 448).astype(ml_dtypes.float8_e4m3fn).astype(np.float32) / 4
+    np.testing.assert_array_equal(result, expected)

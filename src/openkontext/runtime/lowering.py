@@ -37,6 +37,9 @@ weights, and uses the kernels of the machine. The two differ only where a graph 
 _PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "MatMulNBits"})
 """Operators that take nearly all of the time."""
 
+_SMALL_BYTES = 1 << 30
+"""Weights in float32 up to which activations are small, too, so that some copies of them do not matter."""
+
 _TINY_TYPES = frozenset({TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2, TensorProto.FLOAT4E2M1})
 _NARROW_TYPES = HALF_TYPES | _TINY_TYPES
 """Types of weights that are widened to float32 when they are used."""
@@ -132,11 +135,13 @@ def _standard_operators(model: ModelProto, provider: str, arithmetic: str, compu
     from openkontext.runtime import passes
 
     fast = arithmetic == "fast"
+    small = provider == "cpu" and widened_bytes(model) <= _SMALL_BYTES
     return _apply(
         model,
         *((passes.WeightsOnly(),) if fast else ()),
         passes.StandardFp8(),
         passes.StoredFp8(),
+        *((passes.RoundedFp8(),) if small else ()),
         passes.Fp4Activations(),
         passes.Fp4Weights(kernel=fast and _has_kernel(computes), wide=provider == "cpu"),
         passes.StoredFirst(),

@@ -6,6 +6,7 @@ from openkontext.runtime.passes.fp4_weights import Fp4Weights
 from openkontext.runtime.passes.fp8 import StandardFp8, StoredFp8
 from openkontext.runtime.passes.one_type import OneType
 from openkontext.runtime.passes.operators_in_float32 import OperatorsInFloat32
+from openkontext.runtime.passes.rounding import RoundedFp8
 from openkontext.runtime.passes.stored_first import StoredFirst
 from openkontext.runtime.passes.weights_only import WeightsOnly
 
@@ -15,6 +16,7 @@ __all__ = [
     "Fp4Weights",
     "OneType",
     "OperatorsInFloat32",
+    "RoundedFp8",
     "StandardFp8",
     "StoredFirst",
     "StoredFp8",

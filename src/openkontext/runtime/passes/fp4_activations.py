@@ -3,6 +3,7 @@
 import onnx_ir as ir
 
 from openkontext.runtime.passes.quantised import Builder, int64s, not_understood
+from openkontext.runtime.passes.rounding import rounded, sign
 
 _FLOAT = ir.DataType.FLOAT
 _FP8 = ir.DataType.FLOAT8E4M3FN
@@ -70,8 +71,9 @@ def _rewrite(node: ir.Node) -> None:
     step = build("Mul", [build("Cast", [block_scales], _FLOAT, to=int(_FLOAT)), scale], _FLOAT)
     step = build("Max", [step, build.constant(1e-37)], _FLOAT)  # a block whose scale is 0 gives 0
     step = build("Unsqueeze", [step, build.constant(int64s(-1))], _FLOAT)
-    rounded = _round_to_e2m1(build, build("Div", [sizes, step], _FLOAT))
-    values = build("Mul", [rounded, build("Sign", [blocks], _FLOAT)], _FLOAT)
+    scaled = build("Min", [build("Div", [sizes, step], _FLOAT), build.constant(6)], _FLOAT)
+    values = rounded(build, scaled, bits=2, exponent=0)
+    values = build("Mul", [values, sign(build, blocks, sizes)], _FLOAT)
     build.replace(node, [values, block_scales])
 
     for reader in readers:
@@ -115,17 +117,6 @@ def _readers(node: ir.Node, block: int) -> list[ir.Node]:
     if node.outputs[0].is_graph_output():
         not_understood(node, "FP4 values to be used in the graph, not given out")
     return readers
-
-
-def _round_to_e2m1(build: Builder, sizes: ir.Value) -> ir.Value:
-    """Round numbers from 0 to infinity: in steps of 0.5 below 2, of 1 below 4, of 2 up to 6."""
-    sizes = build("Min", [sizes, build.constant(6)], _FLOAT)
-    fine, middle, coarse = (build.constant(step) for step in (0.5, 1, 2))
-    below_2 = build("Less", [sizes, coarse], ir.DataType.BOOL)
-    below_4 = build("Less", [sizes, build.constant(4)], ir.DataType.BOOL)
-    step = build("Where", [below_2, fine, build("Where", [below_4, middle, coarse], _FLOAT)], _FLOAT)
-    whole = build("Round", [build("Div", [sizes, step], _FLOAT)], _FLOAT)  # ties to even, as the codes' ties
-    return build("Mul", [whole, step], _FLOAT)
 
 
 def _dequantize(node: ir.Node, shape: ir.Value) -> None:
