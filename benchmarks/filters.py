@@ -2,10 +2,10 @@
 
     python benchmarks/filters.py [--edits 20] [--hashes 1000000] [--json]
 
-Prints, for each check, its suite, the share found, the share refused wrongly and milliseconds; and the
-overhead of all local checks on one warm edit with nano. The suites are benign or drawn here: words written in
-pictures, pictures on a list and copies of them, photographs that nothing speaks against. prompt_filter.py
-says more of the instruction's suites.
+Prints, for each check, its suite, the share found, the share refused wrongly and milliseconds of processor
+time, on all cores together; and the overhead of all local checks on one warm edit with nano. The suites are
+benign or drawn here: words written in pictures, pictures on a list and copies of them, photographs that
+nothing speaks against. prompt_filter.py says more of the instruction's suites.
 """
 
 import argparse
@@ -97,7 +97,7 @@ def main() -> None:
         print(json.dumps({"machine": _machine(), "checks": rows, "overhead": overhead}, indent=2))
         return
     print(_machine())
-    print(f"\n{'check':16} {'suite':58} {'found':>9} {'wrongly':>9} {'ms':>7}")
+    print(f"\n{'check':16} {'suite':58} {'found':>9} {'wrongly':>9} {'CPU ms':>7}")
     for row in rows:
         found, wrong = row.get("found", ""), row.get("wrongly", "")
         print(f"{row['check']:16} {row['suite']:58} {found:>9} {wrong:>9} {row['ms']:7.1f}")
@@ -115,7 +115,7 @@ def _instructions() -> Iterator[dict[str, Any]]:
         )
         yield {
             "check": "prompt",
-            "suite": f"{suite} suite (CPU ms)",
+            "suite": f"{suite} suite",
             "found": f"{sum(found)}/{len(found)}",
             "wrongly": f"{sum(wrong)}/{len(wrong)}",
             "ms": statistics.median(busy),
@@ -146,7 +146,7 @@ def _known(photos: dict[str, Image.Image], size: int) -> Iterator[dict[str, Any]
             times.append(1000 * (time.thread_time() - started))
         yield {
             "check": "known material",
-            "suite": f"{name} ({size:,} hashes; CPU ms of the look-up)",
+            "suite": f"{name} ({size:,} hashes; the look-up)",
             "found": f"{found}/{len(hashes)}",
             "wrongly": f"{wrong}/{len(others)}",
             "ms": statistics.median(times),
@@ -167,7 +167,7 @@ def _look_ups(size: int) -> Iterator[dict[str, Any]]:
         started = time.thread_time()
         index.add(hashes)
         milliseconds = 1000 * (time.thread_time() - started)
-        yield {"check": "look-up", "suite": f"making, {size:,} hashes: {name} (CPU ms)", "ms": milliseconds}
+        yield {"check": "look-up", "suite": f"making, {size:,} hashes: {name}", "ms": milliseconds}
         for count, what in ((1, "one hash"), (8, "eight orientations")):
             times = []
             for _ in range(20):
@@ -175,7 +175,7 @@ def _look_ups(size: int) -> Iterator[dict[str, Any]]:
                 started = time.thread_time()
                 index.search(queries, 1)
                 times.append(1000 * (time.thread_time() - started))
-            suite = f"{what} among {size:,}: {name} (CPU ms)"
+            suite = f"{what} among {size:,}: {name}"
             yield {"check": "look-up", "suite": suite, "ms": statistics.median(times)}
 
 
@@ -187,9 +187,9 @@ def _words() -> Iterator[dict[str, Any]]:
             image = Image.new("RGB", (128, 128), (200, 210, 150 + 10 * number))
             place = (4 + 3 * number, 10 + 16 * number)
             ImageDraw.Draw(image).text(place, phrase, fill="black", font=ImageFont.load_default(letters))
-            started = time.perf_counter()
+            started = time.process_time()
             read = "".join(line.text for line in ocr.read(np.asarray(image)).lines)
-            times.append(1000 * (time.perf_counter() - started))
+            times.append(1000 * (time.process_time() - started))
             found += read.replace(" ", "").lower() == phrase.replace(" ", "").lower()
         yield {
             "check": "ocr",
@@ -205,9 +205,9 @@ def _people(photos: dict[str, Image.Image]) -> Iterator[dict[str, Any]]:
     found = wrong = 0
     times = []
     for name, photo in photos.items():
-        started = time.perf_counter()
+        started = time.process_time()
         seen = any(part.score >= 0.3 for part in nudenet.detect(np.asarray(photo)))
-        times.append(1000 * (time.perf_counter() - started))
+        times.append(1000 * (time.process_time() - started))
         found += seen and name in people
         wrong += seen and name not in people
     yield {
@@ -227,9 +227,9 @@ def _innocent(photos: dict[str, Image.Image]) -> Iterator[dict[str, Any]]:
         for number, photo in enumerate(photos.values()):
             pixels = np.asarray(photo)
             screening = guard.screen(Asked(INSTRUCTIONS[number % 4], pictures=(Shown(pixels),)))
-            started = time.perf_counter()
+            started = time.process_time()
             refused += not screening.judge_request().allowed
-            times.append(1000 * (time.perf_counter() - started))
+            times.append(1000 * (time.process_time() - started))
         yield {
             "check": "all",
             "suite": f"photographs that nothing speaks against, {profile}",
