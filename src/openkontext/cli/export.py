@@ -61,7 +61,8 @@ def export(
     try:
         from openkontext.export.calibration import Calibration
         from openkontext.export.quantise import Recipe
-        from openkontext.export.repository import export_repository, open_model
+        from openkontext.export.reading import open_model
+        from openkontext.export.repository import export_repository
     except ImportError as error:
         raise InputError(
             f"export needs the extra packages ({error.name}): pip install 'openkontext[train]'"
