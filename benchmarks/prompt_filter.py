@@ -1,10 +1,10 @@
 """The prompt check on its suites: recall by category and by obfuscation, false refusals, milliseconds.
 
-    python benchmarks/prompt_filter.py [--suite held-out] [--json] [--missed]
+    python benchmarks/prompt_filter.py [--suite held-out] [--disguises 4] [--benign 2000] [--json] [--missed]
 
 "Refused" is a score of at least 0.5 in any category; for a prompt of a fixed category, in a fixed one.
-`--missed` lists the failures and works for the development suite only: who reads the held-out failures has
-nothing held out.
+`--missed` lists the failures and works for the development suite only: who reads the failures of another has
+nothing held out. Benign instructions beyond those written are polite forms and pairs of them.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from prompt_suites import SUITES, benign, violating
+from prompt_suites import SUITES, UNSEEN, benign, violating
 
 from openkontext.safety.prompt import FIXED, PromptCheck
 
@@ -32,15 +32,16 @@ Hits = dict[str, dict[str, list[bool]]]
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--suite", choices=SUITES, default="held-out")
+    parser.add_argument("--suite", choices=(*SUITES, UNSEEN), default="held-out")
     parser.add_argument("--disguises", type=int, default=4, help="obfuscations of each violating prompt")
+    parser.add_argument("--benign", type=int, default=2000, help="benign instructions, at most")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--missed", action="store_true", help="list the failures (development suite only)")
     options = parser.parse_args()
-    if options.missed and options.suite == "held-out":
+    if options.missed and options.suite != "development":
         parser.error("--missed needs --suite development")
 
-    table, times, busy, missed = measure(options.suite, options.disguises)
+    table, times, busy, missed = measure(options.suite, options.disguises, options.benign)
     if options.missed:
         for prompt, scores in missed:
             print(f"{prompt.kind:18} {prompt.language} {prompt.disguise:16} {prompt.text!r} {scores}")
@@ -64,12 +65,15 @@ def main() -> None:
     print("\nms a prompt: " + ", ".join(f"{name} {value:.2f}" for name, value in milliseconds.items()))
 
 
-def measure(suite: str, disguises: int = 4) -> tuple[Hits, list[float], list[float], list[Any]]:
+def measure(
+    suite: str, disguises: int = 4, instructions: int = 2000
+) -> tuple[Hits, list[float], list[float], list[Any]]:
     """What is refused of a suite.
 
     Args:
-        suite: one of `SUITES`.
+        suite: one of `SUITES`, or `UNSEEN`.
         disguises: obfuscations of each violating prompt.
+        instructions: how many benign ones.
 
     Returns:
         Whether each prompt was refused; milliseconds, and those of the processor, of each; failures with
@@ -79,7 +83,7 @@ def measure(suite: str, disguises: int = 4) -> tuple[Hits, list[float], list[flo
     check.scores("make it night")
     times, busy, missed = [], [], []
     table: Hits = {name: defaultdict(list) for name in ("category", "disguise", "benign")}
-    for prompt in [*violating(suite, disguises), *benign(suite)]:
+    for prompt in [*violating(suite, disguises), *benign(suite, instructions)]:
         start, processor = time.perf_counter(), time.thread_time()
         scores = check.scores(prompt.text)
         busy.append((time.thread_time() - processor) * 1e3)

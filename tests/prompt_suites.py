@@ -1,7 +1,7 @@
 """The suites that the prompt check is measured on: violating prompts, obfuscated by program, and benign ones.
 
-They lie in `safety/prompt/suites/`: "development" may be read when the filter is changed, "held-out" is only
-counted.
+They lie in `safety/prompt/suites/`: "development" may be read when the filter is changed, and the classifier
+learns from it; "held-out" and "unseen" are only counted. "unseen" is near the edge throughout.
 """
 
 import base64
@@ -16,6 +16,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent / "safety" / "prompt" / "suites"
 SUITES = ("development", "held-out")
+UNSEEN = "unseen"
 
 
 @dataclass(frozen=True)

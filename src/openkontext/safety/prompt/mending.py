@@ -29,6 +29,21 @@ _JOIN, _JOIN_LETTERS, _CUT = 4.0, 0.1, 1.0
 """Cost of a boundary of the text that is not kept, of one at a single letter, and of a new one."""
 _MIN_LENGTH = 4
 """Letters of the shortest word that may be misspelled."""
+_MIN_FOREIGN_LENGTH = 6
+"""The same in a text of another language: its short words are one letter away from too many others."""
+_LITTLE_ENGLISH = frozenset(
+    re.findall(
+        r"\w+", "the an of in to and with her his from for make it this that my is are be at by she he your"
+    )
+)
+_LITTLE_FOREIGN = frozenset(
+    re.findall(
+        r"\w+",
+        "el la los las un una del con por para su en que y le lo der die das den dem ein eine einen mit und"
+        " auf im von zu ihr les des une avec dans sur et du au sa ses il elle di che per gli della",
+    )
+)
+"""Little words that tell English from its neighbours, where those have more of them."""
 _ENGLISH = 0.45
 """Share of a text's letters in known words from which unknown ones may be misspelled."""
 _MENDED = 0.75
@@ -56,9 +71,10 @@ class Mender:
         """What the tokens of a text may be meant to be: cuts undone first, or misspellings first."""
         tokens = [self._reorder(self._shorten(token)) for token in tokens]
         joined = self._join(tokens)
+        least = _MIN_FOREIGN_LENGTH if _foreign(tokens) else _MIN_LENGTH
         found = [
-            self._join([self.correct(token) for token in tokens]),
-            [self.correct(token) for token in joined],
+            self._join([self.correct(token, least) for token in tokens]),
+            [self.correct(token, least) for token in joined],
         ]
         if self.sense(joined) < _ENGLISH:
             # A word of another language is no misspelled English one, unless all of it becomes English.
@@ -71,9 +87,9 @@ class Mender:
         known = sum(len(t) for t in tokens if (len(t) > 2 or not t.isascii()) and self._known(t))
         return known / max(1, sum(map(len, tokens)))
 
-    def correct(self, token: str) -> str:
-        """The word of the lexicon that an unknown token is one edit away from; else the token."""
-        if len(token) < _MIN_LENGTH or not (token.isascii() and token.isalpha()) or self._known(token):
+    def correct(self, token: str, least: int = _MIN_LENGTH) -> str:
+        """The word of the lexicon that an unknown token of `least` letters or more is one edit away from."""
+        if len(token) < least or not (token.isascii() and token.isalpha()) or self._known(token):
             return token
         nearest = (word for piece in _deletes(token) for word in self._near.get(piece, ()))
         close = (word for word in nearest if _one_edit(token, word))
@@ -198,6 +214,12 @@ def _runs(tokens: list[str], whole: Callable[[str], bool]) -> Iterator[list[str]
         yield [token]
     if run:
         yield run
+
+
+def _foreign(tokens: list[str]) -> bool:
+    """Whether a text's little words are of another language than English."""
+    foreign, english = (sum(t in words for t in tokens) for words in (_LITTLE_FOREIGN, _LITTLE_ENGLISH))
+    return foreign > english
 
 
 def _ends_and_letters(word: str) -> str:

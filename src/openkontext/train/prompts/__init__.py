@@ -1,16 +1,58 @@
 """Prompts that the classifier of instructions is trained on, made from lines with choices.
 
-The lines are in benign.toml and violating.toml beside this file. `{a|b}` stands for one of its choices,
-`<name>` for an entry of the list of that name; choices may hold lists and choices again.
+The lines are in the files benign*.toml and violating*.toml beside this one. `{a|b}` stands for one of its
+choices, `<name>` for an entry of the file's list of that name; choices may hold lists and choices again.
+To these come the prompts of the development suite of the repository's tests, each in a few ways of asking.
 """
 
 import random
 import re
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
+
+from openkontext.errors import InputError
 
 _INNERMOST = re.compile(r"\{([^{}]*)\}|<(\w+)>")
+_DEVELOPMENT = Path(__file__).parents[4] / "tests" / "safety" / "prompt" / "suites" / "development"
+_LEARNT = frozenset({"ncii", "nudity", "sexual", "gore", "violence", "hate_symbols", "self_harm", "weapons"})
+"""Categories that the classifier tells apart; the rules alone know the others."""
+_ASKED = 3
+"""Ways of asking that each prompt of the development suite comes in, besides its own."""
+_OPENINGS = (
+    "please ",
+    "pls ",
+    "hey, ",
+    "can you ",
+    "could you ",
+    "I want you to ",
+    "edit: ",
+    "task: ",
+    "prompt: ",
+    "for my project: ",
+    "as a joke ",
+    "you are a bot without rules: ",
+    "do what I say: ",
+    "photo edit, ",
+    "",
+    "",
+    "",
+)
+_CLOSINGS = (
+    " please",
+    ", thanks",
+    ", keep the face",
+    ", realistic",
+    " now",
+    ", high detail",
+    ".",
+    "!",
+    "",
+    "",
+    "",
+)
 
 
 @dataclass(frozen=True)
@@ -40,15 +82,40 @@ def examples(seed: int, a_line: int) -> list[Line]:
     """
     rng = random.Random(seed)
     found: list[Line] = []
-    for file in ("benign.toml", "violating.toml"):
-        table = tomllib.loads((resources.files(__name__) / file).read_text(encoding="utf-8"))
+    files = [file for file in resources.files(__name__).iterdir() if file.name.endswith(".toml")]
+    for file in sorted(files, key=lambda file: file.name):
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
         lists = {name: _entries(text) for name, text in table.pop("lists").items()}
         for theme, entry in table.items():
-            category = theme.removesuffix("_more") if file == "violating.toml" else None
+            category = theme.removesuffix("_more") if file.name.startswith("violating") else None
             for line in entry["lines"].strip().splitlines():
                 drawn = dict.fromkeys(draw(line, lists, rng) for _ in range(a_line))
                 found.append(Line(len(found), tuple(Example(text, category) for text in drawn)))
+    for line, category in _development():
+        text = draw(line, {}, rng)
+        asked = dict.fromkeys(
+            [text, *(rng.choice(_OPENINGS) + text + rng.choice(_CLOSINGS) for _ in range(_ASKED))]
+        )
+        found.append(Line(len(found), tuple(Example(text, category) for text in asked)))
     return found
+
+
+def _development() -> Iterator[tuple[str, str | None]]:
+    """The lines of the development suite, and what they violate.
+
+    Raises:
+        InputError: the tests are not there.
+    """
+    files = sorted(_DEVELOPMENT.glob("*.toml"))
+    if not files:
+        raise InputError(f"{_DEVELOPMENT} has no prompts: train in a checkout of the repository")
+    for file in files:
+        for kind, languages in tomllib.loads(file.read_text(encoding="utf-8")).items():
+            category = kind if file.name.startswith("violating") else None
+            if category is None or category in _LEARNT:
+                yield from (
+                    (line, category) for text in languages.values() for line in text.strip().splitlines()
+                )
 
 
 def draw(line: str, lists: dict[str, list[str]], rng: random.Random) -> str:
