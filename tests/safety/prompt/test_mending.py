@@ -40,6 +40,11 @@ def test_words_as_they_were_meant(text: str, meant: str) -> None:
     assert meant.split() in SMALL.mend(text.split())
 
 
+def test_a_short_word_of_the_rules_is_not_cut() -> None:
+    words = ["zieh", "ihr", "nicht", "die", "kleidung", "aus"]
+    assert mender().mend(words) == [words]
+
+
 def test_words_of_the_vocabulary_are_no_misspellings() -> None:
     for word in ("rude", "baked", "address", "therapist", "woodcock", "sharpen"):
         assert mender().mend(["make", "the", word]) == [["make", "the", word]]

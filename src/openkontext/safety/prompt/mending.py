@@ -162,7 +162,9 @@ class Mender:
     def _join(self, tokens: list[str]) -> list[str]:
         joined: list[str] = []
         for run in _runs(tokens, self._whole):
-            joined += run if all(map(self._plain, run)) else self._divide(run)
+            # A short word of the rules that stands among whole ones is itself: "aus" is not "a us".
+            alone = len(run) == 1 and self._known(run[0])
+            joined += run if alone or all(map(self._plain, run)) else self._divide(run)
         return joined
 
     def _divide(self, run: list[str]) -> list[str]:
