@@ -21,7 +21,7 @@ ADJUSTABLE = (
 CATEGORIES = FIXED + ADJUSTABLE
 """All that a prompt is scored for."""
 
-_SURE = 0.9
+_SURE = 0.8
 """Probability from which the network refuses by itself; chosen by the false refusals on both suites."""
 
 
@@ -29,7 +29,7 @@ class PromptCheck:
     """Scores an instruction. Has no state; one serves all threads."""
 
     name = "prompt"
-    version = "6"
+    version = "7"
 
     def scores(self, text: str) -> dict[str, float]:
         """How likely an instruction asks for what a category names.
