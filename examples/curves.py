@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 SMOOTH = 5  # rows of a moving mean: single rows jump with the sizes and kinds that chance drew
 
@@ -22,13 +23,14 @@ keys = dict.fromkeys(key for table in tables.values() for key in table)
 metrics = [key for key in keys if key not in ("step", "seconds")]
 figure = Figure(figsize=(4.2 * len(metrics), 3.2), dpi=110, layout="constrained")
 for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
-    for name, table in tables.items():
+    for run, table in enumerate(tables.values()):
         if metric in table:
             smooth = [table[metric][max(i - SMOOTH + 1, 0) : i + 1].mean() for i in range(len(table["step"]))]
-            axes.plot(table["step"], smooth, label=name, linewidth=1.4)
+            axes.plot(table["step"], smooth, color=f"C{run}", linewidth=1.4)
     axes.set_title(metric)
     axes.set_xlabel("step")
     axes.set_yscale("log")
     axes.grid(alpha=0.3, which="both")
-axes.legend(fontsize=8)
+lines = [Line2D([], [], color=f"C{run}") for run in range(len(tables))]
+figure.legend(lines, list(tables), loc="outside upper center", ncols=len(tables))
 figure.savefig(out)
