@@ -58,7 +58,7 @@ PAGE_SCENES = {
 }
 """Pictures that the page offers beside the meadow of `SCENE`, by their names there."""
 
-INSTRUCTIONS = ("make it night", "make it winter", "make it black and white")
+INSTRUCTIONS = ("make it night", "make the ball green", "remove the balloon")
 
 _SIDE, _GAP, _CAPTION = 288, 14, 40
 
