@@ -1,5 +1,6 @@
 """Training stages at toy size: they learn, resume to the step, and their caches hold what they say."""
 
+import csv
 import dataclasses
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from openkontext.data.edits import FIRST_KINDS, IMPOSSIBLE, KINDS
-from openkontext.data.instructions import every_word
+from openkontext.data.families import family
+from openkontext.data.instructions import every_word, phrase
 from openkontext.data.scenes import render
 from openkontext.model.autoencoder import Autoencoder
 from openkontext.model.config import PRESETS, AutoencoderConfig
@@ -124,10 +126,31 @@ def test_flow_resumes_to_the_step(work: Path, tmp_path: Path) -> None:
 def test_text_encoders_learn_to_read(work: Path, tmp_path: Path) -> None:
     recipe = TextRecipe(steps=50, batch_size=48, kinds=FIRST_KINDS, warm_up=5)
     train_text(recipe, TINY, work / "text", tmp_path)
-    rows = (tmp_path / "metrics.csv").read_text().splitlines()
-    right = float(rows[-1].split(",")[-1])
+    last = list(csv.DictReader((tmp_path / "metrics.csv").open()))[-1]
     # Chance is below 0.2 for every question.
-    assert right > 0.5
+    assert float(last["right"]) > 0.5
+
+
+def test_text_encoders_keep_what_another_model_goes_by(work: Path, tmp_path: Path) -> None:
+    """While they learn new kinds, instructions of the known ones keep their features, as none at all does."""
+    recipe = TextRecipe(steps=30, batch_size=16, kinds=FIRST_KINDS, warm_up=5)
+    known = FIRST_KINDS[:2]
+    rng = np.random.default_rng(0)
+    told = ["", *(phrase(edit, rng) for edit in family(rng, known)[:20])]
+
+    def moved(known: tuple[str, ...], folder: Path) -> float:
+        torch.manual_seed(1)
+        begun = TextEncoders(TINY, work / "text").state_dict()
+        encoders = train_text(
+            recipe, TINY, work / "text", folder, begin=lambda made: made.load_state_dict(begun), known=known
+        )
+        before = TextEncoders(TINY, work / "text")
+        before.load_state_dict(begun)
+        with torch.no_grad():
+            pairs = zip(encoders(told), before(told), strict=True)
+            return sum((now - was).square().mean().item() for now, was in pairs)
+
+    assert moved(known, tmp_path / "kept") < 0.2 * moved((), tmp_path / "free")
 
 
 def test_two_processes_take_the_same_step_as_one_with_both_batches(tmp_path: Path) -> None:

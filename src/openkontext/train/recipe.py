@@ -163,8 +163,8 @@ def run_recipe(recipe: Recipe, work: Path, processes: int = 1) -> None:
                 seed=settings.seed,
             )
         start = Start.load(work)
-        begin = start.into_text if start else None
-        train_text(settings, config, work / "text", work / "text" / "run", recipe.run, begin)
+        begin, known = (start.into_text, start.kinds) if start else (None, ())
+        train_text(settings, config, work / "text", work / "text" / "run", recipe.run, begin, known)
     elif isinstance(settings, AutoencoderRecipe):
         kinds = Taught.load(_need(work / "text", "text")).kinds
         # `start_from` has left one to begin with.

@@ -60,12 +60,14 @@ def start_from(path: str | Path, work: Path, config: ModelConfig) -> None:
     start.check(config, path)
     for folder in (pipeline.tokenizer, pipeline.tokenizer_2):
         shutil.copytree(folder, work / _FOLDER / folder.name)
+    settings = Repository.open(path).config
+    taught = Taught(settings.kinds or KINDS, settings.words or ())
+    taught.save(work / _FOLDER)
     ours, theirs = ((c.clip.vocab_size, c.t5.vocab_size) for c in (config, pipeline.config))
     if ours == theirs:
         for folder in (pipeline.tokenizer, pipeline.tokenizer_2):
             shutil.copytree(folder, work / "text" / folder.name)
-        settings = Repository.open(path).config
-        Taught(settings.kinds or KINDS, settings.words or ()).save(work / "text")
+        taught.save(work / "text")
     save_autoencoder(pipeline.autoencoder.float(), work / "autoencoder")
     torch.save(start.weights, work / _FOLDER / "weights.pt")
 
@@ -83,6 +85,11 @@ class Start:
         """None where the work folder began empty."""
         path = work / _FOLDER / "weights.pt"
         return cls(torch.load(path), work) if path.exists() else None
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of edit that the repository's model was taught."""
+        return Taught.load(self.work / _FOLDER).kinds
 
     def check(self, config: ModelConfig, name: str | Path) -> None:
         """Raises InputError where the model cannot grow out of these weights."""

@@ -7,7 +7,8 @@ transformer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +59,9 @@ class TextRecipe:
     kinds: tuple[str, ...] = (*KINDS, IMPOSSIBLE)
     learning_rate: float = 1.5e-3
     warm_up: int = 50
+    #: Where the encoders begin as another model's: weight of how far the features of its own instructions
+    #: move. Its transformer goes by them; without this it would have to learn all words anew.
+    keep_weight: float = 10.0
     seed: int = 0
 
 
@@ -167,6 +171,13 @@ def _any_kind(edits: list[Edit], rng: np.random.Generator) -> Edit:
     return chosen[int(rng.integers(len(chosen)))]
 
 
+def _distance(features: Iterable[Tensor], others: Iterable[Tensor]) -> Tensor:
+    """Mean squared distances, summed."""
+    return torch.stack(
+        [F.mse_loss(a.float(), b.float()) for a, b in zip(features, others, strict=True)]
+    ).sum()
+
+
 def train_text(
     recipe: TextRecipe,
     config: ModelConfig,
@@ -174,16 +185,26 @@ def train_text(
     folder: Path,
     run_recipe: RunRecipe = RunRecipe(),  # noqa: B008 - frozen
     begin: Callable[[TextEncoders], None] | None = None,
+    known: Collection[str] = (),
 ) -> TextEncoders:
     """Trains or goes on training both encoders; resumes from `folder` to the step.
 
-    `begin` gives new encoders the weights to begin with; None leaves them random.
+    Args:
+        recipe: How long and how hard.
+        config: Shapes of the encoders.
+        tokenizers: Folder of both tokenizers.
+        folder: Where the run keeps its state.
+        run_recipe: How often to log and save; how a step is computed.
+        begin: Gives new encoders the weights to begin with; None leaves them random.
+        known: Kinds of edit whose instructions the encoders then know, and go on to read as they do.
     """
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng([recipe.seed, 4])
     encoders = TextEncoders(config, tokenizers)
     if begin is not None:
         begin(encoders)
+    before = copy.deepcopy(encoders).requires_grad_(False)
+    numbers = {_QUESTIONS["kind"].index(kind) for kind in known}
     reader = _Reader(config.clip.hidden_size, config.t5.d_model)
     both = nn.ModuleDict({"encoders": encoders, "reader": reader})
     optimiser = torch.optim.AdamW(both.parameters(), lr=recipe.learning_rate, weight_decay=0.01)
@@ -195,8 +216,11 @@ def train_text(
             group["lr"] = recipe.learning_rate * warm_cosine(step, recipe.steps, recipe.warm_up)
         texts, answers = next(batches)
         with torch.autocast("cpu", torch.bfloat16, enabled=run_recipe.precision == "bf16"):
-            pooled, text = encoders(texts)
-        read = reader(pooled.float(), text.float())
+            told = [*texts, ""]
+            features = encoders(told)
+            kept = [i for i, kind in enumerate(answers[:, 0].tolist()) if kind in numbers] + [len(texts)]
+            moved = _distance([each[kept] for each in features], before([told[i] for i in kept]))
+        read = reader(*(feature[:-1].float() for feature in features))
         losses, right = [], []
         for logits in read:
             for i, answer in enumerate(logits):
@@ -206,8 +230,8 @@ def train_text(
                     right.append((answer.argmax(-1) == answers[:, i])[said].float().mean())
         loss = torch.stack(losses).mean()
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss + recipe.keep_weight * moved if known else loss).backward()
         torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         optimiser.step()
-        run.record({"loss": loss, "right": torch.stack(right).mean()})
+        run.record({"loss": loss, "right": torch.stack(right).mean(), "moved": moved.detach()})
     return encoders
