@@ -58,7 +58,7 @@ class RunRecipe:
     #: Steps between two sheets of samples; 0 makes one at the end.
     sample_steps: int = 0
     #: Type of the arithmetic: "bf16" (the weights that train stay float32) or "no" for float32, which is the
-    #: faster one on a CPU without AMX: twice as fast on a Xeon with AVX-512.
+    #: faster one on a CPU without AMX: twice as fast on a Xeon with AVX-512, but slower on one with AMX.
     precision: str = "bf16"
     #: Whether the stage flow compiles the transformer's blocks: a minute or two at the start, then a fifth
     #: more samples/s on a CPU. It needs a C++ compiler.
