@@ -20,7 +20,9 @@ from openkontext.repository import Repository
 from openkontext.text import Tokenizers
 
 BF16 = ir.DataType.BFLOAT16
-EXAMPLE = Path(__file__).parents[2] / "examples" / "scene.png"
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "scene.png"
+NANO5 = ROOT / "recipes" / "nano5" / "weights"  # in training
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +41,9 @@ def test_it_is_whole_small_and_free(editor: openkontext.Editor) -> None:
     assert set(every_word(repository.config.kinds)) <= set(repository.config.words)
 
 
-def test_its_checkpoint_can_be_read_back_and_is_the_preset() -> None:
-    config, preset = import_repository(Repository.open("nano").path).config, PRESETS["nano"]
+@pytest.mark.parametrize(("name", "path"), [("nano", "nano"), ("nano5", str(NANO5))])
+def test_its_checkpoint_can_be_read_back_and_is_the_preset(name: str, path: str) -> None:
+    config, preset = import_repository(Repository.open(path).path).config, PRESETS[name]
     assert config.transformer == preset.transformer
     assert config.t5 == preset.t5
     assert config.clip == preset.clip
