@@ -203,7 +203,7 @@ def train_text(
     encoders = TextEncoders(config, tokenizers)
     if begin is not None:
         begin(encoders)
-    before = copy.deepcopy(encoders).requires_grad_(False)
+    before = copy.deepcopy(encoders).requires_grad_(False) if known else None
     numbers = {_QUESTIONS["kind"].index(kind) for kind in known}
     reader = _Reader(config.clip.hidden_size, config.t5.d_model)
     both = nn.ModuleDict({"encoders": encoders, "reader": reader})
@@ -216,11 +216,12 @@ def train_text(
             group["lr"] = recipe.learning_rate * warm_cosine(step, recipe.steps, recipe.warm_up)
         texts, answers = next(batches)
         with torch.autocast("cpu", torch.bfloat16, enabled=run_recipe.precision == "bf16"):
-            told = [*texts, ""]
+            told = [*texts, ""] if before else texts  # the empty one is what guidance goes by
             features = encoders(told)
-            kept = [i for i, kind in enumerate(answers[:, 0].tolist()) if kind in numbers] + [len(texts)]
-            moved = _distance([each[kept] for each in features], before([told[i] for i in kept]))
-        read = reader(*(feature[:-1].float() for feature in features))
+            if before:
+                kept = [i for i, kind in enumerate(answers[:, 0].tolist()) if kind in numbers] + [-1]
+                moved = _distance([each[kept] for each in features], before([told[i] for i in kept]))
+        read = reader(*(feature[: len(texts)].float() for feature in features))
         losses, right = [], []
         for logits in read:
             for i, answer in enumerate(logits):
@@ -229,9 +230,13 @@ def train_text(
                     said = answers[:, i] != _UNSAID
                     right.append((answer.argmax(-1) == answers[:, i])[said].float().mean())
         loss = torch.stack(losses).mean()
+        metrics = {"loss": loss, "right": torch.stack(right).mean()}
+        if before:
+            metrics["moved"] = moved.detach()
+            loss = loss + recipe.keep_weight * moved
         optimiser.zero_grad(set_to_none=True)
-        (loss + recipe.keep_weight * moved if known else loss).backward()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         optimiser.step()
-        run.record({"loss": loss, "right": torch.stack(right).mean(), "moved": moved.detach()})
+        run.record(metrics)
     return encoders
