@@ -223,6 +223,21 @@ def test_another_style_fails(kind: str):
                 assert checks(case, output) & {"style", "picture"}
 
 
+def test_a_faint_grain_hides_no_style():
+    grain = np.random.default_rng(3).normal(0, 4, (160, 160, 3))
+
+    def grainy(scene: Scene) -> Pixels:
+        picture = render(scene)
+        return np.clip(picture + grain[: scene.height, : scene.width], 0, 255).astype(np.uint8)
+
+    for case in cases_of("style reference"):
+        for style in STYLES[1:]:
+            edit = replace(case.edit, after=replace(case.edit.after, style=style))
+            assert read(edit, grainy(edit.after)).success
+        in_pixels = replace(case.edit, after=replace(case.edit.after, style="pixels"))
+        assert not read(in_pixels, grainy(replace(case.edit.after, style="plain"))).success
+
+
 def test_another_thing_in_the_right_style_fails():
     for case in cases_of("style reference", turns=range(4)):
         wanted = case.edit.result

@@ -97,12 +97,10 @@ def _things(rng: np.random.Generator, base: Scene, subject: Thing) -> list[Edit 
                 continue
             differs = attrgetter("colour" if kind == "recolour" else "shape")
             edits += [change(kind, scene, a, b) for b in variants if differs(a) != differs(b)]
-    places = free_places(base, SKY_PLACES if subject.in_sky else GROUND_PLACES)
-    if places:
-        edits.append(change("move", base, subject, moved(subject, choose(rng, places))))
-    free = free_places(base, tuple(PLACES))
-    if free:
-        new = random_thing(rng, choose(rng, free), canonical=True)
+    for place in _some(rng, free_places(base, SKY_PLACES if subject.in_sky else GROUND_PLACES), 2):
+        edits.append(change("move", base, subject, moved(subject, place)))
+    for place in _some(rng, free_places(base, tuple(PLACES)), 2):
+        new = random_thing(rng, place, canonical=True)
         added = change("add", base, None, new)
         if added is not None:
             edits += [added, change("remove", added.after, new, None)]
@@ -127,61 +125,61 @@ def _whole_pictures(rng: np.random.Generator, base: Scene) -> Iterator[Edit]:
 
 
 def _sizes(rng: np.random.Generator, base: Scene) -> Iterator[Edit | None]:
-    for small in _some(rng, base.things, 2):
+    for small in _some(rng, base.things, 3):
         large = replace(small, size=small.size * BIGGER)
         yield change("resize", base, small, large)
         yield change("resize", swapped(base, small, large), large, small)
 
 
 def _counts(rng: np.random.Generator, base: Scene) -> Iterator[Edit | None]:
-    one = choose(rng, base.things)
-    groups = [
-        replace(one, form=Form(count=n)) for n in range(1, MOST + 1) if not count_held_out(one.shape, n)
-    ]
-    for a in groups:
-        yield from (change("count", swapped(base, one, a), a, b) for b in groups if a != b)
+    for one in _some(rng, base.things, 2):
+        groups = [
+            replace(one, form=Form(count=n)) for n in range(1, MOST + 1) if not count_held_out(one.shape, n)
+        ]
+        for a in groups:
+            yield from (change("count", swapped(base, one, a), a, b) for b in groups if a != b)
 
 
 def _texts(rng: np.random.Generator, base: Scene) -> Iterator[Edit | None]:
-    old = choose(rng, [t for t in base.things if not t.in_sky])
-    sign = random_sign(rng, old.place)
-    texts = [t for t in dict.fromkeys(random_text(rng) for _ in range(4)) if not text_held_out(t)]
-    signs = [replace(sign, form=Form(text=text)) for text in texts]
-    for a in signs:
-        yield from (change("text", swapped(base, old, a), a, b) for b in signs if a != b)
+    for old in _some(rng, [t for t in base.things if not t.in_sky], 2):
+        sign = random_sign(rng, old.place)
+        texts = [t for t in dict.fromkeys(random_text(rng) for _ in range(4)) if not text_held_out(t)]
+        signs = [replace(sign, form=Form(text=text)) for text in texts]
+        for a in signs:
+            yield from (change("text", swapped(base, old, a), a, b) for b in signs if a != b)
 
 
 def _styles(rng: np.random.Generator, base: Scene) -> Iterator[Edit]:
     styles = [s for s in STYLES[1:] if not style_held_out(base.landscape, s)]
-    yield from (Edit("style", base, replace(base, style=style)) for style in _some(rng, styles, 3))
+    yield from (Edit("style", base, replace(base, style=style)) for style in _some(rng, styles, 4))
 
 
 def _style_references(rng: np.random.Generator, base: Scene) -> Iterator[Edit]:
     styles = [s for s in STYLES[1:] if not style_held_out(base.landscape, s)]
-    for style in _some(rng, styles, 2):
+    for style in _some(rng, styles, 4):
         yield from (drawn_in_style(replace(base, style=style), rng) for _ in range(2))
 
 
 def _characters(rng: np.random.Generator, base: Scene) -> Iterator[Edit]:
-    old = choose(rng, [t for t in base.things if not t.in_sky])
-    robot = random_robot(rng, old.place)
-    while robot.form.robot is None or robot_held_out(robot.form.robot, robot.colour):
+    for old in _some(rng, [t for t in base.things if not t.in_sky], 2):
         robot = random_robot(rng, old.place)
-    first = elsewhere(swapped(base, old, robot), robot, rng)
-    assert first.result is not None
-    yield first
-    yield elsewhere(first.before, robot, rng)
-    if not unseen(first):
-        # From one outcome to the next: a character that is edited again and again stays who it is.
-        yield elsewhere(first.after, first.result, rng)
+        while robot.form.robot is None or robot_held_out(robot.form.robot, robot.colour):
+            robot = random_robot(rng, old.place)
+        first = elsewhere(swapped(base, old, robot), robot, rng)
+        assert first.result is not None
+        yield first
+        yield elsewhere(first.before, robot, rng)
+        if not unseen(first):
+            # From one outcome to the next: a character that is edited again and again stays who it is.
+            yield elsewhere(first.after, first.result, rng)
 
 
 def _impossible(rng: np.random.Generator, base: Scene) -> Iterator[Edit]:
-    yield from (not_possible(base, rng) for _ in range(3))
+    yield from (not_possible(base, rng) for _ in range(4))
 
 
 def _two_parts(rng: np.random.Generator, firsts: list[Edit]) -> Iterator[Edit]:
-    for first in _some(rng, firsts, 3):
+    for first in _some(rng, firsts, 8):
         kind = choose(rng, ("background", "season", "time"))
         yield followed(first, choose(rng, list(global_changes(first.after, kind))), kind)
 
