@@ -89,7 +89,9 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path, help="where to work")
     parser.add_argument("--count", type=int, default=300, help="edits to compare the precisions on")
-    parser.add_argument("--ablation-count", type=int, default=45, help="and SVDQuant's parts")
+    parser.add_argument(
+        "--ablation-count", type=int, default=45, help="and SVDQuant's parts; 0 leaves them out"
+    )
     parser.add_argument("--ship", action="store_true", help="put fp8 and fp4 into the package")
     parser.add_argument("--no-measure", action="store_true", help="only export, and ship if asked")
     arguments = parser.parse_args()
@@ -104,14 +106,15 @@ def main() -> None:
             shipped = Repository.open("nano").path / "transformer.opt" / precision
             shutil.rmtree(shipped, ignore_errors=True)
             shutil.copytree(nano / "transformer.opt" / precision, shipped)
-    others = {
-        name: exported(folder / name, "fp4", calibration, *options) for name, options in ABLATION.items()
-    }
     if arguments.no_measure:
         return
+    wanted = ABLATION if arguments.ablation_count else {"plain": ABLATION["plain"]}
+    others = {name: exported(folder / name, "fp4", calibration, *options) for name, options in wanted.items()}
     text = compared(nano, "bf16,fp8,fp4", [others["plain"]], arguments.count, "--plot", PLOT, "--overwrite")
     print(text)
     put(text, "fidelity")
+    if not arguments.ablation_count:
+        return
     text = compared(nano, "bf16,fp4", list(others.values()), arguments.ablation_count)
     print(text)
     put(text, "ablation")

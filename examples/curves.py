@@ -1,4 +1,4 @@
-"""Plots the metrics of training runs, a panel each, a line for every run.
+"""Plots the metrics of training runs: a row of panels for every run.
 
 python examples/curves.py CURVES.png NAME=WORK/flow/run/metrics.csv ...
 """
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 SMOOTH = 5  # rows of a moving mean: single rows jump with the sizes and kinds that chance drew
 
@@ -19,18 +18,22 @@ for name, path in (run.split("=", 1) for run in runs):
     with Path(path).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     tables[name] = {key: np.array([float(row[key] or "nan") for row in rows]) for key in rows[0]}
-keys = dict.fromkeys(key for table in tables.values() for key in table)
-metrics = [key for key in keys if key not in ("step", "seconds")]
-figure = Figure(figsize=(4.2 * len(metrics), 3.2), dpi=110, layout="constrained")
-for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
-    for run, table in enumerate(tables.values()):
-        if metric in table:
-            smooth = [table[metric][max(i - SMOOTH + 1, 0) : i + 1].mean() for i in range(len(table["step"]))]
-            axes.plot(table["step"], smooth, color=f"C{run}", linewidth=1.4)
-    axes.set_title(metric)
-    axes.set_xlabel("step")
-    axes.set_yscale("log")
-    axes.grid(alpha=0.3, which="both")
-lines = [Line2D([], [], color=f"C{run}") for run in range(len(tables))]
-figure.legend(lines, list(tables), loc="outside upper center", ncols=len(tables))
+columns = max(len(table.keys() - {"step", "seconds"}) for table in tables.values())
+figure = Figure(figsize=(3.4 * columns, 2.4 * len(tables)), dpi=100, layout="constrained")
+for (name, table), row in zip(
+    tables.items(), figure.subplots(len(tables), columns, squeeze=False), strict=True
+):
+    metrics = [key for key in table if key not in ("step", "seconds")]
+    for axes in row[len(metrics) :]:
+        axes.set_axis_off()
+    for axes, metric in zip(row, metrics, strict=False):
+        values = table[metric]
+        smooth = [values[max(i - SMOOTH + 1, 0) : i + 1].mean() for i in range(len(values))]
+        axes.plot(table["step"], smooth, linewidth=1.4)
+        axes.set_title(f"{name}: {metric}")
+        axes.set_yscale("log")
+        later = smooth[len(smooth) // 20 :]  # the first steps would take up all of the height
+        axes.set_ylim(0.95 * min(later), 1.05 * max(later))
+        axes.grid(alpha=0.3, which="both")
+figure.supxlabel("step")
 figure.savefig(out)

@@ -22,7 +22,6 @@ from openkontext.text import Tokenizers
 BF16 = ir.DataType.BFLOAT16
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "scene.png"
-NANO5 = ROOT / "recipes" / "nano5" / "weights"  # in training
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +31,17 @@ def editor() -> openkontext.Editor:
 
 def test_it_is_whole_small_and_free(editor: openkontext.Editor) -> None:
     repository = Repository.open("nano")
-    assert sum(path.stat().st_size for path in repository.files("bf16")) < 30e6
+    assert sum(path.stat().st_size for path in repository.files("bf16")) < 40e6
     files = [path for path in repository.path.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 60e6
+    assert sum(path.stat().st_size for path in files) < 70e6
     assert repository.config.licence == "Apache-2.0"
     assert repository.config.sizes == SIZES
     assert repository.config.words is not None
     assert set(every_word(repository.config.kinds)) <= set(repository.config.words)
 
 
-@pytest.mark.parametrize(("name", "path"), [("nano", "nano"), ("nano5", str(NANO5))])
-def test_its_checkpoint_can_be_read_back_and_is_the_preset(name: str, path: str) -> None:
-    config, preset = import_repository(Repository.open(path).path).config, PRESETS[name]
+def test_its_checkpoint_can_be_read_back_and_is_the_preset() -> None:
+    config, preset = import_repository(Repository.open("nano").path).config, PRESETS["nano"]
     assert config.transformer == preset.transformer
     assert config.t5 == preset.t5
     assert config.clip == preset.clip

@@ -50,7 +50,7 @@ def test_a_lora_from_a_folder_of_pairs(tmp_path: Path, capsys: pytest.CaptureFix
     assert (work / "run" / "metrics.csv").read_text().startswith("step,seconds,loss,norm\n0,")
     assert (work / "run" / "samples" / "step-000002.png").exists()
     lora = load_lora(work / "lora.safetensors")
-    assert len(lora) == 3 + 6 + 6  # to_q of all nine blocks, proj_out of the single-stream ones
+    assert len(lora) == 3 + 8 + 8  # to_q of all eleven blocks, proj_out of the single-stream ones
     assert max(layer.delta.abs().max() for layer in lora.values()) > 0
     expected = copy.deepcopy(Base.load("nano").pipeline.transformer)
     merge_lora(expected, lora)

@@ -1,6 +1,6 @@
 """Recipes: what is read, and what is refused in one line."""
 
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +26,8 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 def test_the_shipped_recipes_read() -> None:
-    for model in ("nano", "nano5"):
-        stages = [read_recipe(path).stage for path in sorted((RECIPES / model).glob("*.toml"))]
-        assert stages == ["text", "autoencoder", "latents", "flow", "guidance", "ladd"]
+    stages = [read_recipe(path).stage for path in sorted((RECIPES / "nano").glob("*.toml"))]
+    assert stages == ["text", "autoencoder", "latents", "flow", "guidance", "ladd"]
 
 
 @pytest.mark.parametrize(
@@ -88,12 +87,18 @@ def test_a_repository_begins_a_work_folder(tmp_path: Path) -> None:
 
 def test_a_model_grows_out_of_a_smaller_one(tmp_path: Path) -> None:
     """With the same words it computes the same; a word keeps its embedding, whatever its number."""
-    config, before = PRESETS["nano5"], import_repository(Repository.open("nano").path)
+    small, before = PRESETS["nano"], import_repository(Repository.open("nano").path)
+    config = replace(
+        small,
+        transformer=replace(small.transformer, num_single_layers=10),
+        t5=replace(small.t5, vocab_size=600),
+        clip=replace(small.clip, vocab_size=1200, bos_token_id=1198, eos_token_id=1199),
+    )
     start_from("nano", tmp_path, config)
     start = Start.load(tmp_path)
     assert start is not None
     assert not (tmp_path / "text").exists()  # its vocabulary is larger: the stage text comes first
-    train_tokenizers(tmp_path / "text", KINDS, vocab_sizes=(1024, 512), count=500)
+    train_tokenizers(tmp_path / "text", KINDS, vocab_sizes=(1200, 600), count=500)
     text = TextEncoders(config, tmp_path / "text")
     start.into_text(text)
     model = Kontext(config, text)
@@ -127,9 +132,7 @@ def test_a_model_grows_out_of_a_smaller_one(tmp_path: Path) -> None:
 def test_what_cannot_grow_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="autoencoder has another shape"):
         start_from("nano", tmp_path, PRESETS["flux1-kontext-dev"])
-    wider = dataclasses.replace(
-        PRESETS["nano"], transformer=dataclasses.replace(PRESETS["nano"].transformer, num_attention_heads=8)
-    )
+    wider = replace(PRESETS["nano"], transformer=replace(PRESETS["nano"].transformer, num_attention_heads=8))
     with pytest.raises(InputError, match="has no place in this model: only blocks and words"):
         start_from("nano", tmp_path, wider)
     assert not any(tmp_path.iterdir())

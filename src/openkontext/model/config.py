@@ -4,7 +4,7 @@ Field names are those of diffusers' and transformers' configuration files where 
 This module does not import torch.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from openkontext.errors import InputError
 
@@ -148,44 +148,37 @@ class ModelConfig:
     clip: ClipTextConfig
 
 
-_NANO = ModelConfig(
-    transformer=TransformerConfig(
-        num_layers=3,
-        num_single_layers=6,
-        attention_head_dim=32,
-        num_attention_heads=6,
-        joint_attention_dim=192,
-        pooled_projection_dim=128,
-        axes_dims_rope=(4, 14, 14),
-        theta=100,
-    ),
-    autoencoder=AutoencoderConfig(
-        block_out_channels=(32, 64, 128, 128), layers_per_block=1, norm_num_groups=1
-    ),
-    t5=T5EncoderConfig(vocab_size=320, d_model=192, d_kv=48, d_ff=512, num_layers=3, num_heads=4, length=32),
-    clip=ClipTextConfig(
-        vocab_size=688,
-        hidden_size=128,
-        intermediate_size=512,
-        num_layers=2,
-        num_heads=4,
-        bos_token_id=686,
-        eos_token_id=687,
-        length=32,
-    ),
-)
-
 PRESETS: dict[str, ModelConfig] = {
     "flux1-kontext-dev": ModelConfig(
         TransformerConfig(), AutoencoderConfig(), T5EncoderConfig(), ClipTextConfig()
     ),
-    "nano": _NANO,
-    "nano5": replace(
-        _NANO,
-        transformer=replace(_NANO.transformer, num_single_layers=8),
-        t5=replace(_NANO.t5, vocab_size=512),
-        clip=replace(_NANO.clip, vocab_size=1024, bos_token_id=1022, eos_token_id=1023),
+    "nano": ModelConfig(
+        transformer=TransformerConfig(
+            num_layers=3,
+            num_single_layers=8,
+            attention_head_dim=32,
+            num_attention_heads=6,
+            joint_attention_dim=192,
+            pooled_projection_dim=128,
+            axes_dims_rope=(4, 14, 14),
+            theta=100,
+        ),
+        autoencoder=AutoencoderConfig(
+            block_out_channels=(32, 64, 128, 128), layers_per_block=1, norm_num_groups=1
+        ),
+        t5=T5EncoderConfig(
+            vocab_size=512, d_model=192, d_kv=48, d_ff=512, num_layers=3, num_heads=4, length=32
+        ),
+        clip=ClipTextConfig(
+            vocab_size=1024,
+            hidden_size=128,
+            intermediate_size=512,
+            num_layers=2,
+            num_heads=4,
+            bos_token_id=1022,
+            eos_token_id=1023,
+            length=32,
+        ),
     ),
 }
-"""Named models: FLUX.1 Kontext [dev] as published; nano, which this project trains and ships; nano5, which
-grows out of it for all five tasks."""
+"""Named models: FLUX.1 Kontext [dev] as published; nano, which this project trains and ships."""

@@ -59,23 +59,23 @@ class FlowRecipe:
     #: Weight of each kind of edit, among those that the model is taught.
     kinds: dict[str, float] = field(
         default_factory=lambda: {
-            "recolour": 0.19,
+            "recolour": 0.12,
             "replace": 0.2,
-            "remove": 0.1,
-            "add": 0.13,
-            "move": 0.15,
-            "resize": 0.08,
-            "count": 0.1,
-            "background": 0.07,
-            "season": 0.06,
+            "remove": 0.08,
+            "add": 0.09,
+            "move": 0.12,
+            "resize": 0.12,
+            "count": 0.18,
+            "background": 0.08,
+            "season": 0.07,
             "time": 0.05,
-            "look": 0.05,
-            "style": 0.08,
-            "two parts": 0.12,
-            "text": 0.2,
-            "style reference": 0.12,
-            "character reference": 0.15,
-            "impossible": 0.06,
+            "look": 0.04,
+            "style": 0.16,
+            "two parts": 0.18,
+            "text": 0.34,
+            "style reference": 0.2,
+            "character reference": 0.26,
+            "impossible": 0.1,
         }
     )
     seed: int = 0

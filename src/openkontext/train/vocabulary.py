@@ -60,7 +60,7 @@ def train_clip_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
 
     Args:
         texts: What to learn from.
-        vocab_size: Tokens at most, the two marks included; they come last, as in CLIP.
+        vocab_size: Tokens, the two marks included; they come last, as in CLIP.
     """
     tokenizer = Tokenizer(models.BPE(unk_token=CLIP_END, end_of_word_suffix="</w>"))
     tokenizer.normalizer = normalizers.Sequence(
@@ -83,7 +83,9 @@ def train_clip_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
             show_progress=False,
         ),
     )
-    tokenizer.add_special_tokens([CLIP_START, CLIP_END])
+    # Few words make fewer pairs than there is room for; the marks keep the numbers that presets give them.
+    unused = range(vocab_size - 2 - tokenizer.get_vocab_size())
+    tokenizer.add_special_tokens([*(f"<|unused{number}|>" for number in unused), CLIP_START, CLIP_END])
     marks = [(mark, tokenizer.token_to_id(mark)) for mark in (CLIP_START, CLIP_END)]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{CLIP_START} $A {CLIP_END}", special_tokens=marks
@@ -136,7 +138,7 @@ def train_tokenizers(
     kinds: Collection[str],
     *,
     lengths: tuple[int, int] = (32, 32),
-    vocab_sizes: tuple[int, int] = (688, 320),
+    vocab_sizes: tuple[int, int] = (1024, 512),
     count: int = 10_000,
     seed: int = 0,
 ) -> None:
