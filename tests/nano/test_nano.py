@@ -20,8 +20,7 @@ from openkontext.repository import Repository
 from openkontext.text import Tokenizers
 
 BF16 = ir.DataType.BFLOAT16
-ROOT = Path(__file__).parents[2]
-EXAMPLE = ROOT / "examples" / "scene.png"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "scene.png"
 
 
 @pytest.fixture(scope="module")
