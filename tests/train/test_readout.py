@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from openkontext.data.palette import COLOURS
-from openkontext.data.scenes import GROUND_SIZE, SKY_SIZE, Scene, Thing
-from openkontext.data.things import ALL_SHAPES
+from openkontext.data.robots import BODIES, FEET, HEADS, TOPS, Robot
+from openkontext.data.scenes import GROUND_SIZE, ROBOT_SIZE, SIGN_SIZE, SKY_SIZE, Scene, Thing
+from openkontext.data.signs import LETTERS
+from openkontext.data.things import ALL_SHAPES, ROBOT, SIGN, Form
 from openkontext.model.config import PRESETS
 from openkontext.model.transformer import FluxTransformer
 from openkontext.train.readout import Readout, contents
@@ -21,7 +23,7 @@ SCENE = Scene(128, 128, "meadow", "summer", "day", (HOUSE, STAR))
 
 def names(scene: Scene) -> np.ndarray:
     """One word a token."""
-    labels = contents(scene).reshape(scene.height // 16, scene.width // 16, 2)
+    labels = contents(scene)[:, :2].reshape(scene.height // 16, scene.width // 16, 2)
     shapes, colours = ["-", *ALL_SHAPES], ["-", *COLOURS]
     return np.array([[f"{colours[c]} {shapes[s]}" for s, c in row] for row in labels])
 
@@ -42,6 +44,40 @@ def test_no_colour_is_to_be_read_without_colour() -> None:
     np.testing.assert_array_equal(grey[:, 0], contents(SCENE)[:, 0])
 
 
+def test_letters_are_read_in_halves_of_tokens() -> None:
+    # The sign is 59 pixels wide from (34, 54). Its letters reach from 43.9 to 55.7, 57.6 to 69.4 and 71.3 to
+    # 83.1, and from 70.5 down to 87.0.
+    sign = Thing(SIGN, "red", "middle", SIGN_SIZE, form=Form(text="A7Z"))
+    read = contents(dataclasses.replace(SCENE, things=(sign,)))[:, 3:5].reshape(8, 16)
+    shown = ["".join("." if i < 0 else LETTERS[i] for i in row) for row in read]
+    # Row 4 holds 0.59 of a token of their height, row 5 0.44. Of the halves from 40, 48, 56, ... A covers 0.51,
+    # 0.96; 7 0.80, 0.68; Z 0.09, 1, 0.39. Where the products are over 0.3, a letter is read.
+    assert shown == [*["." * 16] * 4, ".....AA77Z......", "......A7.Z......", *["." * 16] * 2]
+
+
+def test_a_robot_s_parts_are_read_where_it_stands() -> None:
+    robot = Thing(
+        ROBOT, "red", "middle", ROBOT_SIZE, form=Form(robot=Robot("square", "hat", "cone", "legs", "blue"))
+    )
+    group = dataclasses.replace(STAR, form=Form(count=3))
+    read = contents(dataclasses.replace(SCENE, things=(robot, group)))
+    robots = read[:, 0] == 1 + ALL_SHAPES.index(ROBOT)
+    answers = [
+        group.index(part)
+        for group, part in zip(
+            (HEADS, TOPS, BODIES, FEET, tuple(COLOURS)),
+            ("square", "hat", "cone", "legs", "blue"),
+            strict=True,
+        )
+    ]
+    assert robots.any()
+    assert (read[robots, 5:] == answers).all()
+    assert (read[~robots, 5:] == -100).all()
+    stars = read[:, 0] == 1 + ALL_SHAPES.index("star")
+    assert set(read[stars, 2]) == {2}
+    assert set(read[read[:, 0] == 0, 2]) == {-100}
+
+
 @pytest.mark.parametrize("with_context", [False, True])
 def test_it_learns_to_read_what_the_tokens_say(with_context: bool) -> None:
     torch.manual_seed(0)
@@ -60,11 +96,14 @@ def test_it_learns_to_read_what_the_tokens_say(with_context: bool) -> None:
     losses = []
     for _ in range(60):
         readout._keep(transformer, (), tokens)
-        loss = readout.loss(scenes, changed, torch.ones(2, 64))
+        read = readout.loss(scenes, changed, torch.ones(2, 64))
+        # There are no signs and no robots here: nothing is to be told of them.
+        assert read["letters"] == read["robot"] == 0
+        loss = read["changed"] + read["thing"]
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    # At first about the mean of ln 16, ln 10 and ln 2; what the tokens tell can be read without doubt.
-    assert losses[0] > 1
+    # At first about ln 2 and the mean of ln 16 and ln 10; what the tokens tell can be read without doubt.
+    assert losses[0] > 2
     assert losses[-1] < 0.1

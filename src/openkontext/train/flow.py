@@ -151,8 +151,10 @@ def _loss(
     read = model.readout.loss(scenes, changed, weight)
     error = (velocity - (noise - after)).square().mean(-1)
     flow = (weight * error).mean()
-    parts = {"loss": flow, "changed": error[changed].mean(), "readout": read}
-    return flow + recipe.readout_weight * read, {name: part.detach() for name, part in parts.items()}
+    parts = {"loss": flow, "changed": error[changed].mean()}
+    parts |= {f"read {name}": part for name, part in read.items()}
+    total = flow + recipe.readout_weight * torch.stack(list(read.values())).sum()
+    return total, {name: part.detach() for name, part in parts.items()}
 
 
 def rate_factor(step: int, recipe: FlowRecipe) -> float:

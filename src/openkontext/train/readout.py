@@ -1,12 +1,16 @@
 """Read out of the transformer's middle what its picture shows, while it trains.
 
-A head tells of every image token which thing covers it, in which colour, and whether the edit changes it.
-From pixels alone a network learns last which thing an instruction means and where it stands; asked for it
-outright, it learns that first. The idea is that of representation alignment (arXiv 2410.06940), with the
-scene as data in the place of another network's features. The head is thrown away after training.
+A head tells of every image token which thing covers it, in which colour, and whether the edit changes it;
+of a group, how many they are; of a sign, which letters stand there; of a robot, which parts it has. From
+pixels alone a network learns last which thing an instruction means and where it stands, and which letter
+goes where; asked for it outright, it learns that first. The idea is that of representation alignment
+(arXiv 2410.06940), with the scene as data in the place of another network's features. The head is thrown
+away after training.
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 import torch
@@ -14,43 +18,80 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openkontext.data.palette import COLOURS
+from openkontext.data.robots import BODIES, FEET, HEADS, TOPS
 from openkontext.data.scenes import PLACES, Scene, box_of
+from openkontext.data.signs import LETTERS, cell
 from openkontext.data.styles import COLOURLESS
-from openkontext.data.things import ALL_SHAPES
+from openkontext.data.things import ALL_SHAPES, MOST
 from openkontext.model.transformer import FluxTransformer
 
 TOKEN = 16
 """Side of the square that an image token covers, in pixels."""
 COVERED = 0.3
-"""Share of a token from which a thing's square covers it."""
+"""Share of a token, or of half a token for letters, from which something covers it."""
 
 _SHAPES, _COLOURS = ALL_SHAPES, tuple(COLOURS)
 _UNSAID = -100  # the index that cross entropy leaves out
 
+QUESTIONS: dict[str, tuple[tuple[object, ...], ...]] = {
+    "thing": (("nothing", *ALL_SHAPES), ("nothing", *COLOURS)),
+    "count": (tuple(range(1, MOST + 1)),),
+    "letters": (LETTERS, LETTERS),
+    "robot": (HEADS, TOPS, BODIES, FEET, tuple(COLOURS)),
+}
+"""What is asked of a token, and the answers: a thing's shape and colour; how many of it stand there; the
+letters in the token's left and right half; a robot's parts, and the colour of its head."""
+_COLUMN = {
+    name: sum(len(answers) for answers in list(QUESTIONS.values())[:i]) for i, name in enumerate(QUESTIONS)
+}
+
 
 def contents(scene: Scene) -> np.ndarray:
-    """What covers each token: int64 [rows * columns, 2], numbers of shape and colour, from 1; 0 for nothing.
+    """What each token shows: int64 [rows * columns, questions], the answers' numbers in `QUESTIONS`' order.
 
-    In black and white, with a pencil and the like no colour is to be told: -100.
+    -100 where there is nothing to be told: of colours in black and white, with a pencil and the like, of
+    letters beside a sign.
     """
     rows, columns = scene.height // TOKEN, scene.width // TOKEN
-    labels = np.zeros((rows, columns, 2), np.int64)
+    labels = np.full((rows, columns, sum(map(len, QUESTIONS.values()))), _UNSAID, np.int64)
+    labels[..., :2] = 0
     for thing in sorted(scene.things, key=lambda t: (not t.in_sky, PLACES[t.place][1] + t.dy)):
         left, top, side = box_of(scene, thing)
-        down, right = (
-            np.clip(np.minimum(start + side, ends) - np.maximum(start, ends - TOKEN), 0, TOKEN) / TOKEN
-            for start, ends in (
-                (top, TOKEN * np.arange(1, rows + 1)),
-                (left, TOKEN * np.arange(1, columns + 1)),
-            )
-        )
-        labels[np.outer(down, right) > COVERED] = (
-            1 + _SHAPES.index(thing.shape),
-            1 + _COLOURS.index(thing.colour),
-        )
+        covered = _covered((left, top, left + side, top + side), rows, columns)
+        answers: list[int] = [_UNSAID] * labels.shape[-1]
+        answers[0], answers[1] = 1 + _SHAPES.index(thing.shape), 1 + _COLOURS.index(thing.colour)
+        answers[_COLUMN["count"]] = thing.form.count - 1
+        if thing.form.robot is not None:
+            parts = dataclasses.astuple(thing.form.robot)
+            found = [options.index(part) for options, part in zip(QUESTIONS["robot"], parts, strict=True)]
+            answers[_COLUMN["robot"] :] = found
+        labels[covered] = answers
+        text = thing.form.text
+        for place, letter in enumerate(text):
+            x0, y0, x1, y1 = cell(text, place)
+            box = left + side * x0, top + side * y0, left + side * x1, top + side * y1
+            halves = _covered(box, rows, 2 * columns, width=TOKEN // 2)
+            row, half = np.nonzero(halves)
+            labels[row, half // 2, _COLUMN["letters"] + half % 2] = LETTERS.index(letter)
     if scene.look != "colour" or scene.style in COLOURLESS:
-        labels[..., 1] = _UNSAID
-    return labels.reshape(-1, 2)
+        labels[..., [1, -1]] = _UNSAID
+    return labels.reshape(rows * columns, -1)
+
+
+def _covered(
+    box: tuple[float, float, float, float], rows: int, columns: int, width: int = TOKEN
+) -> np.ndarray:
+    """Which fields of a grid, `width` wide and a token high, a box in pixels covers: bool [rows, columns]."""
+    x0, y0, x1, y1 = box
+    down, right = (
+        np.clip(np.minimum(end, starts + size) - np.maximum(start, starts), 0, size) / size
+        for start, end, size, starts in (
+            (y0, y1, TOKEN, TOKEN * np.arange(rows)),
+            (x0, x1, width, width * np.arange(columns)),
+        )
+    )
+    covered: np.ndarray = np.outer(down, right) > COVERED
+    return covered
 
 
 class Readout(nn.Module):
@@ -64,7 +105,7 @@ class Readout(nn.Module):
     def __init__(self, transformer: FluxTransformer, block: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(transformer.config.hidden_size)
-        self._sizes = (1 + len(_SHAPES), 1 + len(_COLOURS), 2)
+        self._sizes = (2, *(len(answers) for group in QUESTIONS.values() for answers in group))
         self.head = nn.Linear(transformer.config.hidden_size, sum(self._sizes))
         self._tokens: Tensor | None = None
         transformer.single_transformer_blocks[block].register_forward_hook(self._keep)
@@ -72,13 +113,17 @@ class Readout(nn.Module):
     def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self._tokens = output
 
-    def loss(self, scenes: list[list[Scene]], changed: Tensor, weight: Tensor) -> Tensor:
-        """Cross entropy of the last forward pass's image tokens.
+    def loss(self, scenes: list[list[Scene]], changed: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        """Cross entropy of what the last forward pass's image tokens tell, by group of questions.
 
         Args:
             scenes: For every example, the scenes of the target and of each context image, in their order.
             changed: Which of the target's tokens the edit changes: bool [B, target].
             weight: Of the target's tokens [B, target]; the context's weigh 1.
+
+        Returns:
+            Of each group, and of "changed", the mean over its questions of the mean over the tokens where
+            there is something to be told.
         """
         assert self._tokens is not None, "the transformer has not run"
         labels = torch.from_numpy(
@@ -86,11 +131,13 @@ class Readout(nn.Module):
         )
         more = labels.shape[1] - changed.shape[1]
         logits = self.head(self.norm(self._tokens[:, -labels.shape[1] :].float())).split(self._sizes, dim=-1)
-        answers = (*labels.unbind(-1), F.pad(changed.long(), (0, more), value=_UNSAID))
+        answers = (F.pad(changed.long(), (0, more), value=_UNSAID), *labels.unbind(-1))
         weight = F.pad(weight, (0, more), value=1.0)
         losses = [
-            (weight * F.cross_entropy(logit.transpose(1, 2), answer, reduction="none")).mean()
+            (weight * F.cross_entropy(logit.transpose(1, 2), answer, reduction="none")).sum()
+            / (weight * (answer != _UNSAID)).sum().clamp(min=1)
             for logit, answer in zip(logits, answers, strict=True)
         ]
         self._tokens = None
-        return torch.stack(losses).mean()
+        groups = torch.stack(losses).split([1, *map(len, QUESTIONS.values())])
+        return {name: group.mean() for name, group in zip(("changed", *QUESTIONS), groups, strict=True)}
