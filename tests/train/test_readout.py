@@ -50,7 +50,7 @@ def test_letters_are_read_in_halves_of_tokens() -> None:
     sign = Thing(SIGN, "red", "middle", SIGN_SIZE, form=Form(text="A7Z"))
     read = contents(dataclasses.replace(SCENE, things=(sign,)))[:, 3:5].reshape(8, 16)
     shown = ["".join("." if i < 0 else LETTERS[i] for i in row) for row in read]
-    # Row 4 holds 0.59 of a token of their height, row 5 0.44. Of the halves from 40, 48, 56, ... A covers 0.51,
+    # Row 4 holds 0.59 of a token of their height, row 5 0.44. Of the halves from 40, 48, ... A covers 0.51,
     # 0.96; 7 0.80, 0.68; Z 0.09, 1, 0.39. Where the products are over 0.3, a letter is read.
     assert shown == [*["." * 16] * 4, ".....AA77Z......", "......A7.Z......", *["." * 16] * 2]
 
