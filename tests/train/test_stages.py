@@ -13,13 +13,11 @@ from openkontext.data.edits import FIRST_KINDS, IMPOSSIBLE, KINDS
 from openkontext.data.families import family
 from openkontext.data.instructions import every_word, phrase
 from openkontext.data.scenes import render
-from openkontext.errors import InputError
 from openkontext.model.autoencoder import Autoencoder
 from openkontext.model.config import PRESETS, AutoencoderConfig
 from openkontext.train.autoencoder import AutoencoderRecipe, train_autoencoder
 from openkontext.train.flow import FlowRecipe, train_flow
 from openkontext.train.latents import PairCache, write_chunk
-from openkontext.train.loop import RunRecipe
 from openkontext.train.parallel import average_gradients, launch, rank
 from openkontext.train.recipe import encode
 from openkontext.train.text import TextEncoders, TextRecipe, train_text
@@ -103,24 +101,6 @@ def test_the_autoencoder_begins_with_the_weights_it_is_given(tmp_path: Path) -> 
     model = train_autoencoder(recipe, TINY_AUTOENCODER, (*KINDS, IMPOSSIBLE), tmp_path, begin=given)
     picture = torch.linspace(-1, 1, 3 * 32 * 32).reshape(1, 3, 32, 32)
     torch.testing.assert_close(model.encode(picture), given.eval().encode(picture))
-
-
-def test_a_decoder_learns_alone_to_be_read_back(tmp_path: Path) -> None:
-    kinds = (*KINDS, IMPOSSIBLE)
-    torch.manual_seed(3)
-    given = Autoencoder(dataclasses.replace(TINY_AUTOENCODER, scaling_factor=0.7))
-    recipe = AutoencoderRecipe(
-        steps=40, batch_size=4, crop=32, pictures=6, warm_up=5, cycle_weight=1.0, decoder_only=True
-    )
-    model = train_autoencoder(recipe, TINY_AUTOENCODER, kinds, tmp_path, RunRecipe(log_steps=20), given)
-    # Latents that were made before stay true.
-    assert model.config == given.config
-    for name, value in model.encoder.state_dict().items():
-        assert torch.equal(value, given.encoder.state_dict()[name]), name
-    first, last = (float(row["cycle"]) for row in csv.DictReader((tmp_path / "metrics.csv").open()))
-    assert last < first
-    with pytest.raises(InputError, match="begin with --start"):
-        train_autoencoder(recipe, TINY_AUTOENCODER, kinds, tmp_path / "none")
 
 
 def test_flow_resumes_to_the_step(work: Path, tmp_path: Path) -> None:

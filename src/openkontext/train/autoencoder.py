@@ -15,7 +15,6 @@ from openkontext.data.edits import TASKS
 from openkontext.data.families import family
 from openkontext.data.sampler import choose
 from openkontext.data.scenes import render
-from openkontext.errors import InputError
 from openkontext.model.autoencoder import Autoencoder, ResnetBlock
 from openkontext.model.config import AutoencoderConfig
 from openkontext.train.loop import Average, Run, RunRecipe, warm_cosine
@@ -48,11 +47,6 @@ class AutoencoderRecipe:
     #: Most deviation of further noise on the latent, as a share of the latent's own; each picture draws its
     #: own share of it. A decoder that bears it bears a transformer's small errors.
     latent_noise: float = 0.0
-    #: Weight of how far the output's latent is from the latent it came from, squared, as a share of the
-    #: latents' variance: pictures that are edited again and again go through it every time.
-    cycle_weight: float = 0.0
-    #: Whether the encoder stays as it begins, so that latents that it made before stay true.
-    decoder_only: bool = False
     average_decay: float = 0.998
     seed: int = 0
 
@@ -141,12 +135,7 @@ def train_autoencoder(
 
     Returns:
         The averaged weights, with the scale and shift that take its latents to mean 0 and deviation 1.
-
-    Raises:
-        InputError: only the decoder is to be trained, and there is no encoder.
     """
-    if recipe.decoder_only and begin is None:
-        raise InputError("decoder_only keeps an encoder, and there is none: begin with --start")
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng([recipe.seed, 1])
     model = Autoencoder(config)
@@ -154,7 +143,6 @@ def train_autoencoder(
         _initialise(model)
     else:
         model.load_state_dict(begin.state_dict())
-    model.encoder.requires_grad_(not recipe.decoder_only)
     model = channels_last(model)
     optimiser = MuonAdamW(
         model, _wide_convolution, muon_rate=recipe.muon_rate, adam_rate=recipe.adam_rate, weight_decay=1e-3
@@ -173,11 +161,9 @@ def train_autoencoder(
             further = recipe.latent_noise * mean.detach().std() * torch.rand(len(mean), 1, 1, 1)
             noise = ((0.5 * logvar).exp().square() + further.square()).sqrt()
             output = model.decode(mean + torch.randn_like(mean) * noise).float()
-            again = model.encode(output)[0].float() if recipe.cycle_weight else mean
         kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
         pixel = F.l1_loss(output, images)
         square = F.mse_loss(output, images)
-        cycle = (again - mean.detach()).square().mean() / mean.detach().var()
         colour = F.l1_loss(F.avg_pool2d(output, 4), F.avg_pool2d(images, 4))
         loss = (
             pixel
@@ -185,18 +171,14 @@ def train_autoencoder(
             + recipe.colour_weight * colour
             + recipe.square_weight * square
             + recipe.kl_weight * kl
-            + recipe.cycle_weight * cycle
         )
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step(warm_cosine(step, recipe.steps, recipe.warm_up))
         average.update(model)
         psnr = -10 * torch.log10(square.detach() / 4)
-        run.record({"pixel": pixel, "psnr": psnr, "colour": colour, "kl": kl, "cycle": cycle, "norm": norm})
-    trained = averaged_autoencoder(config, average, pictures[:256])
-    if begin is not None and recipe.decoder_only:
-        trained.config = begin.config
-    return trained
+        run.record({"pixel": pixel, "psnr": psnr, "colour": colour, "kl": kl, "norm": norm})
+    return averaged_autoencoder(config, average, pictures[:256])
 
 
 @torch.no_grad()
