@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from openkontext.errors import InputError
 from openkontext.latents import (
     PREFERRED_SIZES,
+    changed_area,
     latent_mask,
     latent_shape,
     nearest_size,
@@ -80,3 +81,19 @@ def test_a_latent_pixel_may_change_where_any_of_its_pixels_may() -> None:
     mask[0, 16:] = 0.25
     expected = [[0, 0, 0.25], [1, 0, 0]]
     np.testing.assert_array_equal(latent_mask(mask), np.array(expected, np.float32)[None, None])
+
+
+def test_the_area_that_changed_fades_over_one_latent_pixel() -> None:
+    before = np.zeros((1, 2, 5, 6), np.float32)
+    after = before.copy()
+    after[0, :, 2, 3] = 0.1, 0.3  # 0.2 in the mean
+    after[0, :, 0, 0] = 0.1, 0.2
+    area = changed_area(after, before, keep_below=0.2)
+    assert area.shape == (40, 48)
+    # Nine pixels are averaged, of the latent pixel (24 to 31 across) grown by four on every side.
+    fade = np.array([1, 2, 3, 4, 5, 6, 7, 8]) / 9
+    across = np.concatenate((np.zeros(16), fade, np.ones(8), fade[::-1], np.zeros(8)))
+    np.testing.assert_allclose(area[19], across, atol=1 / 255)
+    np.testing.assert_allclose(area[:, 27], across[8:], atol=1 / 255)
+    assert (area[16:24, 24:32] == 1).all()
+    assert not changed_area(before, before, 0.2).any()

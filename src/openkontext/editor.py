@@ -20,7 +20,7 @@ from openkontext import images
 from openkontext.errors import InputError
 from openkontext.images import Fit
 from openkontext.inputs import Inputs, read_inputs
-from openkontext.latents import latent_mask, latent_shape, pack
+from openkontext.latents import changed_area, latent_mask, latent_shape, pack
 from openkontext.provenance.record import Record
 from openkontext.repository import Repository
 from openkontext.request import EditRequest, EditResult, EditStep
@@ -134,6 +134,7 @@ class Editor:
         height: int | None = None,
         aspect_ratio: tuple[int, int] | None = None,
         fit: str = "stretch",
+        keep_unchanged: bool = True,
         safety_tolerance: int | None = None,
         on_step: Callable[[EditStep], None] | None = None,
     ) -> EditResult:
@@ -153,6 +154,7 @@ class Editor:
             height: see width.
             aspect_ratio: width and height of the result in any unit, in place of pixels.
             fit: how the input comes to another aspect: "stretch", "crop" or "pad".
+            keep_unchanged: whether the input's own pixels stay where the model changes nothing.
             safety_tolerance: 0 (most strict) to 6; never looser than the filters' profile. None for that.
             on_step: called after each step; an exception that it raises stops the edit.
 
@@ -176,6 +178,7 @@ class Editor:
             height=height,
             aspect_ratio=aspect_ratio,
             fit=fit,
+            keep_unchanged=keep_unchanged,
             safety_tolerance=safety_tolerance,
         )
         return self.run(request, on_step)
@@ -250,6 +253,7 @@ class Editor:
         mask = None
         if inputs.mask is not None:
             mask = Mask(latent_mask(inputs.fit.apply(inputs.mask)), context[0])
+        before = context[0] if inputs.pixels is not None and request.keep_unchanged else None
         noise = randn(latent_shape(*inputs.fit.size, config.latent_channels), seed)
         tokens = noise.shape[2] * noise.shape[3] // 4
         record = Record(model=config.name, digest=self.digest, ingredients=inputs.ingredients)
@@ -270,14 +274,14 @@ class Editor:
                 index=step.index + 1,
                 count=step.count,
                 sigma=step.sigma,
-                preview=partial(self._preview, step.denoised, inputs, screening),
+                preview=partial(self._preview, step.denoised, inputs, before, screening),
                 record=record,
             )
 
         unchanged = inputs.pixels is not None and _unchanged(step.latents, context[0])
 
         # Decode the latents to the finished picture, and check it before anyone sees it.
-        image = self._decode(step.latents, inputs)
+        image = self._decode(step.latents, inputs, before)
         verdict = screening.release(np.asarray(image))
         return EditResult(
             image=image,
@@ -314,15 +318,18 @@ class Editor:
                 "negative_prompt": request.negative_prompt,
                 "size": list(inputs.output_size),
                 "fit": request.fit,
+                "keep_unchanged": request.keep_unchanged,
                 "mask": mask,
                 "model": self.digest,
             },
         )
         return self.guard.screen(asked)
 
-    def _preview(self, latents: Float, inputs: Inputs, screening: Screening) -> Image.Image:
+    def _preview(
+        self, latents: Float, inputs: Inputs, before: Float | None, screening: Screening
+    ) -> Image.Image:
         """What the model foresees; plain grey where the filters would not let that out."""
-        image = self._decode(latents, inputs)
+        image = self._decode(latents, inputs, before)
         return image if screening.may_preview(np.asarray(image)) else Image.new("RGB", image.size, "grey")
 
     def _warnings(self, request: EditRequest) -> list[str]:
@@ -353,8 +360,11 @@ class Editor:
         latents = self.components.encode(images.to_model(pixels))
         return (latents - np.float32(config.shift_factor)) * np.float32(config.scaling_factor)
 
-    def _decode(self, latents: Float, inputs: Inputs) -> Image.Image:
-        """Latents [1, C, H, W] in the transformer's scale -> the picture, what the mask keeps put back."""
+    def _decode(self, latents: Float, inputs: Inputs, before: Float | None) -> Image.Image:
+        """Latents [1, C, H, W] in the transformer's scale -> the picture.
+
+        What a mask keeps is put back, and what differs little from the latents `before` of the input.
+        """
         config = self.repository.config
         if not np.isfinite(latents).all():
             raise InputError(
@@ -364,7 +374,13 @@ class Editor:
             latents / np.float32(config.scaling_factor) + np.float32(config.shift_factor)
         )
         pixels = inputs.fit.undo(images.from_model(decoded), inputs.output_size)
-        if inputs.pixels is not None and inputs.mask is not None:
-            to_output = Fit(inputs.fit.input_size, inputs.output_size, inputs.fit.mode)
-            pixels = images.blend(pixels, to_output.apply(inputs.pixels), to_output.apply(inputs.mask))
+        if inputs.pixels is None:
+            return Image.fromarray(pixels)
+        to_output = Fit(inputs.fit.input_size, inputs.output_size, inputs.fit.mode)
+        masks = [] if inputs.mask is None else [to_output.apply(inputs.mask)]
+        if before is not None and config.keep_below:
+            changed = changed_area(latents, before, config.keep_below)
+            masks.append(inputs.fit.undo(changed, inputs.output_size))
+        for mask in masks:
+            pixels = images.blend(pixels, to_output.apply(inputs.pixels), mask)
         return Image.fromarray(pixels)

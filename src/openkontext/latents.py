@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 
 from openkontext.errors import InputError
 
@@ -139,3 +140,32 @@ def latent_mask(mask_HW: NDArray[np.float32], downsampling: int = 8) -> NDArray[
     H, W = mask_HW.shape
     blocks = mask_HW.reshape(H // downsampling, downsampling, W // downsampling, downsampling)
     return blocks.max(axis=(1, 3))[None, None]
+
+
+def changed_area(
+    latents_BCHW: NDArray[np.float32],
+    before_BCHW: NDArray[np.float32],
+    keep_below: float,
+    downsampling: int = 8,
+) -> NDArray[np.float32]:
+    """Where a result differs from its input, as a mask in picture pixels with soft edges.
+
+    The mask is 1 in every latent pixel that differs, and falls to 0 over the next one, so that no seam shows
+    and nothing that reaches a little beyond a latent pixel is cut off.
+
+    Args:
+        latents_BCHW: of the result, B = 1.
+        before_BCHW: of the input, of the same shape.
+        keep_below: mean difference over the channels from which a latent pixel is another one.
+        downsampling: pixels per latent pixel along one side.
+
+    Returns:
+        float32 [H * downsampling, W * downsampling] in 0..1.
+    """
+    differs = np.abs(latents_BCHW - before_BCHW).mean(axis=1)[0] >= keep_below
+    pixels = np.kron(differs, np.ones((downsampling, downsampling), bool)).astype(np.uint8) * 255
+    half = downsampling // 2
+    soft = (
+        Image.fromarray(pixels).filter(ImageFilter.MaxFilter(2 * half + 1)).filter(ImageFilter.BoxBlur(half))
+    )
+    return np.asarray(soft, np.float32) / 255

@@ -69,6 +69,9 @@ class RepositoryConfig:
     """Shift of the schedule (mu) at 256 target tokens."""
     max_shift: float = 1.15
     """Shift of the schedule (mu) at 4096 target tokens."""
+    keep_below: Annotated[float, Field(ge=0)] = 0.0
+    """Where a latent pixel of the result differs from the input's by less than this, the input's own pixels
+    stay: mean over the channels, in deviations. 0 keeps none, and the whole result is what the model made."""
     words: tuple[str, ...] | None = None
     """Words that the model was taught; None for a model trained on open text."""
     kinds: tuple[str, ...] | None = None

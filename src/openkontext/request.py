@@ -67,6 +67,9 @@ class EditRequest:
     """Width and height of the result in any unit, in place of pixels."""
     fit: str = "stretch"
     """How a picture comes to another aspect: "stretch", "crop" or "pad"; see `images.Fit`."""
+    keep_unchanged: bool = True
+    """Whether the input's own pixels stay where the model changes nothing; else it paints all of the picture
+    anew. Only for models that say from when on something is changed (`RepositoryConfig.keep_below`)."""
     safety_tolerance: int | None = None
     """How much the filters let pass: 0 (most strict) to 6, never more than the deployment's profile. None
     for the profile alone."""

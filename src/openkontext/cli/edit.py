@@ -29,13 +29,16 @@ def edit(
     mask: Annotated[
         str | None, typer.Option(metavar="FILE", help="White where the picture may change, black where not.")
     ] = None,
+    repaint: options.Repaint = False,
     preview: Preview = None,
     json: options.Json = False,
 ) -> None:
     """Edit a picture as an instruction says."""
     from openkontext.request import EditRequest
 
-    request = EditRequest(prompt=prompt, image=image, mask_image=mask, fit=fit, **asking.fields)
+    request = EditRequest(
+        prompt=prompt, image=image, mask_image=mask, fit=fit, keep_unchanged=not repaint, **asking.fields
+    )
     _make(request, saving.target(f"{Path(image).stem}-edited"), setup, saving, preview, json)
 
 

@@ -73,6 +73,10 @@ FitMode = Annotated[
     str,
     typer.Option("--fit", metavar="stretch|crop|pad", help="How the input comes to another aspect."),
 ]
+Repaint = Annotated[
+    bool,
+    typer.Option("--repaint", help="Let the model paint all anew, also where it changes nothing."),
+]
 References = Annotated[
     list[str] | None,
     typer.Option("--reference", metavar="FILE", help="A further picture to speak of; may be given again."),

@@ -127,6 +127,7 @@ class Worker:
             height=asked.get("height"),
             aspect_ratio=(ratio[0], ratio[1]) if ratio else None,
             fit=asked.get("fit", "stretch"),
+            keep_unchanged=asked.get("keep_unchanged", True),
             safety_tolerance=asked.get("safety_tolerance"),
             requester=job.account_id,
         )

@@ -43,6 +43,9 @@ class KontextInputs(BaseModel):
     steps: int | None = Field(None, ge=1, le=1000, description="Denoising steps; the model's own by default.")
     guidance: float | None = Field(None, ge=0, le=100, description="How strictly to follow the prompt.")
     fit: Literal["stretch", "crop", "pad"] = Field("stretch", description="How a picture comes to the ratio.")
+    keep_unchanged: bool = Field(
+        True, description="Whether the picture's own pixels stay where the model changes nothing."
+    )
     preview: bool = Field(False, description="Make coarse pictures on the way, as `preview` of the task.")
     parent_id: str | None = Field(
         None, max_length=36, description="Own task whose result this edits; input_image may be left out then."
@@ -101,6 +104,7 @@ def _edit(
         "steps": inputs.steps,
         "guidance": inputs.guidance,
         "fit": inputs.fit,
+        "keep_unchanged": inputs.keep_unchanged,
         "preview": inputs.preview,
     }
     asked = Asked(
