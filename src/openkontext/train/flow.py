@@ -59,23 +59,23 @@ class FlowRecipe:
     #: Weight of each kind of edit, among those that the model is taught.
     kinds: dict[str, float] = field(
         default_factory=lambda: {
-            "recolour": 0.12,
+            "recolour": 0.1,
             "replace": 0.2,
-            "remove": 0.08,
-            "add": 0.09,
-            "move": 0.12,
+            "remove": 0.09,
+            "add": 0.07,
+            "move": 0.13,
             "resize": 0.12,
-            "count": 0.18,
-            "background": 0.08,
-            "season": 0.07,
+            "count": 0.16,
+            "background": 0.09,
+            "season": 0.06,
             "time": 0.05,
             "look": 0.04,
-            "style": 0.16,
-            "two parts": 0.18,
-            "text": 0.34,
-            "style reference": 0.2,
-            "character reference": 0.26,
-            "impossible": 0.1,
+            "style": 0.24,
+            "two parts": 0.2,
+            "text": 0.52,
+            "style reference": 0.16,
+            "character reference": 0.34,
+            "impossible": 0.14,
         }
     )
     seed: int = 0
