@@ -168,4 +168,4 @@ def changed_area(
     soft = (
         Image.fromarray(pixels).filter(ImageFilter.MaxFilter(2 * half + 1)).filter(ImageFilter.BoxBlur(half))
     )
-    return np.asarray(soft, np.float32) / 255
+    return np.asarray(soft, np.float32) / np.float32(255)
