@@ -164,7 +164,7 @@ def test_a_result_on_a_list_is_refused_sealed_and_never_previewed(copier: Path, 
     steps = editor.steps(asked)
     step = next(steps)
     assert np.ptp(np.asarray(step.preview())) > 0
-    editor._decode = lambda latents, inputs: Image.fromarray(LISTED)  # type: ignore[method-assign]
+    editor._decode = lambda latents, inputs, before: Image.fromarray(LISTED)  # type: ignore[method-assign]
     steps = editor.steps(asked)
     assert np.ptp(np.asarray(next(steps).preview())) == 0  # plain grey
     with pytest.raises(RefusedError, match="the result would show known illegal material"):
