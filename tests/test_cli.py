@@ -1,7 +1,9 @@
 """The commands as a user meets them: exit codes, one line of error, files whole or absent."""
 
+import dataclasses
 import io
 import json
+import shutil
 import signal
 import struct
 import subprocess
@@ -14,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from copier import CONFIG
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -146,6 +149,19 @@ def test_size_mask_reference_fit_and_metadata_options(run: Run, copier: Path) ->
     assert "warning: cropped from 128x96 to the 96x96 in its middle" in done.err
     assert Image.open("a.png").size == (128, 128)
     assert images.read_metadata("a.png") == {}
+
+
+def test_repaint_lets_the_model_paint_all_anew(run: Run, copier: Path) -> None:
+    shutil.copytree(copier, "keeper")
+    dataclasses.replace(CONFIG, keep_below=0.05).save(Path("keeper"))
+    noise = np.random.default_rng(1).integers(0, 255, (128, 128, 3)).astype(np.uint8)
+    Image.fromarray(noise).save("noise.png")
+    for name, options in (("kept.png", ()), ("painted.png", ("--repaint",))):
+        done = run("edit", "noise.png", "the picture", "--model", "keeper", "-o", name, *options)
+        assert done.code == 0
+    assert (np.asarray(Image.open("kept.png")) == noise).all()
+    # The copier's autoencoder averages blocks of 8x8 pixels.
+    assert np.asarray(Image.open("painted.png"))[:8, :8].std(axis=(0, 1)).max() < 1
 
 
 def test_preview_writes_one_picture_a_step(run: Run, copier: Path) -> None:

@@ -253,7 +253,8 @@ class Editor:
         mask = None
         if inputs.mask is not None:
             mask = Mask(latent_mask(inputs.fit.apply(inputs.mask)), context[0])
-        before = context[0] if inputs.pixels is not None and request.keep_unchanged else None
+        keeps = inputs.pixels is not None and request.keep_unchanged and config.keep_below > 0
+        before = context[0] if keeps else None
         noise = randn(latent_shape(*inputs.fit.size, config.latent_channels), seed)
         tokens = noise.shape[2] * noise.shape[3] // 4
         record = Record(model=config.name, digest=self.digest, ingredients=inputs.ingredients)
@@ -363,7 +364,8 @@ class Editor:
     def _decode(self, latents: Float, inputs: Inputs, before: Float | None) -> Image.Image:
         """Latents [1, C, H, W] in the transformer's scale -> the picture.
 
-        What a mask keeps is put back, and what differs little from the latents `before` of the input.
+        What a mask keeps is put back, and what differs little from the latents `before` of the input, where
+        these are given.
         """
         config = self.repository.config
         if not np.isfinite(latents).all():
@@ -374,13 +376,11 @@ class Editor:
             latents / np.float32(config.scaling_factor) + np.float32(config.shift_factor)
         )
         pixels = inputs.fit.undo(images.from_model(decoded), inputs.output_size)
-        if inputs.pixels is None:
-            return Image.fromarray(pixels)
         to_output = Fit(inputs.fit.input_size, inputs.output_size, inputs.fit.mode)
         masks = [] if inputs.mask is None else [to_output.apply(inputs.mask)]
-        if before is not None and config.keep_below:
+        if before is not None:
             changed = changed_area(latents, before, config.keep_below)
             masks.append(inputs.fit.undo(changed, inputs.output_size))
-        for mask in masks:
-            pixels = images.blend(pixels, to_output.apply(inputs.pixels), mask)
+        if inputs.pixels is not None and masks:
+            pixels = images.blend(pixels, to_output.apply(inputs.pixels), np.prod(masks, axis=0))
         return Image.fromarray(pixels)

@@ -126,6 +126,25 @@ def test_no_change_that_can_be_asked_for_counts_as_none(editor: openkontext.Edit
         assert _unchanged(before + noise.normal(0, 0.1, before.shape).astype(np.float32), before)
 
 
+def test_no_pixel_of_a_true_change_is_taken_back(editor: openkontext.Editor) -> None:
+    """What keeps the input's pixels must not cut off what was asked for, of any kind of edit."""
+    from openkontext.evaluation.cases import draw_cases
+    from openkontext.latents import changed_area
+
+    config = editor.repository.config
+    assert config.kinds is not None
+    kept = []
+    for case in draw_cases(3, 2 * len(config.kinds), config.kinds):
+        before, after = (editor._encode_image(picture) for picture in (case.before, case.truth))
+        area = changed_area(after, before, config.keep_below)
+        differs = np.abs(case.truth.astype(float) - case.before).max(axis=2)
+        # A tenth of full scale is seen; less is what an autoencoder's round trip makes.
+        assert ((1 - area) * differs).max() < 25.5, case.instruction
+        kept.append((area[differs == 0] == 0).mean() if (differs == 0).any() else np.nan)
+    # Else it would hold of a mask that is 1 everywhere.
+    assert np.nanmedian(kept) > 0.5
+
+
 @pytest.mark.slow
 def test_the_evaluation_reads_its_true_pictures() -> None:
     """The ceiling that the autoencoder sets, on more cases than the card's table."""

@@ -1,15 +1,19 @@
 """The running service as its clients meet it, existing clients of other makers among them."""
 
+import dataclasses
 import hashlib
 import hmac
 import io
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
+import numpy as np
 import pytest
+from copier import CONFIG
 from PIL import Image
 from service.running import Receiver, Service, b64, brightness, png, poll
 
@@ -21,7 +25,10 @@ BRIGHTER = 12.75
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, slow_copier: Path) -> Iterator[Service]:
-    made = Service(tmp_path_factory.mktemp("service"), slow_copier, price=1, encrypt=True)
+    # What differs by less than a fifth of a "brighter" keeps the input's pixels.
+    model = shutil.copytree(slow_copier, tmp_path_factory.mktemp("models") / "slow-keeper")
+    dataclasses.replace(CONFIG, keep_below=0.002).save(model)
+    made = Service(tmp_path_factory.mktemp("service"), model, price=1, encrypt=True)
     made.run("accounts", "add", "ann", "--credit", "1000")
     made.key = made.run("keys", "create", "ann")["key"]
     made.start()
@@ -127,6 +134,17 @@ def test_a_task_from_submission_to_signed_result(client: httpx2.Client, service:
     ):
         assert httpx2.get(address.copy_with(params=wrong)).status_code == 403
     assert "make it brighter" not in (service.data / "log").read_text()
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_what_the_model_leaves_alone_keeps_its_pixels_unless_told(client: httpx2.Client, keep: bool) -> None:
+    noise = np.random.default_rng(1).integers(0, 255, (128, 128, 3)).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "PNG")
+    inputs = {"prompt": "the picture", "input_image": b64(file.getvalue()), "keep_unchanged": keep}
+    done = poll(client, client.post("/v1/flux-kontext-dev", json=inputs).json()["id"])
+    sample = httpx2.get(done["result"]["sample"]).content
+    assert (np.asarray(Image.open(io.BytesIO(sample))) == noise).all() == keep
 
 
 def test_a_picture_by_its_address(client: httpx2.Client, receiver: Receiver) -> None:

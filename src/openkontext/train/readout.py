@@ -66,15 +66,13 @@ def contents(scene: Scene) -> np.ndarray:
             found = [options.index(part) for options, part in zip(QUESTIONS["robot"], parts, strict=True)]
             answers[_COLUMN["robot"] :] = found
         labels[covered] = answers
-        text = thing.form.text
-        for place, letter in enumerate(text):
-            x0, y0, x1, y1 = cell(text, place)
+        for place, letter in enumerate(thing.form.text):
+            x0, y0, x1, y1 = cell(thing.form.text, place)
             box = left + side * x0, top + side * y0, left + side * x1, top + side * y1
-            halves = _covered(box, rows, 2 * columns, width=TOKEN // 2)
-            row, half = np.nonzero(halves)
+            row, half = np.nonzero(_covered(box, rows, 2 * columns, width=TOKEN // 2))
             labels[row, half // 2, _COLUMN["letters"] + half % 2] = LETTERS.index(letter)
     if scene.look != "colour" or scene.style in COLOURLESS:
-        labels[..., [1, -1]] = _UNSAID
+        labels[..., [1, -1]] = _UNSAID  # a thing's colour, and that of a robot's head
     return labels.reshape(rows * columns, -1)
 
 
