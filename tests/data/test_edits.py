@@ -148,6 +148,21 @@ def test_a_family_holds_the_wanted_kinds_only():
     assert first == set(FIRST_KINDS)
 
 
+def test_a_family_of_text_alone_spells_letters_in_any_order():
+    edits = [e for seed in range(20) for e in family(np.random.default_rng([5, seed]), ("text",))]
+    among_others = [
+        e for seed in range(20) for e in family(np.random.default_rng([5, seed])) if e.kind == "text"
+    ]
+    assert {e.kind for e in edits} == {"text"}
+    assert not any(held_out(scene) for e in edits for scene in scenes(e))
+    assert len(edits) > 3 * len(among_others)
+
+    def words(some: list[Edit]) -> float:
+        return sum(e.result.form.text in ("OPEN", "CAFE", "STOP", "ZOO", "KIDS") for e in some) / len(some)
+
+    assert words(edits) == 0 < words(among_others)
+
+
 def test_sizes_counts_and_texts_change_and_nothing_else_of_the_thing():
     for edit in edits("resize"):
         factor = edit.result.size / edit.subject.size

@@ -57,6 +57,15 @@ def test_a_missing_recipe_and_a_missing_stage_are_named(tmp_path: Path) -> None:
         run_recipe(read_recipe(RECIPES / "nano" / "3-latents.toml"), tmp_path)
 
 
+def test_a_kind_that_is_not_taught_is_named(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("stage = 'latents'\n[latents]\nonly = 'words'")
+    start_from("nano", tmp_path / "work", PRESETS["nano"])
+    with pytest.raises(InputError, match="only = 'words': must be one of recolour, "):
+        run_recipe(read_recipe(recipe), tmp_path / "work")
+    assert not (tmp_path / "work" / "latents").exists()
+
+
 def test_learning_rates_rise_stay_and_fall() -> None:
     recipe = FlowRecipe(steps=1000, warm_up=10, decay=0.2)
     assert rate_factor(0, recipe) == 0.1

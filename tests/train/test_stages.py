@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from openkontext.data.instructions import every_word, phrase
 from openkontext.data.scenes import render
 from openkontext.model.autoencoder import Autoencoder
 from openkontext.model.config import PRESETS, AutoencoderConfig
+from openkontext.train import latents
 from openkontext.train.autoencoder import AutoencoderRecipe, train_autoencoder
 from openkontext.train.flow import FlowRecipe, train_flow
 from openkontext.train.latents import PairCache, write_chunk
@@ -82,6 +84,33 @@ def test_cached_latents_are_those_of_the_pictures(work: Path) -> None:
             expected = encode(model, picture)[0]
             # float16 storage, and bfloat16 arithmetic that depends on the batch.
             np.testing.assert_allclose(tokens, expected, atol=0.03 * np.abs(expected).max())
+
+
+def test_families_of_one_kind_alone_lie_beside_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latents, "FAMILIES", 2)
+
+    def means(images: torch.Tensor) -> np.ndarray:
+        """Of every token's square the mean brightness, 64 times."""
+        squares = torch.nn.functional.avg_pool2d(images.mean(1, keepdim=True), 16)
+        return squares.flatten(1)[..., None].repeat(1, 1, 64).numpy()
+
+    kinds = ("recolour", "text")
+    write_chunk(tmp_path, 0, means, kinds)
+    cache = PairCache(tmp_path, kinds)
+    first = [pair.edit for of_kinds in cache.pairs.values() for pair in of_kinds.get("text", [])]
+    write_chunk(tmp_path, 0, means, kinds, only="text")
+    cache.refresh()
+    cache.refresh()
+    after = [pair for of_kinds in cache.pairs.values() for pair in of_kinds.get("text", [])]
+    alone = [e for number in range(2) for e in family(np.random.default_rng([0, 5, number]), ("text",))]
+    assert Counter(pair.edit for pair in after) == Counter(first) + Counter(alone)
+    for pair in after:
+        for scene, tokens in zip((pair.edit.before, pair.edit.after), pair.tokens(), strict=True):
+            picture = torch.from_numpy(render(scene))[None].permute(0, 3, 1, 2).float() / 127.5 - 1
+            # Stored as float16, of values up to 1.
+            np.testing.assert_allclose(tokens, means(picture)[0], atol=1e-3)
 
 
 def test_the_autoencoder_learns(tmp_path: Path) -> None:

@@ -90,6 +90,11 @@ def random_text(rng: np.random.Generator) -> str:
         return str(choose(rng, _TEXTS))
     if kind < 0.6:
         return str(int(rng.integers(1, 1000)))
+    return random_letters(rng)
+
+
+def random_letters(rng: np.random.Generator) -> str:
+    """Letters and digits in any order, two to as many as a sign has room for; held out or not."""
     return "".join(choose(rng, LETTERS) for _ in range(int(rng.integers(2, LONGEST + 1))))
 
 

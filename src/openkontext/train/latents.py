@@ -1,7 +1,8 @@
 """Cached pairs: families of edited scenes, encoded once.
 
 A chunk holds the latents of `FAMILIES` families. Which scenes they belong to is not stored: a family follows
-from its number, and is drawn again when the chunk is opened.
+from its number, and is drawn again when the chunk is opened. Families of one kind alone have their chunks in
+a folder with the kind's name, beside those of all kinds.
 """
 
 from __future__ import annotations
@@ -29,15 +30,20 @@ def _family(seed: int, number: int, kinds: Collection[str]) -> tuple[list[Edit],
     return edits, list(dict.fromkeys(scene for edit in edits for scene in (edit.before, edit.after)))
 
 
-def write_chunk(folder: Path, chunk: int, encode: Encode, kinds: Collection[str], seed: int = 0) -> None:
-    """Draws and encodes a chunk of families, of these kinds; does nothing where the file is there."""
-    path = folder / f"latents-{chunk:05d}.npy"
+def write_chunk(
+    folder: Path, chunk: int, encode: Encode, kinds: Collection[str], seed: int = 0, only: str = ""
+) -> None:
+    """Draws and encodes a chunk of families, of these kinds or one alone; does nothing where it is there."""
+    path = folder / only / f"latents-{chunk:05d}.npy"
     if path.exists():
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kinds = (only,) if only else kinds
     rows: list[np.ndarray] = []
     for number in range(chunk * FAMILIES, (chunk + 1) * FAMILIES):
         _, scenes = _family(seed, number, kinds)
+        if not scenes:
+            continue
         images = (
             torch.from_numpy(np.stack([render(scene) for scene in scenes])).permute(0, 3, 1, 2).float()
             / 127.5
@@ -86,16 +92,21 @@ class PairCache:
 
     def refresh(self) -> None:
         """Opens the chunks that are new."""
-        for path in sorted(self.folder.glob("latents-*.npy")):
-            if path not in self._opened:
-                self._open(path)
-                self._opened.add(path)
+        folders: list[tuple[Path, Collection[str]]] = [(self.folder, self.kinds)]
+        folders += [(self.folder / kind, (kind,)) for kind in self.kinds]
+        for folder, kinds in folders:
+            for path in sorted(folder.glob("latents-*.npy")):
+                if path not in self._opened:
+                    self._open(path, kinds)
+                    self._opened.add(path)
 
-    def _open(self, path: Path) -> None:
+    def _open(self, path: Path, kinds: Collection[str]) -> None:
         latents = np.load(path, mmap_mode="r")
         chunk, offset = int(path.stem.split("-")[1]), 0
         for number in range(chunk * FAMILIES, (chunk + 1) * FAMILIES):
-            edits, scenes = _family(self.seed, number, self.kinds)
+            edits, scenes = _family(self.seed, number, kinds)
+            if not scenes:
+                continue
             size = scenes[0].height // 16 * (scenes[0].width // 16) * 64
             place = {scene: offset + i * size for i, scene in enumerate(scenes)}
             offset += len(scenes) * size

@@ -56,6 +56,8 @@ class LatentsRecipe:
 
     families: int = 2000
     first: int = 0
+    #: One kind that these families hold alone, for more pairs of it than all families give; "" for all kinds.
+    only: str = ""
 
 
 _STAGES: dict[str, type] = {
@@ -179,8 +181,10 @@ def run_recipe(recipe: Recipe, work: Path, processes: int = 1) -> None:
         first = settings.first // FAMILIES
         half = recipe.run.precision == "bf16"
         encoder = functools.partial(encode, autoencoder, half=half)
+        if settings.only and settings.only not in kinds:
+            raise InputError(f"only = {settings.only!r}: must be one of {', '.join(kinds)}")
         for chunk in range(first, first + -(-settings.families // FAMILIES)):
-            write_chunk(work / "latents", chunk, encoder, kinds)
+            write_chunk(work / "latents", chunk, encoder, kinds, only=settings.only)
     else:
         _need(work / "text" / "taught.json", "text")
         _need(work / "latents", "latents")
