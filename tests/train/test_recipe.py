@@ -27,7 +27,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 
 def test_the_shipped_recipes_read() -> None:
     stages = [read_recipe(path).stage for path in sorted((RECIPES / "nano").glob("*.toml"))]
-    assert stages == ["text", "autoencoder", "latents", "flow", "guidance", "ladd"]
+    assert stages == ["text", "autoencoder", "latents", "latents", "flow", "guidance", "ladd"]
 
 
 @pytest.mark.parametrize(
