@@ -8,7 +8,17 @@ import pytest
 
 from openkontext.data.palette import COLOURS
 from openkontext.data.robots import BODIES, FEET, HEADS, TOPS, Robot
-from openkontext.data.scenes import ROBOT_SIZE, SIGN_SIZE, Scene, Thing, render, silhouette
+from openkontext.data.sampler import random_sign
+from openkontext.data.scenes import (
+    GROUND_PLACES,
+    ROBOT_SIZE,
+    SIZES,
+    Scene,
+    Thing,
+    box_of,
+    render,
+    silhouette,
+)
 from openkontext.data.signs import LETTERS, LONGEST, cell, glyph, ink, strokes
 from openkontext.data.styles import COLOURLESS, STYLES, draw_in
 from openkontext.data.things import Form
@@ -27,24 +37,53 @@ def test_no_two_letters_look_alike():
 
 
 def test_a_text_stands_in_the_middle_of_its_board():
-    for text in ("I", "42", "OPEN"):
+    for text, letters_left_of_it in (("42", 0), ("OPEN", 0), ("I", 1), ("CAR", 1)):
         first, last = cell(text, 0), cell(text, len(text) - 1)
-        assert first[0] + last[2] == pytest.approx(1)
+        # Half a letter, of 16 pixels in 72: the middle of the text is left of the board's.
+        assert (first[0] + last[2]) / 2 == pytest.approx(0.5 - letters_left_of_it * 8 / 72)
         assert first[0] > 0
     # The strokes of a letter fill as much as its pixels do.
-    (x0, _, x1, _) = cell("H", 0)
-    pixel = (x1 - x0) / 5
-    assert sum((b[2] - b[0]) * (b[3] - b[1]) for b in strokes("H")) == pytest.approx(
-        glyph("H").sum() * pixel**2
+    x0, y0, x1, y1 = cell("H", 0)
+    pixel = (x1 - x0) / 5 * (y1 - y0) / 7
+    assert sum((b[2] - b[0]) * (b[3] - b[1]) for b in strokes("H")) == pytest.approx(glyph("H").sum() * pixel)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("place", GROUND_PLACES)
+def test_a_letter_is_one_pattern_in_one_square_of_the_grid(size: tuple[int, int], place: str):
+    """What changes with a letter lies in one square of 16 pixels, and the whole sign is in the picture."""
+    scene = replace(SCENE, width=size[0], height=size[1])
+    sign = random_sign(np.random.default_rng(0), scene, place)
+    left, top, side = box_of(scene, sign)
+    assert side == 72
+    assert min(left, top) >= 0
+    assert left + side <= size[0]
+    assert top + side <= size[1]
+    one, other = (
+        render(replace(scene, things=(replace(sign, form=Form(text=text)),))).astype(int)
+        for text in ("A8C4", "A1C4")
     )
+    rows, columns = np.nonzero((one != other).any(axis=2))
+    assert len({(y // 16, x // 16) for y, x in zip(rows, columns, strict=True)}) == 1
+
+
+def test_nothing_stands_in_front_of_a_sign():
+    sign = random_sign(np.random.default_rng(0), SCENE, "left")
+    near = Thing("box", "red", "middle", 0.4, dx=-0.1, dy=0.04)
+    alone, both = (render(replace(SCENE, things=things)) for things in ((sign,), (sign, near)))
+    # Away from its edges, which let through a little of what is behind.
+    left, top, _ = box_of(SCENE, sign)
+    board = slice(top + 26, top + 46), slice(left + 2, left + 70)
+    np.testing.assert_array_equal(alone[board], both[board])
+    assert (alone != both).any()
 
 
 def test_every_letter_of_a_sign_shows_in_every_place_and_colour():
     for colour in COLOURS:
-        empty = render(with_thing("sign", colour, Form(text=""), SIGN_SIZE)).astype(int)
+        empty = render(with_thing("sign", colour, Form(text=""), 72 / 128)).astype(int)
         for place in range(LONGEST):
             text = "." * place + "8"
-            sign = render(with_thing("sign", colour, Form(text=text.replace(".", "1")), SIGN_SIZE))
+            sign = render(with_thing("sign", colour, Form(text=text.replace(".", "1")), 72 / 128))
             assert np.abs(sign - empty).max() > 90
         assert sum(abs(a - b) for a, b in zip(ink(colour), COLOURS[colour], strict=True)) > 150
 

@@ -14,6 +14,7 @@ from openkontext.data.edits import FIRST_KINDS, IMPOSSIBLE, KINDS
 from openkontext.data.families import family
 from openkontext.data.instructions import every_word, phrase
 from openkontext.data.scenes import render
+from openkontext.data.signs import LETTERS
 from openkontext.model.autoencoder import Autoencoder
 from openkontext.model.config import PRESETS, AutoencoderConfig
 from openkontext.train import latents
@@ -64,6 +65,8 @@ def test_what_a_sign_says_is_spelled(tmp_path: Path) -> None:
     train_tokenizers(tmp_path, kinds, vocab_sizes=(1024, 512), count=2000)
     assert Taught.load(tmp_path) == Taught(kinds, tuple(every_word(kinds)))
     t5 = TextEncoders(TINY, tmp_path).tokenizers[1]
+    pairs = [a + b for a in LETTERS for b in LETTERS]
+    assert all(t5.encode(f'say "{pair}"').tokens[3:5] == list(pair.lower()) for pair in pairs)
     for text in ("OPEN", "B7X"):
         tokens = t5.encode(f'make the sign say "{text}"').tokens
         spelled = "".join(tokens).lower()

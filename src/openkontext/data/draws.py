@@ -123,7 +123,7 @@ def _count(rng: np.random.Generator, scene: Scene) -> Edit | None:
 
 def _text(rng: np.random.Generator, scene: Scene) -> Edit | None:
     old = choose(rng, [t for t in scene.things if not t.in_sky])
-    sign = random_sign(rng, old.place)
+    sign = random_sign(rng, scene, old.place)
     text = random_text(rng)
     if text == sign.form.text:
         return None

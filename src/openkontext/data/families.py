@@ -154,7 +154,7 @@ def _signs(
     rng: np.random.Generator, base: Scene, say: Callable[[np.random.Generator], str], count: int
 ) -> Iterator[Edit | None]:
     for old in _some(rng, [t for t in base.things if not t.in_sky], 2):
-        sign = random_sign(rng, old.place)
+        sign = random_sign(rng, base, old.place)
         texts = [t for t in dict.fromkeys(say(rng) for _ in range(count)) if not text_held_out(t)]
         signs = [replace(sign, form=Form(text=text)) for text in texts]
         for a in signs:

@@ -11,15 +11,15 @@ from openkontext.data.robots import BODIES, FEET, HEADS, TOPS, Robot
 from openkontext.data.scenes import (
     GROUND_PLACES,
     GROUND_SIZE,
+    PLACES,
     ROBOT_SIZE,
-    SIGN_SIZE,
     SIZES,
     SKY_PLACES,
     SKY_SIZE,
     Scene,
     Thing,
 )
-from openkontext.data.signs import LETTERS, LONGEST
+from openkontext.data.signs import GRID, GRID_LEFT, GRID_TOP, LETTERS, LONGEST, SIGN_SIDE
 from openkontext.data.things import GROUND_THINGS, ROBOT, SIGN, SKY_THINGS, Form
 
 _SIZE_WEIGHTS = (0.4, 0.18, 0.18, 0.12, 0.12)
@@ -98,15 +98,30 @@ def random_letters(rng: np.random.Generator) -> str:
     return "".join(choose(rng, LETTERS) for _ in range(int(rng.integers(2, LONGEST + 1))))
 
 
-def random_sign(rng: np.random.Generator, place: str) -> Thing:
-    """A sign that is not held out."""
+def random_sign(rng: np.random.Generator, scene: Scene, place: str) -> Thing:
+    """A sign near a place of a scene, its letters on their grid; it is not held out."""
     colour = choose(rng, [c for c in COLOURS if not thing_held_out(SIGN, c)])
     text = random_text(rng)
     while text_held_out(text):
         text = random_text(rng)
-    # At the sides it stands farther in, so that all of it shows.
-    aside = {"left": 0.06, "right": -0.06}.get(place, 0.0)
-    return Thing(SIGN, colour, place, SIGN_SIZE, dx=aside, form=Form(text=text))
+    x, y = PLACES[place]
+    left = _on_grid(x * scene.width - SIGN_SIDE / 2, scene.width, GRID_LEFT)
+    top = _on_grid(y * scene.height - SIGN_SIDE, scene.height, GRID_TOP)
+    return Thing(
+        SIGN,
+        colour,
+        place,
+        size=SIGN_SIDE / min(scene.width, scene.height),
+        dx=(left + SIGN_SIDE / 2) / scene.width - x,
+        dy=(top + SIGN_SIDE) / scene.height - y,
+        form=Form(text=text),
+    )
+
+
+def _on_grid(wanted: float, room: int, offset: int) -> int:
+    """Where a sign begins, in pixels: nearest to what is wanted, all of it shown, its letters on the grid."""
+    starts = [start for start in range(room - SIGN_SIDE + 1) if (start + offset) % GRID == 0]
+    return min(starts, key=lambda start: abs(start - wanted))
 
 
 def random_robot(rng: np.random.Generator, place: str) -> Thing:

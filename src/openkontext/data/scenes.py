@@ -13,7 +13,7 @@ import numpy as np
 
 from openkontext.data.landscapes import TIMES, draw_landscape
 from openkontext.data.styles import draw_in
-from openkontext.data.things import PLAIN, Form, draw_thing, main_colour_area
+from openkontext.data.things import PLAIN, SIGN, Form, draw_thing, main_colour_area
 
 LOOKS = ("colour", "black and white", "sepia", "inverted")
 
@@ -36,8 +36,7 @@ SKY_PLACES = ("sky left", "sky middle", "sky right")
 #: Size of a thing that an instruction adds, as a share of the picture's shorter side.
 GROUND_SIZE = 0.32
 SKY_SIZE = 0.25
-#: Sizes of a sign and of a robot: large enough to read, and to be recognised.
-SIGN_SIZE = 0.46
+#: Size of a robot: large enough to be recognised.
 ROBOT_SIZE = 0.46
 
 
@@ -76,6 +75,15 @@ class Scene:
     style: str = "plain"
     #: Chooses the landscape's incidental detail (hills, stars, windows).
     detail: int = 0
+
+
+def back_to_front(scene: Scene) -> list[Thing]:
+    """The things in the order in which they cover each other.
+
+    Those in the sky are behind those on the ground, farther ones behind nearer ones, and nothing is in front
+    of a sign, so that all of it can be read.
+    """
+    return sorted(scene.things, key=lambda t: (not t.in_sky, t.shape == SIGN, PLACES[t.place][1] + t.dy))
 
 
 def box_of(scene: Scene, thing: Thing) -> tuple[int, int, int]:
@@ -127,8 +135,7 @@ def render(scene: Scene) -> np.ndarray:
         scene.landscape, scene.season, scene.time, scene.width, scene.height, scene.detail
     ).copy()
     light = np.array(TIMES[scene.time].light, np.float32)
-    # Farther things first; a thing on the ground covers what hangs behind it.
-    for thing in sorted(scene.things, key=lambda t: (not t.in_sky, PLACES[t.place][1] + t.dy)):
+    for thing in back_to_front(scene):
         left, top, side = box_of(scene, thing)
         if not thing.in_sky:
             _shadow(picture, left, top, side)

@@ -1,4 +1,9 @@
-"""Signs with words on them: capital letters and digits in a pixel font of our own."""
+"""Signs with words on them: capital letters and digits in a pixel font of our own.
+
+A sign is drawn 72 pixels wide and its letters 16 apart, on the grid of squares that an image token covers. So
+a letter is one pattern in one token wherever it stands; at any offset it would be thousands, more than a
+small model learns.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,12 @@ from openkontext.data.palette import COLOURS, RGB
 
 LONGEST = 4
 """Letters that a sign has room for."""
+GRID = 16
+"""From one letter to the next in pixels, and of their grid in the picture: an image token's side."""
+SIGN_SIDE = 72
+"""Side of the sign's square in pixels."""
+GRID_LEFT, GRID_TOP = 4, 28
+"""From the square's corner to the first letter's field, in pixels."""
 
 _ROWS = 7
 _COLUMNS = 5
@@ -55,13 +66,10 @@ _GLYPHS = {
 LETTERS = tuple(_GLYPHS)
 """What can stand on a sign."""
 
-BOARD = (0.02, 0.18, 0.98, 0.66)
+BOARD = (0.0, 24 / SIGN_SIDE, 1.0, 48 / SIGN_SIDE)
 """Corners of the board in the sign's unit square: x0, y0, x1, y1."""
-_UNIT = 0.04
-"""Side of the font's pixel in the unit square."""
-_GAP = 0.8
-"""Between two letters, in pixels of the font."""
-_ADVANCE = (_COLUMNS + _GAP) * _UNIT
+_WIDTH, _HEIGHT = 12, 14
+"""Of a letter in its field, in pixels of the picture."""
 
 _DARK: RGB = (40, 38, 46)
 _PALE: RGB = (250, 246, 232)
@@ -73,11 +81,19 @@ def ink(colour: str) -> RGB:
     return _DARK if 0.299 * red + 0.587 * green + 0.114 * blue > 150 else _PALE
 
 
+def first_field(text: str) -> int:
+    """In which of the board's fields, one for each letter that it has room for, a text begins."""
+    return (LONGEST - len(text)) // 2
+
+
 def cell(text: str, place: int) -> tuple[float, float, float, float]:
-    """Where a letter of a text stands in the unit square: x0, y0, x1, y1; the text stands in the middle."""
-    left = 0.5 - (len(text) * _ADVANCE - _GAP * _UNIT) / 2 + place * _ADVANCE
-    top = (BOARD[1] + BOARD[3] - _ROWS * _UNIT) / 2
-    return left, top, left + _COLUMNS * _UNIT, top + _ROWS * _UNIT
+    """Where a letter of a text stands in the unit square: x0, y0, x1, y1.
+
+    The text stands in the middle, or half a letter left of it where it has an odd number of letters.
+    """
+    left = GRID_LEFT + GRID * (first_field(text) + place) + (GRID - _WIDTH) / 2
+    top = GRID_TOP + (GRID - _HEIGHT) / 2
+    return left / SIGN_SIDE, top / SIGN_SIDE, (left + _WIDTH) / SIGN_SIDE, (top + _HEIGHT) / SIGN_SIDE
 
 
 @lru_cache(maxsize=64)
@@ -95,16 +111,17 @@ def strokes(text: str) -> list[tuple[float, float, float, float]]:
     """
     boxes = []
     for place, letter in enumerate(text):
-        left, top, _, _ = cell(text, place)
+        left, top, right, bottom = cell(text, place)
+        wide, high = (right - left) / _COLUMNS, (bottom - top) / _ROWS
         for y, row in enumerate(glyph(letter)):
             edges = np.flatnonzero(np.diff(np.r_[False, row, False]))
             for start, end in edges.reshape(-1, 2):
                 boxes.append(
                     (
-                        left + start * _UNIT,
-                        top + y * _UNIT,
-                        left + end * _UNIT,
-                        top + (y + 1) * _UNIT,
+                        left + start * wide,
+                        top + y * high,
+                        left + end * wide,
+                        top + (y + 1) * high,
                     )
                 )
     return boxes

@@ -218,7 +218,7 @@ _LAMP: RGB = (255, 244, 170)
 def _sign(colour: str, text: str) -> tuple[Part, ...]:
     x0, y0, x1, y1 = BOARD
     return (
-        _box(_WOOD, 0.45, y1, 0.55, 1.0),
+        _box(_WOOD, 0.46, y1, 0.54, 1.0),
         _box("dark", x0, y0, x1, y1),
         _box("main", x0 + 0.02, y0 + 0.02, x1 - 0.02, y1 - 0.02),
         *(_box(ink(colour), *stroke) for stroke in strokes(text)),

@@ -1,16 +1,20 @@
-"""Read out of the transformer's middle what its picture shows, while it trains.
+"""Read out of the transformer's middle what its picture shows, and out of the text where letters go.
 
 A head tells of every image token which thing covers it, in which colour, and whether the edit changes it;
 of a group, how many they are; of a sign, which letters stand there; of a robot, which parts it has. From
 pixels alone a network learns last which thing an instruction means and where it stands, and which letter
-goes where; asked for it outright, it learns that first. The idea is that of representation alignment
-(arXiv 2410.06940), with the scene as data in the place of another network's features. The head is thrown
+goes where; asked for it outright, it learns that first. A second head tells of every text token where on a
+sign the letters stand that it spells: text tokens have no position in the transformer, so that the order of
+letters reaches it through the text encoder alone. The idea is that of representation alignment
+(arXiv 2410.06940), with the scene as data in the place of another network's features. The heads are thrown
 away after training.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,8 +23,8 @@ from torch.nn import functional as F
 
 from openkontext.data.palette import COLOURS
 from openkontext.data.robots import BODIES, FEET, HEADS, TOPS
-from openkontext.data.scenes import PLACES, Scene, box_of
-from openkontext.data.signs import LETTERS, cell
+from openkontext.data.scenes import Scene, back_to_front, box_of
+from openkontext.data.signs import LETTERS, LONGEST, cell, first_field
 from openkontext.data.styles import COLOURLESS
 from openkontext.data.things import ALL_SHAPES, MOST
 from openkontext.model.transformer import FluxTransformer
@@ -31,7 +35,8 @@ COVERED = 0.3
 """Share of a token, or of half a token for letters, from which something covers it."""
 
 _SHAPES, _COLOURS = ALL_SHAPES, tuple(COLOURS)
-_UNSAID = -100  # the index that cross entropy leaves out
+UNSAID = -100
+"""The index that cross entropy leaves out."""
 
 QUESTIONS: dict[str, tuple[tuple[object, ...], ...]] = {
     "thing": (("nothing", *ALL_SHAPES), ("nothing", *COLOURS)),
@@ -41,6 +46,8 @@ QUESTIONS: dict[str, tuple[tuple[object, ...], ...]] = {
 }
 """What is asked of a token, and the answers: a thing's shape and colour; how many of it stand there; the
 letters in the token's left and right half; a robot's parts, and the colour of its head."""
+FIELDS = LONGEST + 1
+"""Where a text token's first letter stands: in a field of a sign, or in none."""
 _COLUMN = {
     name: sum(len(answers) for answers in list(QUESTIONS.values())[:i]) for i, name in enumerate(QUESTIONS)
 }
@@ -53,12 +60,12 @@ def contents(scene: Scene) -> np.ndarray:
     letters beside a sign.
     """
     rows, columns = scene.height // TOKEN, scene.width // TOKEN
-    labels = np.full((rows, columns, sum(map(len, QUESTIONS.values()))), _UNSAID, np.int64)
+    labels = np.full((rows, columns, sum(map(len, QUESTIONS.values()))), UNSAID, np.int64)
     labels[..., :2] = 0
-    for thing in sorted(scene.things, key=lambda t: (not t.in_sky, PLACES[t.place][1] + t.dy)):
+    for thing in back_to_front(scene):
         left, top, side = box_of(scene, thing)
         covered = _covered((left, top, left + side, top + side), rows, columns)
-        answers: list[int] = [_UNSAID] * labels.shape[-1]
+        answers: list[int] = [UNSAID] * labels.shape[-1]
         answers[0], answers[1] = 1 + _SHAPES.index(thing.shape), 1 + _COLOURS.index(thing.colour)
         answers[_COLUMN["count"]] = thing.form.count - 1
         if thing.form.robot is not None:
@@ -72,8 +79,30 @@ def contents(scene: Scene) -> np.ndarray:
             row, half = np.nonzero(_covered(box, rows, 2 * columns, width=TOKEN // 2))
             labels[row, half // 2, _COLUMN["letters"] + half % 2] = LETTERS.index(letter)
     if scene.look != "colour" or scene.style in COLOURLESS:
-        labels[..., [1, -1]] = _UNSAID  # a thing's colour, and that of a robot's head
+        labels[..., [1, -1]] = UNSAID  # a thing's colour, and that of a robot's head
     return labels.reshape(rows * columns, -1)
+
+
+def spelled(instruction: str, sign: str, offsets: Sequence[tuple[int, int]]) -> list[int]:
+    """Where on a sign the letters stand that each text token spells.
+
+    Args:
+        instruction: As it is given to the tokenizer.
+        sign: What the sign is to say.
+        offsets: Of every token, its first character in the instruction and the one after its last; equal for
+            marks and padding.
+
+    Returns:
+        Of every token the field of its first letter, from 0, or `LONGEST` where it spells nothing of it; -100
+        of marks and padding, and throughout where the instruction does not hold the sign's text.
+    """
+    start = [found.start() for found in re.finditer(rf"\b{re.escape(sign)}\b", instruction)]
+    if not start:
+        return [UNSAID] * len(offsets)
+    # What stood there before is named first.
+    places = [first - start[-1] for first, _ in offsets]
+    fields = [first_field(sign) + p if 0 <= p < len(sign) else LONGEST for p in places]
+    return [field if end > first else UNSAID for field, (first, end) in zip(fields, offsets, strict=True)]
 
 
 def _covered(
@@ -93,7 +122,7 @@ def _covered(
 
 
 class Readout(nn.Module):
-    """The head, and the hook that hands it the tokens of one block.
+    """The heads, and the hook that hands the first one the tokens of one block.
 
     Args:
         transformer: Whose tokens to read.
@@ -105,6 +134,7 @@ class Readout(nn.Module):
         self.norm = nn.LayerNorm(transformer.config.hidden_size)
         self._sizes = (2, *(len(answers) for group in QUESTIONS.values() for answers in group))
         self.head = nn.Linear(transformer.config.hidden_size, sum(self._sizes))
+        self.spelling = nn.Linear(transformer.config.joint_attention_dim, FIELDS)
         self._tokens: Tensor | None = None
         transformer.single_transformer_blocks[block].register_forward_hook(self._keep)
 
@@ -129,13 +159,20 @@ class Readout(nn.Module):
         )
         more = labels.shape[1] - changed.shape[1]
         logits = self.head(self.norm(self._tokens[:, -labels.shape[1] :].float())).split(self._sizes, dim=-1)
-        answers = (F.pad(changed.long(), (0, more), value=_UNSAID), *labels.unbind(-1))
+        answers = (F.pad(changed.long(), (0, more), value=UNSAID), *labels.unbind(-1))
         weight = F.pad(weight, (0, more), value=1.0)
         losses = [
             (weight * F.cross_entropy(logit.transpose(1, 2), answer, reduction="none")).sum()
-            / (weight * (answer != _UNSAID)).sum().clamp(min=1)
+            / (weight * (answer != UNSAID)).sum().clamp(min=1)
             for logit, answer in zip(logits, answers, strict=True)
         ]
         self._tokens = None
         groups = torch.stack(losses).split([1, *map(len, QUESTIONS.values())])
         return {name: group.mean() for name, group in zip(("changed", *QUESTIONS), groups, strict=True)}
+
+    def spelling_loss(self, text: Tensor, fields: Tensor) -> Tensor:
+        """Cross entropy of where the letters go that text tokens [B, tokens, width] spell, see `spelled`."""
+        logits = self.spelling(text.float())
+        total = F.cross_entropy(logits.transpose(1, 2), fields, reduction="sum")
+        loss: Tensor = total / (fields != UNSAID).sum().clamp(min=1)
+        return loss

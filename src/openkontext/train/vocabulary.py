@@ -109,7 +109,12 @@ def train_t5_tokenizer(texts: Iterator[str], vocab_size: int, known: Collection[
     counts = Counter(piece for text in texts for piece, _ in splitter.pre_tokenize_str(text.lower()))
     letters = sorted({letter for piece in counts for letter in piece} | set(string.printable.strip().lower()))
     whole = {form for word in known for form in (word, f"▁{word}")}
-    words = [(w, n) for w, n in counts.most_common() if len(w) > 1 and (w in whole or len(w) == 2)]
+    # Two letters without a space before them are part of what a sign says, even where they make a word.
+    words = [
+        (w, n)
+        for w, n in counts.most_common()
+        if (len(w) > 2 and w in whole) or (len(w) == 2 and w[0] == "▁")
+    ]
     words = words[: vocab_size - 3 - len(letters)]
     total = sum(counts.values())
     rare = math.log(0.1 / total)  # a letter is worth less than any word seen once
