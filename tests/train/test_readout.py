@@ -1,7 +1,6 @@
 """The head that reads the scene out of the transformer's middle."""
 
 import dataclasses
-import re
 
 import numpy as np
 import pytest
@@ -10,11 +9,11 @@ import torch
 from openkontext.data.palette import COLOURS
 from openkontext.data.robots import BODIES, FEET, HEADS, TOPS, Robot
 from openkontext.data.scenes import GROUND_SIZE, ROBOT_SIZE, SKY_SIZE, Scene, Thing
-from openkontext.data.signs import LETTERS, LONGEST
+from openkontext.data.signs import LETTERS
 from openkontext.data.things import ALL_SHAPES, ROBOT, SIGN, Form
 from openkontext.model.config import PRESETS
 from openkontext.model.transformer import FluxTransformer
-from openkontext.train.readout import UNSAID, Readout, contents, spelled
+from openkontext.train.readout import Readout, contents
 
 # On 128 x 128 pixels the house's square is 41 pixels wide from (44, 72), the star's 32 from (10, 10).
 HOUSE = Thing("house", "red", "middle", GROUND_SIZE)
@@ -78,51 +77,6 @@ def test_a_robot_s_parts_are_read_where_it_stands() -> None:
     stars = read[:, 0] == 1 + ALL_SHAPES.index("star")
     assert set(read[stars, 2]) == {2}
     assert set(read[read[:, 0] == 0, 2]) == {-100}
-
-
-def tokens_of(words: str) -> list[tuple[int, int]]:
-    """Words in lower case whole, all else one by one, and a mark at the end that stands for no character."""
-    return [match.span() for match in re.finditer(r"[a-z]+|[^ ]", words)] + [(0, 0)]
-
-
-@pytest.mark.parametrize(
-    ("words", "sign", "fields"),
-    [
-        # Four letters fill the board; three begin in its first field, two and one in its second.
-        ("write OPEN", "OPEN", "-0123 "),
-        ('replace "A7" with "JPK".', "JPK", "-------012-- "),
-        ("put ON on the sign", "ON", "-12--- "),
-        # What the sign said before is no part of it, even where it is a part of the same letters.
-        ('turn "7A" into "7"', "7", "-------1- "),
-        ("make it snow", "ON", "    "),
-    ],
-)
-def test_text_tokens_say_where_their_letters_go(words: str, sign: str, fields: str) -> None:
-    names = {LONGEST: "-", UNSAID: " "}
-    found = spelled(words, sign, tokens_of(words))
-    assert "".join(names.get(field, str(field)) for field in found) == fields
-
-
-def test_the_field_of_a_letter_can_be_learnt_from_its_token() -> None:
-    torch.manual_seed(0)
-    config = PRESETS["nano"].transformer
-    readout = Readout(
-        FluxTransformer(dataclasses.replace(config, num_layers=1, num_single_layers=1)), block=0
-    )
-    fields = torch.tensor([[LONGEST, 0, 1, 2, 3, UNSAID], [1, 2, LONGEST, LONGEST, UNSAID, UNSAID]])
-    text = torch.randn(LONGEST + 1, config.joint_attention_dim)[fields.clamp(min=0)]
-    optimiser = torch.optim.Adam(readout.spelling.parameters(), 0.01)
-    losses = []
-    for _ in range(60):
-        loss = readout.spelling_loss(text, fields)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
-    # Five answers: at first about ln 5.
-    assert losses[0] > 1
-    assert losses[-1] < 0.1
-    assert readout.spelling_loss(text, torch.full_like(fields, UNSAID)) == 0
 
 
 @pytest.mark.parametrize("with_context", [False, True])

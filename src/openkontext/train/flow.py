@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from openkontext.data.instructions import describe, phrase, slip
@@ -23,7 +22,8 @@ from openkontext.train.latents import Pair, PairCache
 from openkontext.train.loop import Average, Run, RunRecipe
 from openkontext.train.optimiser import MuonAdamW
 from openkontext.train.parallel import average_gradients, rank, world_size
-from openkontext.train.readout import UNSAID, Readout, spelled
+from openkontext.train.readout import Readout
+from openkontext.train.spelling import sign_text
 from openkontext.train.text import TextEncoders
 
 
@@ -150,23 +150,14 @@ def _loss(
     weight = torch.where(changed, recipe.changed_weight, 1.0)
     weight = weight / weight.mean(dim=1, keepdim=True)
     read = model.readout.loss(scenes, changed, weight)
-    read["spelling"] = model.readout.spelling_loss(text, _fields(texts, pairs, model.text.tokenizers[1]))
+    signs = [sign_text(pair.edit) for pair in pairs]
+    read["spelling"] = model.readout.spelling.loss(text, texts, signs, model.text.tokenizers[1])
     error = (velocity - (noise - after)).square().mean(-1)
     flow = (weight * error).mean()
     parts = {"loss": flow, "changed": error[changed].mean()}
     parts |= {f"read {name}": part for name, part in read.items()}
     total = flow + recipe.readout_weight * torch.stack(list(read.values())).sum()
     return total, {name: part.detach() for name, part in parts.items()}
-
-
-def _fields(instructions: list[str], pairs: list[Pair], t5: Tokenizer) -> Tensor:
-    """Where on a sign the letters stand that each text token spells: int64 [B, tokens]."""
-    signs = [p.edit.result.form.text if p.edit.kind == "text" and p.edit.result else "" for p in pairs]
-    offsets = [encoding.offsets for encoding in t5.encode_batch(instructions)]
-    rows = zip(instructions, signs, offsets, strict=True)
-    return torch.tensor(
-        [spelled(words, sign, at) if sign else [UNSAID] * len(at) for words, sign, at in rows]
-    )
 
 
 def rate_factor(step: int, recipe: FlowRecipe) -> float:

@@ -1,11 +1,10 @@
-"""Read out of the transformer's middle what its picture shows, and out of the text where letters go.
+"""Read out of the transformer's middle what its picture shows, while it trains.
 
 A head tells of every image token which thing covers it, in which colour, and whether the edit changes it;
 of a group, how many they are; of a sign, which letters stand there; of a robot, which parts it has. From
 pixels alone a network learns last which thing an instruction means and where it stands, and which letter
-goes where; asked for it outright, it learns that first. A second head tells of every text token where on a
-sign the letters stand that it spells: text tokens have no position in the transformer, so that the order of
-letters reaches it through the text encoder alone. The idea is that of representation alignment
+goes where; asked for it outright, it learns that first. A second head reads out of the text where letters go
+(`openkontext.train.spelling`). The idea is that of representation alignment
 (arXiv 2410.06940), with the scene as data in the place of another network's features. The heads are thrown
 away after training.
 """
@@ -13,8 +12,6 @@ away after training.
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -24,10 +21,11 @@ from torch.nn import functional as F
 from openkontext.data.palette import COLOURS
 from openkontext.data.robots import BODIES, FEET, HEADS, TOPS
 from openkontext.data.scenes import Scene, back_to_front, box_of
-from openkontext.data.signs import LETTERS, LONGEST, cell, first_field
+from openkontext.data.signs import LETTERS, cell
 from openkontext.data.styles import COLOURLESS
 from openkontext.data.things import ALL_SHAPES, MOST
 from openkontext.model.transformer import FluxTransformer
+from openkontext.train.spelling import UNSAID, Spelling
 
 TOKEN = 16
 """Side of the square that an image token covers, in pixels."""
@@ -35,9 +33,6 @@ COVERED = 0.3
 """Share of a token, or of half a token for letters, from which something covers it."""
 
 _SHAPES, _COLOURS = ALL_SHAPES, tuple(COLOURS)
-UNSAID = -100
-"""The index that cross entropy leaves out."""
-
 QUESTIONS: dict[str, tuple[tuple[object, ...], ...]] = {
     "thing": (("nothing", *ALL_SHAPES), ("nothing", *COLOURS)),
     "count": (tuple(range(1, MOST + 1)),),
@@ -46,8 +41,6 @@ QUESTIONS: dict[str, tuple[tuple[object, ...], ...]] = {
 }
 """What is asked of a token, and the answers: a thing's shape and colour; how many of it stand there; the
 letters in the token's left and right half; a robot's parts, and the colour of its head."""
-FIELDS = LONGEST + 1
-"""Where a text token's first letter stands: in a field of a sign, or in none."""
 _COLUMN = {
     name: sum(len(answers) for answers in list(QUESTIONS.values())[:i]) for i, name in enumerate(QUESTIONS)
 }
@@ -83,28 +76,6 @@ def contents(scene: Scene) -> np.ndarray:
     return labels.reshape(rows * columns, -1)
 
 
-def spelled(instruction: str, sign: str, offsets: Sequence[tuple[int, int]]) -> list[int]:
-    """Where on a sign the letters stand that each text token spells.
-
-    Args:
-        instruction: As it is given to the tokenizer.
-        sign: What the sign is to say.
-        offsets: Of every token, its first character in the instruction and the one after its last; equal for
-            marks and padding.
-
-    Returns:
-        Of every token the field of its first letter, from 0, or `LONGEST` where it spells nothing of it; -100
-        of marks and padding, and throughout where the instruction does not hold the sign's text.
-    """
-    start = [found.start() for found in re.finditer(rf"\b{re.escape(sign)}\b", instruction)]
-    if not start:
-        return [UNSAID] * len(offsets)
-    # What stood there before is named first.
-    places = [first - start[-1] for first, _ in offsets]
-    fields = [first_field(sign) + p if 0 <= p < len(sign) else LONGEST for p in places]
-    return [field if end > first else UNSAID for field, (first, end) in zip(fields, offsets, strict=True)]
-
-
 def _covered(
     box: tuple[float, float, float, float], rows: int, columns: int, width: int = TOKEN
 ) -> np.ndarray:
@@ -134,7 +105,7 @@ class Readout(nn.Module):
         self.norm = nn.LayerNorm(transformer.config.hidden_size)
         self._sizes = (2, *(len(answers) for group in QUESTIONS.values() for answers in group))
         self.head = nn.Linear(transformer.config.hidden_size, sum(self._sizes))
-        self.spelling = nn.Linear(transformer.config.joint_attention_dim, FIELDS)
+        self.spelling = Spelling(transformer.config.joint_attention_dim)
         self._tokens: Tensor | None = None
         transformer.single_transformer_blocks[block].register_forward_hook(self._keep)
 
@@ -169,10 +140,3 @@ class Readout(nn.Module):
         self._tokens = None
         groups = torch.stack(losses).split([1, *map(len, QUESTIONS.values())])
         return {name: group.mean() for name, group in zip(("changed", *QUESTIONS), groups, strict=True)}
-
-    def spelling_loss(self, text: Tensor, fields: Tensor) -> Tensor:
-        """Cross entropy of where the letters go that text tokens [B, tokens, width] spell, see `spelled`."""
-        logits = self.spelling(text.float())
-        total = F.cross_entropy(logits.transpose(1, 2), fields, reduction="sum")
-        loss: Tensor = total / (fields != UNSAID).sum().clamp(min=1)
-        return loss

@@ -1,8 +1,8 @@
 """The text encoders' stage: before any picture, they learn to read what an instruction asks.
 
 CLIP's pooled embedding and T5's tokens each have to tell the kind of edit and the things, colours, places and
-values it names. The heads that read them are thrown away; the encoders go on training together with the
-transformer.
+values it names, and T5's tokens where letters go. The heads that read them are thrown away; the encoders go
+on training together with the transformer.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ from openkontext.data.things import ALL_SHAPES, MOST
 from openkontext.model.config import ModelConfig
 from openkontext.model.text_encoders import build_clip, build_t5, encode_text
 from openkontext.train.loop import Run, RunRecipe, warm_cosine
-
-_UNSAID = -100  # the index that cross entropy leaves out
+from openkontext.train.spelling import UNSAID, Spelling, look_beside, sign_text
 
 _VALUES = (*LANDSCAPES, *SEASONS, *TIMES, *LOOKS, *STYLES)
 _QUESTIONS: dict[str, tuple[str, ...]] = {
@@ -62,6 +61,9 @@ class TextRecipe:
     #: Where the encoders begin as another model's: weight of how far the features of its own instructions
     #: move. Its transformer goes by them; without this it would have to learn all words anew.
     keep_weight: float = 10.0
+    #: Whether T5 begins anew where the encoders begin as another model's, and learns to answer as that one
+    #: does: for one that takes an instruction as a bag of words.
+    fresh_t5: bool = False
     seed: int = 0
 
 
@@ -115,13 +117,13 @@ class _Reader(nn.Module):
 
 
 def _answers(edit: Edit) -> list[int]:
-    """The right answer to each question, _UNSAID where the instruction does not hold it."""
+    """The right answer to each question, UNSAID where the instruction does not hold it."""
     said: dict[str, str] = {}
     for part in edit.parts or (edit,):
         said |= _said(part)
     said["kind"] = edit.kind
     return [
-        options.index(said[question]) if question in said else _UNSAID
+        options.index(said[question]) if question in said else UNSAID
         for question, options in _QUESTIONS.items()
     ]
 
@@ -157,11 +159,13 @@ def _letters(sign: Thing) -> dict[str, str]:
     return {f"letter {place}": letter for place, letter in enumerate(padded)}
 
 
-def _batches(recipe: TextRecipe, rng: np.random.Generator) -> Iterator[tuple[list[str], Tensor]]:
+def _batches(recipe: TextRecipe, rng: np.random.Generator) -> Iterator[tuple[list[str], list[str], Tensor]]:
+    """Instructions, what they write on signs, and the right answers."""
     while True:
         families = [family(rng, recipe.kinds) for _ in range(recipe.batch_size // 8)]
         edits = [_any_kind(edits, rng) for edits in families for _ in range(8)]
-        yield [phrase(edit, rng) for edit in edits], torch.tensor([_answers(edit) for edit in edits])
+        signs = [sign_text(edit) for edit in edits]
+        yield [phrase(edit, rng) for edit in edits], signs, torch.tensor([_answers(edit) for edit in edits])
 
 
 def _any_kind(edits: list[Edit], rng: np.random.Generator) -> Edit:
@@ -204,9 +208,14 @@ def train_text(
     if begin is not None:
         begin(encoders)
     before = copy.deepcopy(encoders).requires_grad_(False) if known else None
+    if recipe.fresh_t5:
+        encoders.t5 = build_t5(config.t5)
+    if recipe.fresh_t5 or begin is None:
+        look_beside(encoders.t5)
     numbers = {_QUESTIONS["kind"].index(kind) for kind in known}
     reader = _Reader(config.clip.hidden_size, config.t5.d_model)
-    both = nn.ModuleDict({"encoders": encoders, "reader": reader})
+    spelling = Spelling(config.t5.d_model)
+    both = nn.ModuleDict({"encoders": encoders, "reader": reader, "spelling": spelling})
     optimiser = torch.optim.AdamW(both.parameters(), lr=recipe.learning_rate, weight_decay=0.01)
     parts = {"model": both, "optimiser": optimiser}
     run = Run(folder, parts, rng, recipe.steps, run_recipe, recipe.batch_size)
@@ -214,7 +223,7 @@ def train_text(
     for step in run.steps_left():
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * warm_cosine(step, recipe.steps, recipe.warm_up)
-        texts, answers = next(batches)
+        texts, signs, answers = next(batches)
         with torch.autocast("cpu", torch.bfloat16, enabled=run_recipe.precision == "bf16"):
             told = [*texts, ""] if before else texts  # the empty one is what guidance goes by
             features = encoders(told)
@@ -225,12 +234,13 @@ def train_text(
         losses, right = [], []
         for logits in read:
             for i, answer in enumerate(logits):
-                if (answers[:, i] != _UNSAID).any():
-                    losses.append(F.cross_entropy(answer, answers[:, i], ignore_index=_UNSAID))
-                    said = answers[:, i] != _UNSAID
+                if (answers[:, i] != UNSAID).any():
+                    losses.append(F.cross_entropy(answer, answers[:, i], ignore_index=UNSAID))
+                    said = answers[:, i] != UNSAID
                     right.append((answer.argmax(-1) == answers[:, i])[said].float().mean())
-        loss = torch.stack(losses).mean()
-        metrics = {"loss": loss, "right": torch.stack(right).mean()}
+        spelt = spelling.loss(features[1][: len(texts)], texts, signs, encoders.tokenizers[1])
+        loss = torch.stack(losses).mean() + spelt
+        metrics = {"loss": loss, "right": torch.stack(right).mean(), "spelling": spelt.detach()}
         if before:
             metrics["moved"] = moved.detach()
             loss = loss + recipe.keep_weight * moved
