@@ -33,6 +33,7 @@ COVERED = 0.3
 """Share of a token, or of half a token for letters, from which something covers it."""
 
 _SHAPES, _COLOURS = ALL_SHAPES, tuple(COLOURS)
+
 QUESTIONS: dict[str, tuple[tuple[object, ...], ...]] = {
     "thing": (("nothing", *ALL_SHAPES), ("nothing", *COLOURS)),
     "count": (tuple(range(1, MOST + 1)),),
