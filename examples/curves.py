@@ -28,12 +28,12 @@ for (name, table), row in zip(
         axes.set_axis_off()
     for axes, metric in zip(row, metrics, strict=False):
         values = table[metric]
-        smooth = [values[max(i - SMOOTH + 1, 0) : i + 1].mean() for i in range(len(values))]
+        smooth = np.array([values[max(i - SMOOTH + 1, 0) : i + 1].mean() for i in range(len(values))])
         axes.plot(table["step"], smooth, linewidth=1.4)
         axes.set_title(f"{name}: {metric}")
         axes.set_yscale("log")
         later = smooth[len(smooth) // 20 :]  # the first steps would take up all of the height
-        axes.set_ylim(0.95 * min(later), 1.05 * max(later))
+        axes.set_ylim(0.95 * np.nanmin(later), 1.05 * np.nanmax(later))  # a head may come in late
         axes.grid(alpha=0.3, which="both")
 figure.supxlabel("step")
 figure.savefig(out)

@@ -60,23 +60,23 @@ class FlowRecipe:
     #: Weight of each kind of edit, among those that the model is taught.
     kinds: dict[str, float] = field(
         default_factory=lambda: {
-            "recolour": 0.1,
-            "replace": 0.2,
-            "remove": 0.09,
-            "add": 0.07,
-            "move": 0.13,
-            "resize": 0.12,
+            "recolour": 0.14,
+            "replace": 0.24,
+            "remove": 0.08,
+            "add": 0.11,
+            "move": 0.1,
+            "resize": 0.16,
             "count": 0.16,
             "background": 0.09,
             "season": 0.06,
             "time": 0.05,
-            "look": 0.04,
-            "style": 0.24,
-            "two parts": 0.2,
-            "text": 0.52,
-            "style reference": 0.16,
-            "character reference": 0.34,
-            "impossible": 0.14,
+            "look": 0.08,
+            "style": 0.36,
+            "two parts": 0.22,
+            "text": 1.6,
+            "style reference": 0.22,
+            "character reference": 0.9,
+            "impossible": 0.1,
         }
     )
     seed: int = 0
