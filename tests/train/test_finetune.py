@@ -40,10 +40,13 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-def test_a_lora_from_a_folder_of_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("precision", ["bf16", "no"])
+def test_a_lora_from_a_folder_of_pairs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], precision: str
+) -> None:
     pairs = write_jsonl(tmp_path)
     pairs.write_text(pairs.read_text().replace("make it night", "make it glitter"))
-    (tmp_path / "recipe.toml").write_text(RECIPE)
+    (tmp_path / "recipe.toml").write_text(f'{RECIPE}precision = "{precision}"')
     work, out = tmp_path / "work", tmp_path / "glittering"
     assert main(["finetune", str(tmp_path / "recipe.toml"), "--work", str(work), "--export", str(out)]) == 0
     assert "3 pairs, 0 skipped" in capsys.readouterr().err

@@ -44,16 +44,16 @@ def test_no_colour_is_to_be_read_without_colour() -> None:
     np.testing.assert_array_equal(grey[:, 0], contents(SCENE)[:, 0])
 
 
-def test_letters_are_read_in_halves_of_tokens() -> None:
-    # The sign is 72 pixels wide from (21, 45), off the grid. Its letters reach from 27 to 39, 43 to 55 and 59
-    # to 71, and from 74 down to 88.
-    foot = (57 / 128 - 0.5, 117 / 128 - 0.88)
+@pytest.mark.parametrize("right", [0, 5])
+def test_letters_are_read_where_they_stand(right: int) -> None:
+    # The sign is 72 pixels wide; from (12, 36) its fields lie on the tokens from (16, 64). Letters are 12
+    # pixels wide and 14 high in the middle of their fields: A from (18, 65), 7 and Z 16 pixels further each.
+    # Five pixels to the right, 9 of the 12 are still on that token, 126 of its 256 pixels; 42 on the next.
+    foot = ((48 + right) / 128 - 0.5, 108 / 128 - 0.88)
     sign = Thing(SIGN, "red", "middle", 72 / 128, *foot, form=Form(text="A7Z"))
-    read = contents(dataclasses.replace(SCENE, things=(sign,)))[:, 3:5].reshape(8, 16)
+    read = contents(dataclasses.replace(SCENE, things=(sign,)))[:, 3].reshape(8, 8)
     shown = ["".join("." if i < 0 else LETTERS[i] for i in row) for row in read]
-    # Row 4 holds 6 of a token's 16 pixels of their height, row 5 8. Of two halves of 8 pixels each letter
-    # covers 5 and 7. Where the products are over 0.3, a letter is read: 0.23, 0.33, 0.31, 0.44.
-    assert shown == [*["." * 16] * 4, "....A.7.Z.......", "...AA77ZZ.......", *["." * 16] * 2]
+    assert shown == [*["." * 8] * 4, ".A7Z....", *["." * 8] * 3]
 
 
 def test_a_robot_s_parts_are_read_where_it_stands() -> None:
@@ -72,8 +72,8 @@ def test_a_robot_s_parts_are_read_where_it_stands() -> None:
         )
     ]
     assert robots.any()
-    assert (read[robots, 5:] == answers).all()
-    assert (read[~robots, 5:] == -100).all()
+    assert (read[robots, 4:] == answers).all()
+    assert (read[~robots, 4:] == -100).all()
     stars = read[:, 0] == 1 + ALL_SHAPES.index("star")
     assert set(read[stars, 2]) == {2}
     assert set(read[read[:, 0] == 0, 2]) == {-100}
@@ -99,7 +99,7 @@ def test_it_learns_to_read_what_the_tokens_say(with_context: bool) -> None:
         readout._keep(transformer, (), tokens)
         read = readout.loss(scenes, changed, torch.ones(2, 64))
         # There are no signs and no robots here: nothing is to be told of them.
-        assert read["letters"] == read["robot"] == 0
+        assert read["letter"] == read["robot"] == 0
         loss = read["changed"] + read["thing"]
         optimiser.zero_grad()
         loss.backward()

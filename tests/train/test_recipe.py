@@ -16,7 +16,9 @@ from openkontext.model.config import PRESETS
 from openkontext.repository import Repository
 from openkontext.runtime.components import Components
 from openkontext.text import Tokenizers
+from openkontext.train.engine import Engine
 from openkontext.train.flow import FlowRecipe, Kontext, rate_factor
+from openkontext.train.loop import RunRecipe
 from openkontext.train.recipe import load_text_encoders, read_recipe, run_recipe
 from openkontext.train.start import Start, start_from
 from openkontext.train.text import TextEncoders
@@ -72,6 +74,25 @@ def test_learning_rates_rise_stay_and_fall() -> None:
     assert rate_factor(9, recipe) == rate_factor(500, recipe) == rate_factor(800, recipe) == 1
     assert rate_factor(900, recipe) == 0.5
     assert rate_factor(999, recipe) == pytest.approx(1 / 200)
+
+
+@pytest.mark.parametrize(
+    ("precision", "amx", "computed"),
+    [
+        ("auto", True, torch.bfloat16),
+        ("auto", False, torch.float32),
+        ("bf16", False, torch.bfloat16),
+        ("no", True, torch.float32),
+    ],
+)
+def test_precision_follows_the_machine_unless_it_is_named(
+    monkeypatch: pytest.MonkeyPatch, precision: str, amx: bool, computed: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
+    model = Engine(RunRecipe(precision=precision)).autocast(torch.nn.Linear(2, 2))
+    assert model(torch.zeros(1, 2)).dtype == computed
+    assert model.weight.dtype == torch.float32
 
 
 def test_a_repository_begins_a_work_folder(tmp_path: Path) -> None:

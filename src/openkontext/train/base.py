@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from openkontext import latents
 from openkontext.export.reading import import_repository, load_checkpoint
+from openkontext.model.autoencoder import Autoencoder
 from openkontext.model.pipeline import Pipeline
 from openkontext.model.text_encoders import encode_text
 from openkontext.repository import Repository, RepositoryConfig
@@ -53,6 +56,11 @@ class Base:
         )
         return cls(pipeline, config)
 
+    @cached_property
+    def _autoencoder(self) -> Autoencoder:
+        """In float32: in bfloat16 its convolutions take a CPU with AVX2 alone tens of times as long."""
+        return copy.deepcopy(self.pipeline.autoencoder).float()
+
     @torch.no_grad()
     def encode_text(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Pooled embeddings [B, width] and text tokens [B, length, width], float32."""
@@ -68,16 +76,12 @@ class Base:
     @torch.no_grad()
     def encode_picture(self, images: np.ndarray) -> Tensor:
         """A picture [1, 3, H, W] in -1..1 -> packed, scaled latents [tokens, 64] float32."""
-        autoencoder = self.pipeline.autoencoder
-        dtype = next(autoencoder.parameters()).dtype
-        mean = autoencoder.encode(torch.from_numpy(images).to(dtype))[0].float().numpy()
+        mean = self._autoencoder.encode(torch.from_numpy(images))[0].numpy()
         scaled = (mean - self.config.shift_factor) * self.config.scaling_factor
         return torch.from_numpy(latents.pack(scaled)[0].astype(np.float32))
 
     @torch.no_grad()
     def decode_latents(self, scaled: np.ndarray) -> np.ndarray:
         """Latents in the transformer's scale [1, C, H, W] -> a picture [1, 3, 8H, 8W] in about -1..1."""
-        autoencoder = self.pipeline.autoencoder
-        dtype = next(autoencoder.parameters()).dtype
-        values = torch.from_numpy(scaled / self.config.scaling_factor + self.config.shift_factor).to(dtype)
-        return autoencoder.decode(values).float().numpy()
+        values = scaled / self.config.scaling_factor + self.config.shift_factor
+        return self._autoencoder.decode(torch.from_numpy(values.astype(np.float32))).numpy()

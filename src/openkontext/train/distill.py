@@ -59,6 +59,7 @@ def train_guidance(
             timestep_mean=shift_of(base, batch.target.shape[1]) if mean is None else mean,
             scales=recipe.scales,
             teacher_guidance=recipe.teacher_guidance,
+            text_dropout=recipe.text_dropout,
         )
 
     for step in run.steps_left(stop):

@@ -100,6 +100,8 @@ class Engine:
         """Move a model to where it trains, with an optimiser of those weights that require gradients."""
         if self.recipe.gradient_checkpointing:
             model.gradient_checkpointing = True  # type: ignore[assignment]
+        if not self.recipe.half:
+            model.float()  # what an adapter leaves frozen may be bfloat16
         self.autocast(model)
         if self.recipe.shard:
             self._shard(model)
@@ -112,7 +114,7 @@ class Engine:
 
     def autocast(self, model: nn.Module) -> nn.Module:
         """Let a model compute in the recipe's precision."""
-        half = self.recipe.precision == "bf16"
+        half = self.recipe.half
         cast = torch.autocast(self.device.type, torch.bfloat16, enabled=half)
         model.forward = cast(model.forward)
         return model
@@ -124,7 +126,7 @@ class Engine:
         model.to(self.device)
         # Inputs are not cast but in the operators, by autocast: positions and angles stay float32.
         policy = MixedPrecisionPolicy(
-            param_dtype=torch.bfloat16 if self.recipe.precision == "bf16" else None,
+            param_dtype=torch.bfloat16 if self.recipe.half else None,
             reduce_dtype=torch.float32,
             cast_forward_inputs=False,
         )

@@ -1,7 +1,9 @@
 """Guidance distillation: the student is told the scale and gives in one pass what its teacher gives in two.
 
 arXiv 2210.03142, first stage: with the scale w drawn at random, the student's velocity at guidance w is held
-to the teacher's classifier-free guidance, v(empty) + w (v(instruction) - v(empty)).
+to the teacher's classifier-free guidance, v(empty) + w (v(instruction) - v(empty)). Some examples have the
+empty instruction, so that the student goes on answering it as its teacher does: true guidance stays possible,
+and the student can be a teacher once more.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ class GuidanceRecipe:
     scales: tuple[float, float] = (1.0, 4.0)
     #: Guidance that the teacher is told: one at which its embedding has no effect.
     teacher_guidance: float = 1.0
+    #: Share of the examples that see no instruction.
+    text_dropout: float = 0.1
     #: Mean of the normal number that becomes the timestep; None shifts it as the sampler's schedule.
     timestep_mean: float | None = None
     average_decay: float = 0.995
@@ -55,20 +59,23 @@ def guidance_loss(
     timestep_mean: float,
     scales: tuple[float, float],
     teacher_guidance: float,
+    text_dropout: float = 0.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Mean squared distance of the student's one pass from the teacher's two, and what to log of it."""
     count = len(batch)
     timestep = logit_normal(count, timestep_mean, rng).to(batch.target.device)
     scale = torch.from_numpy(rng.uniform(*scales, count).astype(np.float32)).to(timestep.device)
+    told = torch.from_numpy(rng.random(count) >= text_dropout).to(timestep.device)
+    text = batch.text.where(told, batch.empty)
     tokens = noised(batch.target, normal(batch.target, rng), timestep)
     with torch.no_grad():
-        told = torch.full_like(scale, teacher_guidance)
+        own = torch.full_like(scale, teacher_guidance)
         answers = [
-            velocity(teacher, batch, tokens, timestep, told, text)  # type: ignore[arg-type]
-            for text in (batch.text, batch.empty.repeated(count))
+            velocity(teacher, batch, tokens, timestep, own, words)  # type: ignore[arg-type]
+            for words in (text, batch.empty.repeated(count))
         ]
         target = guided_velocity(answers[0], answers[1], scale)
-    predicted = velocity(student, batch, tokens, timestep, scale)
+    predicted = velocity(student, batch, tokens, timestep, scale, text)
     loss = (predicted - target).square().mean()
     unguided = (answers[0] - target).square().mean()
     # Below 1, the student is nearer to the guided teacher than the teacher itself without guidance is.

@@ -57,9 +57,9 @@ class RunRecipe:
     save_minutes: float = 3.0
     #: Steps between two sheets of samples; 0 makes one at the end.
     sample_steps: int = 0
-    #: Type of the arithmetic: "bf16" (the weights that train stay float32) or "no" for float32, which is the
-    #: faster one on a CPU without AMX: twice as fast on a Xeon with AVX-512, but slower on one with AMX.
-    precision: str = "bf16"
+    #: Type of the arithmetic: "bf16" (the weights that train stay float32), "no" for float32, or "auto" for
+    #: the faster one here: see `computes_in_half`.
+    precision: str = "auto"
     #: Whether the stage flow compiles the transformer's blocks: a minute or two at the start, then a fifth
     #: more samples/s on a CPU. It needs a C++ compiler.
     compile: bool = False
@@ -71,10 +71,25 @@ class RunRecipe:
     shard: bool = False
 
     def __post_init__(self) -> None:
-        if self.precision not in ("bf16", "no"):
-            raise ValueError(f"precision is bf16 or no, not {self.precision}")
+        if self.precision not in ("auto", "bf16", "no"):
+            raise ValueError(f"precision is auto, bf16 or no, not {self.precision}")
         if min(self.log_steps, self.accumulate) < 1 or self.sample_steps < 0:
             raise ValueError("log_steps and accumulate are 1 or more, sample_steps is 0 or more")
+
+    @property
+    def half(self) -> bool:
+        """Whether this machine computes the steps in bfloat16."""
+        return self.precision == "bf16" or (self.precision == "auto" and computes_in_half())
+
+
+def computes_in_half() -> bool:
+    """Whether bfloat16 is this machine's faster arithmetic: on a GPU that has it, and on a CPU with AMX.
+
+    Other CPUs take longer for it than for float32: twice as long with AVX-512, ten times and more with AVX2.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 class Run:

@@ -30,18 +30,18 @@ from openkontext.train.spelling import UNSAID, Spelling
 TOKEN = 16
 """Side of the square that an image token covers, in pixels."""
 COVERED = 0.3
-"""Share of a token, or of half a token for letters, from which something covers it."""
+"""Share of a token from which something covers it."""
 
 _SHAPES, _COLOURS = ALL_SHAPES, tuple(COLOURS)
 
 QUESTIONS: dict[str, tuple[tuple[object, ...], ...]] = {
     "thing": (("nothing", *ALL_SHAPES), ("nothing", *COLOURS)),
     "count": (tuple(range(1, MOST + 1)),),
-    "letters": (LETTERS, LETTERS),
+    "letter": (LETTERS,),
     "robot": (HEADS, TOPS, BODIES, FEET, tuple(COLOURS)),
 }
 """What is asked of a token, and the answers: a thing's shape and colour; how many of it stand there; the
-letters in the token's left and right half; a robot's parts, and the colour of its head."""
+letter of a sign; a robot's parts, and the colour of its head."""
 _COLUMN = {
     name: sum(len(answers) for answers in list(QUESTIONS.values())[:i]) for i, name in enumerate(QUESTIONS)
 }
@@ -70,23 +70,20 @@ def contents(scene: Scene) -> np.ndarray:
         for place, letter in enumerate(thing.form.text):
             x0, y0, x1, y1 = cell(thing.form.text, place)
             box = left + side * x0, top + side * y0, left + side * x1, top + side * y1
-            row, half = np.nonzero(_covered(box, rows, 2 * columns, width=TOKEN // 2))
-            labels[row, half // 2, _COLUMN["letters"] + half % 2] = LETTERS.index(letter)
+            labels[_covered(box, rows, columns), _COLUMN["letter"]] = LETTERS.index(letter)
     if scene.look != "colour" or scene.style in COLOURLESS:
         labels[..., [1, -1]] = UNSAID  # a thing's colour, and that of a robot's head
     return labels.reshape(rows * columns, -1)
 
 
-def _covered(
-    box: tuple[float, float, float, float], rows: int, columns: int, width: int = TOKEN
-) -> np.ndarray:
-    """Which fields of a grid, `width` wide and a token high, a box in pixels covers: bool [rows, columns]."""
+def _covered(box: tuple[float, float, float, float], rows: int, columns: int) -> np.ndarray:
+    """Which tokens a box in pixels covers: bool [rows, columns]."""
     x0, y0, x1, y1 = box
     down, right = (
-        np.clip(np.minimum(end, starts + size) - np.maximum(start, starts), 0, size) / size
-        for start, end, size, starts in (
-            (y0, y1, TOKEN, TOKEN * np.arange(rows)),
-            (x0, x1, width, width * np.arange(columns)),
+        np.clip(np.minimum(end, starts + TOKEN) - np.maximum(start, starts), 0, TOKEN) / TOKEN
+        for start, end, starts in (
+            (y0, y1, TOKEN * np.arange(rows)),
+            (x0, x1, TOKEN * np.arange(columns)),
         )
     )
     covered: np.ndarray = np.outer(down, right) > COVERED
