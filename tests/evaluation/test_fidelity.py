@@ -44,6 +44,15 @@ def test_a_result_that_a_filter_refused_counts_as_failed_and_is_compared_by_its_
     assert result.psnr == pytest.approx(psnr(pictures[1], pictures[0]))
 
 
+def test_one_equal_picture_among_others_leaves_their_likeness_to_be_seen(pictures):
+    latents = [np.ones((2, 4, 2), np.float32)] * 3
+    reference = Run(latents, [pictures[0]] * 3, [True] * 3, 1.0, 1.0)
+    found = Run(latents, [pictures[0], pictures[1], pictures[1]], [True] * 3, 1.0, 1.0)
+    result = _against(reference, Candidate("nano", "bf16"), found)
+    assert result.psnr == pytest.approx(psnr(pictures[1], pictures[0]))
+    assert result.ssim == pytest.approx((1 + 2 * ssim(pictures[1], pictures[0])) / 3)
+
+
 def test_the_plot_shows_every_candidate_but_the_reference():
     errors = {"bf16": (0.0, 0.0), "fp8": (0.01, 0.02), "fp4": (0.05, 0.5)}
     rows = [Fidelity(name, 1, error, 30, 0.9, 1, 1, 1) for name, error in errors.items()]

@@ -71,10 +71,10 @@ class Fidelity:
     latent_error: tuple[float, ...]
     """Going into each step but the first: distance of the latents over the reference's size, over cases."""
     psnr: float
-    """Of the pictures against the reference's, dB, mean over cases that no filter refused; infinite where all
-    are equal."""
+    """Of the pictures against the reference's, dB, median over cases that no filter refused: a mean would be
+    infinite where one picture is equal, as it is where nothing was changed."""
     ssim: float
-    """The same: structural similarity, 1 where equal."""
+    """Structural similarity of the same, mean over the cases: 1 where equal."""
     megabytes: float
     """Of the transformer's files."""
     seconds: float
@@ -182,7 +182,7 @@ def _against(reference: Run, candidate: Candidate, found: Run) -> Fidelity:
         label=candidate.label + (f" {candidate.arithmetic}" if candidate.arithmetic != "faithful" else ""),
         success=float(np.mean(found.successes)),
         latent_error=tuple(float(value) for value in np.mean(errors, axis=0)),
-        psnr=float(np.mean([psnr(*pair) for pair in pairs])),
+        psnr=float(np.median([psnr(*pair) for pair in pairs])),
         ssim=float(np.mean([ssim(*pair) for pair in pairs])),
         megabytes=sum(file.stat().st_size for file in folder.iterdir()) / 1e6,
         seconds=found.seconds / len(found.pictures),
