@@ -112,7 +112,9 @@ class KnownMaterial:
 
     def wait(self) -> None:
         """Wait until an update that is being read is in force."""
-        if (thread := self._loading) is not None:
+        with self._lock:  # another thread may be about to start it
+            thread = self._loading
+        if thread is not None:
             thread.join()
 
     def _state_on_disk(self) -> object:
