@@ -90,9 +90,19 @@ def test_precision_follows_the_machine_unless_it_is_named(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
-    model = Engine(RunRecipe(precision=precision)).autocast(torch.nn.Linear(2, 2))
+    recipe = RunRecipe(precision=precision)
+    assert recipe.half() == (computed == torch.bfloat16)
+    model = Engine(recipe).autocast(torch.nn.Linear(2, 2))
     assert model(torch.zeros(1, 2)).dtype == computed
     assert model.weight.dtype == torch.float32
+
+
+def test_a_gpu_beside_it_does_not_change_what_the_cpu_computes_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": False})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    assert RunRecipe().half("cuda")
+    assert not RunRecipe().half("cpu")  # where the stages that train nano from nothing run
 
 
 def test_a_repository_begins_a_work_folder(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def train_autoencoder(
     parts = {"model": model, "optimiser": optimiser, "average": average}
     run = Run(folder, parts, rng, recipe.steps, run_recipe, recipe.batch_size)
     pictures = _pictures(recipe.pictures, np.random.default_rng([recipe.seed, 2]), kinds)
-    half = run_recipe.half
+    half = run_recipe.half()
 
     for step in run.steps_left():
         images = _crops(pictures, recipe, rng).to(memory_format=torch.channels_last)

@@ -93,6 +93,7 @@ class Engine:
         # Precision is not left to accelerate, which allows one to a process.
         self.accelerator = Accelerator(mixed_precision="no")
         self.device = self.accelerator.device
+        self.half = recipe.half(self.device.type)
 
     def prepare(
         self, model: nn.Module, *, rate: float, decay: float, betas: tuple[float, float] = (0.9, 0.99)
@@ -100,7 +101,7 @@ class Engine:
         """Move a model to where it trains, with an optimiser of those weights that require gradients."""
         if self.recipe.gradient_checkpointing:
             model.gradient_checkpointing = True  # type: ignore[assignment]
-        if not self.recipe.half:
+        if not self.half:
             model.float()  # what an adapter leaves frozen may be bfloat16
         self.autocast(model)
         if self.recipe.shard:
@@ -114,8 +115,7 @@ class Engine:
 
     def autocast(self, model: nn.Module) -> nn.Module:
         """Let a model compute in the recipe's precision."""
-        half = self.recipe.half
-        cast = torch.autocast(self.device.type, torch.bfloat16, enabled=half)
+        cast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.half)
         model.forward = cast(model.forward)
         return model
 
@@ -126,7 +126,7 @@ class Engine:
         model.to(self.device)
         # Inputs are not cast but in the operators, by autocast: positions and angles stay float32.
         policy = MixedPrecisionPolicy(
-            param_dtype=torch.bfloat16 if self.recipe.half else None,
+            param_dtype=torch.bfloat16 if self.half else None,
             reduce_dtype=torch.float32,
             cast_forward_inputs=False,
         )

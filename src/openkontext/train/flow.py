@@ -197,7 +197,7 @@ def train_flow(
         begin(model.transformer)
     if run_recipe.compile:
         model.transformer.compile_blocks()
-    half = run_recipe.half
+    half = run_recipe.half()
     # All processes begin with the same weights, and go on with chance of their own.
     rng = np.random.default_rng([recipe.seed, 6, rank()])
     torch.manual_seed(int(rng.integers(1 << 62)))

@@ -76,20 +76,20 @@ class RunRecipe:
         if min(self.log_steps, self.accumulate) < 1 or self.sample_steps < 0:
             raise ValueError("log_steps and accumulate are 1 or more, sample_steps is 0 or more")
 
-    @property
-    def half(self) -> bool:
-        """Whether this machine computes the steps in bfloat16."""
-        return self.precision == "bf16" or (self.precision == "auto" and computes_in_half())
+    def half(self, device: str = "cpu") -> bool:
+        """Whether a type of device computes the steps in bfloat16."""
+        return self.precision == "bf16" or (self.precision == "auto" and computes_in_half(device))
 
 
-def computes_in_half() -> bool:
-    """Whether bfloat16 is this machine's faster arithmetic: on a GPU that has it, and on a CPU with AMX.
+def computes_in_half(device: str) -> bool:
+    """Whether bfloat16 is the faster arithmetic of this machine's "cpu" or "cuda".
 
-    Other CPUs take longer for it than for float32: twice as long with AVX-512, ten times and more with AVX2.
+    It is on a GPU that has it, and on a CPU with AMX. Other CPUs take longer for it than for float32: twice
+    as long with AVX-512, ten times and more with AVX2.
     """
-    if torch.cuda.is_available():
+    if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    return device == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 class Run:

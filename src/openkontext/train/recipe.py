@@ -179,7 +179,7 @@ def run_recipe(recipe: Recipe, work: Path, processes: int = 1) -> None:
         autoencoder = _autoencoder(work)
         kinds = Taught.load(_need(work / "text", "text")).kinds
         first = settings.first // FAMILIES
-        half = recipe.run.half
+        half = recipe.run.half()
         encoder = functools.partial(encode, autoencoder, half=half)
         if settings.only and settings.only not in kinds:
             raise InputError(f"only = {settings.only!r}: must be one of {', '.join(kinds)}")

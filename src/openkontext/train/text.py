@@ -224,7 +224,7 @@ def train_text(
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * warm_cosine(step, recipe.steps, recipe.warm_up)
         texts, signs, answers = next(batches)
-        with torch.autocast("cpu", torch.bfloat16, enabled=run_recipe.half):
+        with torch.autocast("cpu", torch.bfloat16, enabled=run_recipe.half()):
             told = [*texts, ""] if before else texts  # the empty one is what guidance goes by
             features = encoders(told)
             if before:
