@@ -6,20 +6,17 @@ import multiprocessing
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from numpy.typing import NDArray
+from provenance.certificates import KEYS, certify, pem
 
 from openkontext import images
 from openkontext.cli import main
@@ -116,72 +113,6 @@ def test_a_damaged_key_is_refused(data: Path) -> None:
 # Certificates of one's own
 
 
-def _name(common: str) -> x509.Name:
-    return x509.Name(
-        [
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "A House"),
-            x509.NameAttribute(NameOID.COMMON_NAME, common),
-        ]
-    )
-
-
-def certify(key: Any, purpose: x509.ObjectIdentifier = ExtendedKeyUsageOID.EMAIL_PROTECTION) -> list[bytes]:
-    """A certificate for a key by an authority of its own, and the authority's, as PEM."""
-    authority = ec.generate_private_key(ec.SECP256R1())
-    now = datetime.datetime.now(datetime.UTC)
-
-    def certificate(subject: str, public: Any) -> x509.CertificateBuilder:
-        return (
-            x509.CertificateBuilder()
-            .subject_name(_name(subject))
-            .issuer_name(_name("Authority"))
-            .public_key(public)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(days=30))
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-        )
-
-    unused = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
-    flags = dict.fromkeys((*unused, "encipher_only", "decipher_only"), False)
-    root = (
-        certificate("Authority", authority.public_key())
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(
-            x509.KeyUsage(digital_signature=False, key_cert_sign=True, crl_sign=True, **flags), critical=True
-        )
-        .sign(authority, hashes.SHA256())
-    )
-    leaf = (
-        certificate("Signer", key.public_key())
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(
-            x509.KeyUsage(digital_signature=True, key_cert_sign=False, crl_sign=False, **flags), critical=True
-        )
-        .add_extension(
-            x509.ExtendedKeyUsage([purpose]), critical=purpose == ExtendedKeyUsageOID.TIME_STAMPING
-        )
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()), critical=False
-        )
-        .sign(authority, hashes.SHA256())
-    )
-    return [leaf.public_bytes(Encoding.PEM), root.public_bytes(Encoding.PEM)]
-
-
-def pem(key: Any) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-KEYS: dict[str, Callable[[], Any]] = {
-    "ES256": lambda: ec.generate_private_key(ec.SECP256R1()),
-    "ES384": lambda: ec.generate_private_key(ec.SECP384R1()),
-    "ES512": lambda: ec.generate_private_key(ec.SECP521R1()),
-    "PS256": lambda: rsa.generate_private_key(65537, 2048),
-    "ED25519": ed25519.Ed25519PrivateKey.generate,
-}
-
-
 @pytest.mark.parametrize("algorithm", KEYS)
 def test_every_kind_of_key_signs(algorithm: str, pixels: NDArray[np.uint8]) -> None:
     key = KEYS[algorithm]()
@@ -267,43 +198,6 @@ def test_values_that_no_signer_has() -> None:
 
 
 # Time-stamps
-
-
-@pytest.fixture
-def time_stamp_authority(tmp_path: Path) -> Iterator[tuple[str, bytes]]:
-    """A time-stamp authority (RFC 3161) of openssl's behind HTTP: its address, and its root certificate."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs openssl, which answers as a time-stamp authority")
-    key = KEYS["ES256"]()
-    leaf, root = certify(key, ExtendedKeyUsageOID.TIME_STAMPING)
-    for name, content in (("tsa.pem", leaf), ("root.pem", root), ("tsa.key", pem(key)), ("serial", b"01")):
-        (tmp_path / name).write_bytes(content)
-    (tmp_path / "tsa.cnf").write_text(
-        "[tsa]\ndefault_tsa = here\n[here]\nserial = serial\nsigner_cert = tsa.pem\ncerts = root.pem\n"
-        "signer_key = tsa.key\nsigner_digest = sha256\ndefault_policy = 1.2.3.4\n"
-        "digests = sha256, sha384, sha512\naccuracy = secs:1\ness_cert_id_alg = sha256\n"
-    )
-
-    class Authority(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            query = self.rfile.read(int(self.headers["Content-Length"]))
-            (tmp_path / "query").write_bytes(query)
-            command = ["openssl", "ts", "-reply", "-config", "tsa.cnf", "-queryfile", "query"]
-            reply = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True).stdout
-            self.send_response(200)
-            self.send_header("Content-Type", "application/timestamp-reply")
-            self.send_header("Content-Length", str(len(reply)))
-            self.end_headers()
-            self.wfile.write(reply)
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Authority)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", root
-    server.shutdown()
-    server.server_close()
 
 
 def test_a_time_stamp_says_when(

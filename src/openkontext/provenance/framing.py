@@ -5,11 +5,14 @@ boxes around these: their lengths and names, the zeros that keep room for a time
 them. They say nothing, and readers pass over a change there; but they have only one right form, so that a
 change can be seen. Formats: JUMBF (ISO/IEC 19566-5), COSE (RFC 9052), and what appendix A of C2PA 2.4 says of
 each kind of file.
+
+This holds for the records that this package signs. Those of other programs, which may lie beside them as records
+of earlier pictures, have other right forms (thumbnails, older claims, salts); the library alone judges these.
 """
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,13 +30,16 @@ class FramingError(Exception):
     """The form is not the one that signing gives."""
 
 
-def check_framing(data: bytes, kind: str, exclusions: Sequence[tuple[int, int]]) -> None:
+def check_framing(
+    data: bytes, kind: str, exclusions: Sequence[tuple[int, int]], own: Collection[str]
+) -> None:
     """Check that what is not signed is as signing leaves it.
 
     Args:
         data: a file that this package signed.
         kind: its format: "PNG", "JPEG", "WEBP" or "TIFF".
         exclusions: start and length of what its data hash leaves out, as the signed assertion tells.
+        own: labels of the manifests in it that this package signed.
 
     Raises:
         FramingError: something was changed there.
@@ -41,7 +47,7 @@ def check_framing(data: bytes, kind: str, exclusions: Sequence[tuple[int, int]])
     try:
         start, length = exclusions[-1]
         frame = data[start : start + length]
-        _check_store(_UNFRAMED[kind](frame))
+        _check_store(_UNFRAMED[kind](frame), own)
         if kind == "TIFF":
             _check_tiff_entry(data, exclusions, length)
     except (struct.error, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
@@ -129,23 +135,36 @@ def _superbox(box: _Box) -> tuple[bytes, bytes, list[_Box]]:
     return kind, label, inner[1:]
 
 
-def _check_store(store: bytes) -> None:
-    """Check the boxes of a manifest store, and the room left in each signature."""
+def _check_store(store: bytes, own: Collection[str]) -> None:
+    """Check the box of a manifest store, and the boxes of those manifests in it that are our own."""
     outer = list(_boxes(store))
     kind, label, manifests = _superbox(outer[0])
     _require((len(outer), kind, label) == (1, b"c2pa", b"c2pa"), "the record's outer box is another")
-    for manifest in manifests:
-        kind, _, parts = _superbox(manifest)
-        _require(kind == b"c2ma", "a manifest's box is another")
-        for part in parts:
-            kind, label, content = _superbox(part)
-            if kind in _SUPERBOXES:
-                _require(label == _SUPERBOXES[kind], "a box has another label")
-            if kind == b"c2as":
-                for assertion in content:
-                    _superbox(assertion)
-            if kind == b"c2cs":
-                _check_padding(content[0].content)
+    ours = [manifest for manifest in manifests if _label(manifest) in own]
+    _require({_label(manifest) for manifest in ours} == set(own), "a manifest's box is another")
+    for manifest in ours:
+        _check_manifest(manifest)
+
+
+def _label(manifest: _Box) -> str:
+    """Label of anybody's manifest, whatever else its description holds."""
+    description = next(_boxes(manifest.content)).content
+    return description[17:].partition(b"\0")[0].decode(errors="replace")
+
+
+def _check_manifest(manifest: _Box) -> None:
+    """Check the boxes of one of our manifests, and the room left in its signature."""
+    kind, _, parts = _superbox(manifest)
+    _require(kind == b"c2ma", "a manifest's box is another")
+    for part in parts:
+        kind, label, content = _superbox(part)
+        if kind in _SUPERBOXES:
+            _require(label == _SUPERBOXES[kind], "a box has another label")
+        if kind == b"c2as":
+            for assertion in content:
+                _superbox(assertion)
+        if kind == b"c2cs":
+            _check_padding(content[0].content)
 
 
 _HEADERS = {"pad", "pad2", "sigTst", "sigTst2", "rVals"}

@@ -31,6 +31,7 @@ _TAMPERING = {
     "claimSignature.missing": "the record's signature was taken out",
     "ingredient.manifest.mismatch": "the record of an earlier picture was changed",
     "ingredient.manifest.missing": "the record of an earlier picture was taken out",
+    "manifest.inaccessible": "its record lies elsewhere and was not fetched",
     "signingCredential.expired": "the signer's certificate ran out, and no time-stamp says when it signed",
     "signingCredential.revoked": "the signer's certificate was revoked",
     "signingCredential.invalid": "the signer's certificate is not one that may sign records",
@@ -164,7 +165,7 @@ def _verify(data: bytes, name: str) -> Report:
     if not tampering:
         if store.get("validation_state") not in ("Valid", "Trusted"):
             tampering.append("the record is not valid")
-        elif chain and chain[-1].software.split()[:1] == [SOFTWARE]:
+        else:
             tampering += _unsigned_changes(data, detail)
     return Report(
         signed=True,
@@ -202,16 +203,26 @@ def _in_words(failure: dict[str, Any]) -> str:
 
 
 def _unsigned_changes(data: bytes, detail: dict[str, Any]) -> list[str]:
-    kind = images.identify(data)
-    assertions = detail["manifests"][detail["active_manifest"]]["assertion_store"]
+    """Changes that the library passes over, of a picture that this package signed last."""
+    own = [label for label, manifest in detail["manifests"].items() if _is_ours(manifest.get("claim") or {})]
+    active = detail["active_manifest"]
+    if active not in own:
+        return []
     try:
-        found = [(int(e["start"]), int(e["length"])) for e in assertions["c2pa.hash.data"]["exclusions"]]
-        check_framing(data, str(kind), found)
+        hashed = detail["manifests"][active]["assertion_store"]["c2pa.hash.data"]
+        found = [(int(e["start"]), int(e["length"])) for e in hashed["exclusions"]]
+        check_framing(data, str(images.identify(data)), found, own)
     except (KeyError, TypeError, ValueError):
         return ["the record is not valid"]
     except FramingError as error:
         return [f"bytes around the record were changed: {error}"]
     return []
+
+
+def _is_ours(claim: dict[str, Any]) -> bool:
+    """Whether this package made the claim, as the claim itself says: the name is signed with it."""
+    generator = claim.get("claim_generator_info")  # a list in claims of version 1, which we never made
+    return isinstance(generator, dict) and generator.get("name") == SOFTWARE
 
 
 def _steps(store: dict[str, Any]) -> list[Step]:
