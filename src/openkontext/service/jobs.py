@@ -31,6 +31,7 @@ class Submission:
     asked: Mapping[str, Any]
     inputs: Sequence[str] = ()
     mask: str | None = None
+    end_user: str | None = None
     parent_id: str | None = None
     base_url: str = ""
     webhook_url: str | None = None

@@ -88,6 +88,21 @@ class Account(Base):
     created: Mapped[float]
 
 
+class EndUser(Base):
+    """Someone whom an account edits for, once a filter refused them; the name itself is not kept."""
+
+    __tablename__ = "end_users"
+
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"), primary_key=True)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    """Keyed hash of the name that the account gave."""
+    standing: Mapped[str] = mapped_column(default=Standing.GOOD)
+    standing_until: Mapped[float | None]
+    standing_reason: Mapped[str | None]
+    judged_from: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    created: Mapped[float]
+
+
 class ApiKey(Base):
     """A key of an account; the key itself is shown once and only its hash is kept."""
 
@@ -148,6 +163,8 @@ class Job(Base):
     id: Mapped[str] = mapped_column(primary_key=True, default=new_id)
     account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"))
     key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
+    end_user: Mapped[str | None]
+    """Whom the account asks for: `EndUser.id`."""
     parent_id: Mapped[str | None]
     """The job whose result this one edits."""
     state: Mapped[str] = mapped_column(default=JobState.QUEUED)
@@ -232,6 +249,8 @@ class Signal(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True, default=new_id)
     account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"))
+    end_user: Mapped[str | None]
+    """Whom the account asked for: `EndUser.id`."""
     kind: Mapped[str]
     detail: Mapped[dict[str, Any]]
     at: Mapped[float]

@@ -13,7 +13,7 @@ from fastapi import Request
 
 from openkontext.errors import InputError
 from openkontext.request import EditRequest
-from openkontext.service import jobs
+from openkontext.service import end_users, jobs
 from openkontext.service.access import Caller
 from openkontext.service.accounts import note_source
 from openkontext.service.decoding import check_picture
@@ -39,6 +39,8 @@ class Asked:
     """Bytes, or base64, or addresses; the one to edit first."""
     mask: bytes | str | None = None
     alpha_is_mask: bool = False
+    end_user: str | None = None
+    """Whom it is for, by the account's own name for them."""
     parent_id: str | None = None
     edits_parent: bool = False
     """The picture to edit is the parent's result; `pictures` are the further ones."""
@@ -54,16 +56,20 @@ def submit(request: Request, caller: Caller, asked: Asked) -> Job:
     Raises:
         InputError: a value or a picture cannot be used.
         NotAccepted: no credit, too many requests or jobs, a full queue, or an idempotency key used otherwise.
+        Refused: 403: the end user that it is for is suspended.
     """
     state = get_state(request)
     settings, database = state.settings, state.database
     _check_options(asked)
     if asked.webhook_url is not None:
         _named("webhook_url", check_url, asked.webhook_url, settings)
+    end_user = end_users.hashed(settings, caller.account_id, asked.end_user) if asked.end_user else None
     with database.transaction() as session:
         fingerprint = asked.fingerprint or _fingerprint(asked)
         if job := jobs.repeated(session, caller.account_id, asked.idempotency_key, fingerprint):
             return job
+        if asked.end_user and end_user:
+            end_users.check_standing(session, caller.account_id, end_user, asked.end_user)
         if caller.key_id is not None:
             jobs.take_turn(session, settings, caller.key_id)
         jobs.check_room(session, settings, caller.account_id)
@@ -85,6 +91,7 @@ def submit(request: Request, caller: Caller, asked: Asked) -> Job:
         asked=asked.options,
         inputs=inputs,
         mask=mask,
+        end_user=end_user,
         parent_id=asked.parent_id,
         base_url=base_url(request, settings),
         webhook_url=asked.webhook_url,
@@ -178,6 +185,7 @@ def _fingerprint(asked: Asked) -> str:
         asked.webhook_url or "",
         asked.mask or "",
         asked.parent_id or "",
+        asked.end_user or "",
     ]
     for part in (*parts, *asked.pictures):
         content = part if isinstance(part, bytes) else part.encode()

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 from openkontext.request import MAX_PROMPT
 from openkontext.service import jobs
 from openkontext.service.access import Caller, may
+from openkontext.service.end_users import MAX_NAME, chosen
 from openkontext.service.errors import responses
 from openkontext.service.models import Account, Job
 from openkontext.service.results import Result, describe, not_found
@@ -39,6 +40,10 @@ class KontextInputs(BaseModel):
     prompt_upsampling: bool = Field(False, description="Accepted, without effect.")
     safety_tolerance: int = Field(2, ge=0, le=6, description="0 is most strict, 6 least.")
 
+    safety_identifier: str | None = Field(
+        None, max_length=MAX_NAME, description="Whom this is for; misuse counts by it. Send no personal data."
+    )
+    user: str | None = Field(None, max_length=MAX_NAME, description="Older name of safety_identifier.")
     mask: str | None = Field(None, description="Base64 or URL; white where the picture may change.")
     steps: int | None = Field(None, ge=1, le=1000, description="Denoising steps; the model's own by default.")
     guidance: float | None = Field(None, ge=0, le=100, description="How strictly to follow the prompt.")
@@ -112,6 +117,7 @@ def _edit(
         options=options,
         pictures=pictures,
         mask=inputs.mask or None,
+        end_user=chosen([inputs.safety_identifier, inputs.user]),
         parent_id=inputs.parent_id,
         edits_parent=inputs.parent_id is not None and not inputs.input_image,
         webhook_url=inputs.webhook_url,

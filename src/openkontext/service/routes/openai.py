@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from openkontext.errors import InputError
 from openkontext.service import jobs
 from openkontext.service.access import Caller, may
+from openkontext.service.end_users import MAX_NAME, chosen
 from openkontext.service.errors import Refused
 from openkontext.service.models import UNFINISHED, Job, JobState
 from openkontext.service.results import signed_url
@@ -83,6 +84,8 @@ async def edit_images(
     size: Annotated[str, Form(max_length=20)] = "auto",
     response_format: Annotated[Literal["b64_json", "url"], Form()] = "b64_json",
     output_format: Annotated[Literal["png", "jpeg", "webp"], Form()] = "png",
+    safety_identifier: Annotated[str | None, Form(max_length=MAX_NAME, description="Whom it is for.")] = None,
+    user: Annotated[str | None, Form(max_length=MAX_NAME, description="Its older name.")] = None,
     stream: Annotated[bool, Form(description="Not taken: follow a task at /v1/jobs/{id}/events.")] = False,
     idempotency_key: IdempotencyKey = None,
 ) -> Images:
@@ -104,6 +107,7 @@ async def edit_images(
             pictures=pictures,
             mask=mask_bytes,
             alpha_is_mask=mask_bytes is not None,
+            end_user=chosen([safety_identifier, user]),
             idempotency_key=f"{idempotency_key}/{index}" if idempotency_key else None,
         )
         made.append(await run_in_threadpool(submit, request, caller, asked))

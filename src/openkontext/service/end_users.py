@@ -1,0 +1,43 @@
+"""Those whom an account edits for: it names each by a word of its own, of which a keyed hash is kept."""
+
+import hmac
+import time
+from collections.abc import Iterable
+
+from sqlalchemy.orm import Session
+
+from openkontext.service.errors import Refused
+from openkontext.service.models import EndUser, Standing
+from openkontext.service.settings import Settings
+
+MAX_NAME = 512
+"""Characters of a name that routes take; OpenAI's documents allow 64."""
+
+
+def chosen(names: Iterable[str | None]) -> str | None:
+    """The first name that was given; an empty one is none."""
+    return next((name for name in names if name), None)
+
+
+def hashed(settings: Settings, account_id: str, name: str) -> str:
+    """What stands for a name in the database: it tells nothing of it, and differs between accounts."""
+    message = f"{account_id} {name}".encode("utf-8", "surrogatepass")
+    return hmac.new(settings.key("end users"), message, "sha256").hexdigest()
+
+
+def check_standing(session: Session, account_id: str, identifier: str, name: str) -> None:
+    """Refuse what is asked for someone who is suspended or banned; the account's others go on.
+
+    Raises:
+        Refused: 403, with the name as the account gave it.
+    """
+    found = session.get(EndUser, (account_id, identifier))
+    if found is None or found.standing not in (Standing.SUSPENDED, Standing.BANNED):
+        return
+    if found.standing_until is not None and found.standing_until < time.time():
+        return
+    raise Refused(
+        403,
+        f"the end user {name[:64]!r} is {found.standing} ({found.standing_reason}); "
+        "requests for others go on. Appeal: POST /v1/appeals",
+    )
