@@ -1,7 +1,7 @@
 """The service under load, and beside the bare editor.
 
     python benchmarks/service.py overhead [--edits 20] [--model nano] [--preview]
-    python benchmarks/service.py load [--users 8] [--seconds 60]      (pip install 'openkontext[load]')
+    python benchmarks/service.py load [--users 8] [--seconds 60]      (pip install '.[load]')
 
 `overhead` does the same edits with `Editor` in this process, each judged, signed and written to a file, and
 through the API of a service with one worker, each submitted, polled for and downloaded, in turn; prints

@@ -26,3 +26,12 @@ class ConsentError(OpenKontextError):
     """Terms must be accepted before this can go on."""
 
     exit_code = 4
+
+
+def how_to_install(extra: str) -> str:
+    """What to type for a group of packages that is not installed; no index has openkontext itself.
+
+    Args:
+        extra: name of the group in `pyproject.toml`, such as "service".
+    """
+    return f"run in the checkout: pip install '.[{extra}]'"

@@ -121,7 +121,7 @@ def test_what_others_wrote_stays_text_and_nothing_comes_from_outside(page_file: 
 
 def test_without_jinja_the_way_to_get_it_is_said(monkeypatch: pytest.MonkeyPatch, outcomes: list[Outcome]):
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(InputError, match=r"pip install 'openkontext\[report\]'"):
+    with pytest.raises(InputError, match=r"pip install '\.\[report\]'"):
         render(Report.of(outcomes), outcomes, "nano", "held-out edits", FACTS)
 
 

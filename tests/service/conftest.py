@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
-pytest.importorskip("fastapi", reason="the service needs: pip install 'openkontext[service]'")
+pytest.importorskip("fastapi", reason="the service needs: pip install '.[service]'")
 
 from openkontext.service.audit import Audit
 from openkontext.service.database import Database

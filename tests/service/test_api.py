@@ -5,7 +5,10 @@ import hashlib
 import hmac
 import io
 import json
+import os
+import re
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,6 +70,25 @@ def test_the_official_client_works_with_its_address_changed(service: Service, tm
     assert task.polling_url.startswith(service.url)
     with pytest.raises(blackforest.BFLError, match="Not authenticated"):
         blackforest.BFLClient("wrong", service.url).generate("flux-kontext-pro", {"prompt": "make it"})
+
+
+def test_the_example_for_curl_takes_a_picture_of_any_size(service: Service, tmp_path: Path) -> None:
+    for tool in ("curl", "sh", "base64", "tr"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"no {tool} here")
+    page = (Path(__file__).parents[2] / "docs/service.md").read_text()
+    [example] = re.findall(r"^\{ printf .*?--data-binary @-$", page, re.DOTALL | re.MULTILINE)
+    noise = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "photo.jpg", "PNG")
+    assert (tmp_path / "photo.jpg").stat().st_size > 3_000_000  # more than a command line may hold
+    command = example.replace("http://127.0.0.1:8000", service.url)
+    environment = os.environ | {"KEY": service.key}
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    with service.client(service.key) as client:
+        assert client.post("/v1/cancel", params={"id": json.loads(done.stdout)["id"]}).json()["cancelled"]
 
 
 def test_openais_client_works_with_its_address_changed(service: Service) -> None:

@@ -9,7 +9,7 @@ import psutil
 import pytest
 from service.running import Service, b64, brightness, png, poll
 
-pytest.importorskip("ray", reason="pip install 'openkontext[ray]'")
+pytest.importorskip("ray", reason="pip install '.[ray]'")
 pytestmark = pytest.mark.slow
 
 

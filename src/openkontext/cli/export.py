@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from openkontext.cli import console, options
-from openkontext.errors import InputError
+from openkontext.errors import InputError, how_to_install
 
 
 def export(
@@ -64,9 +64,7 @@ def export(
         from openkontext.export.reading import open_model
         from openkontext.export.repository import export_repository
     except ImportError as error:
-        raise InputError(
-            f"export needs the extra packages ({error.name}): pip install 'openkontext[train]'"
-        ) from None
+        raise InputError(f"export needs {error.name}; {how_to_install('train')}") from None
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 

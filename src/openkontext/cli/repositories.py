@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from openkontext.cli import console, options
-from openkontext.errors import ConsentError, InputError, RefusedError
+from openkontext.errors import ConsentError, InputError, RefusedError, how_to_install
 from openkontext.version import __version__
 
 
@@ -98,7 +98,7 @@ def _cache(clear: bool) -> Check:
 
 def _training() -> Check:
     if importlib.util.find_spec("torch") is None:
-        return Check("training and export", "absent", "needs torch: pip install 'openkontext[train]'")
+        return Check("training and export", "absent", f"needs torch; {how_to_install('train')}")
     return Check("training and export", "ok", f"torch {importlib.metadata.version('torch')}")
 
 

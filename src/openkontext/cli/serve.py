@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from openkontext.cli import options
-from openkontext.errors import InputError
+from openkontext.errors import InputError, how_to_install
 
 if TYPE_CHECKING:
     from openkontext.service.settings import Settings
@@ -65,7 +65,7 @@ def load_settings(**given: object) -> "Settings":
     try:
         from openkontext.service.settings import load_settings
     except ImportError as error:
-        raise InputError(f"the service needs {error.name}: pip install 'openkontext[service]'") from error
+        raise InputError(f"the service needs {error.name}; {how_to_install('service')}") from error
     return load_settings(**given)
 
 

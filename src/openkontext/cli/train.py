@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from openkontext.errors import InputError
+from openkontext.errors import InputError, how_to_install
 
 Recipe = Annotated[Path, typer.Argument(help="TOML file of one stage; recipes/ holds ours.")]
 Threads = Annotated[int, typer.Option(min=0, help="Processor threads; 0 takes all.")]
@@ -95,8 +95,6 @@ def _prepare(threads: int) -> None:
 
         import openkontext.train.recipe  # noqa: F401
     except ImportError as error:
-        raise InputError(
-            f"training needs the extra packages ({error.name}): pip install 'openkontext[train]'"
-        ) from None
+        raise InputError(f"training needs {error.name}; {how_to_install('train')}") from None
     if threads:
         torch.set_num_threads(threads)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from openkontext.errors import InputError
+from openkontext.errors import InputError, how_to_install
 from openkontext.evaluation.drift import PSNR_GOAL, RECOGNISED_GOAL, DriftReport, Kept
 from openkontext.evaluation.edits import Outcome
 from openkontext.evaluation.scores import ALL, ORDER, TASK_GOAL, Report, Score
@@ -37,7 +37,7 @@ def require_jinja() -> None:
     try:
         import jinja2  # noqa: F401
     except ImportError:
-        raise InputError("a report needs Jinja2: pip install 'openkontext[report]'") from None
+        raise InputError(f"a report needs Jinja2; {how_to_install('report')}") from None
 
 
 def render(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from openkontext.errors import InputError
+from openkontext.errors import InputError, how_to_install
 from openkontext.images.fitting import Pixels
 
 
@@ -32,7 +32,7 @@ def line_plot(
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
     except ImportError:
-        raise InputError("plots need matplotlib: pip install 'openkontext[report]'") from None
+        raise InputError(f"plots need matplotlib; {how_to_install('report')}") from None
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     axes = figure.subplots()
     for name, values in lines.items():

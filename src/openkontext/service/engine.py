@@ -12,7 +12,7 @@ import structlog
 from PIL import Image
 
 from openkontext.editor import Editor, load
-from openkontext.errors import InputError, RefusedError
+from openkontext.errors import InputError, RefusedError, how_to_install
 from openkontext.request import EditRequest, EditResult, EditStep
 from openkontext.runtime.batching import BatchingComponents
 from openkontext.safety.verdict import FilterRefusalError, HeldError, Stage
@@ -165,7 +165,7 @@ def open_engine(settings: Settings, stopping: threading.Event) -> Engine:
     try:
         from openkontext.service.cluster import RayEngine
     except ImportError as error:
-        raise InputError(f"engine ray needs {error.name}: pip install 'openkontext[ray]'") from error
+        raise InputError(f"engine ray needs {error.name}; {how_to_install('ray')}") from error
     return RayEngine(settings, stopping)
 
 
