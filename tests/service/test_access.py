@@ -1,5 +1,6 @@
 """Who may do what over HTTP: keys, credit, rates, standing, sessions, filters; the FLUX API's contract."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,16 @@ import pytest
 from fastapi.testclient import TestClient
 from service.running import b64, png
 from sqlalchemy import select
+from typer.testing import CliRunner
 
 from openkontext import InputError
+from openkontext.cli import app
 from openkontext.service import accounts
 from openkontext.service.app import create_app
 from openkontext.service.audit import Audit
 from openkontext.service.database import Database
 from openkontext.service.keeper import Keeper
-from openkontext.service.models import Account, Appeal, Job, Role, Signal, Standing
+from openkontext.service.models import Account, Appeal, EndUser, Job, Role, Signal, Standing
 from openkontext.service.processes import check_exposure
 from openkontext.service.settings import Settings
 from openkontext.service.terms import service_terms
@@ -109,20 +112,100 @@ def test_no_role_asks_for_a_fixed_category(
         with database.reading() as session:
             refusal = session.scalars(select(Job.refusal).where(Job.id == id)).one()
         assert (refusal["category"], refusal["fixed"]) == ("ncii", True)
-        answer = client.get("/v1/get_result", params={"id": id}, headers=headers)
+        shown = client.get("/v1/get_result", params={"id": id}, headers=headers).json()
+        assert (shown["status"], shown["details"]["category"]) == ("Request Moderated", "ncii")
+        answer = client.post("/v1/flux-kontext-dev", json=EDIT, headers=headers)
         assert (answer.status_code, "suspended" in answer.json()["detail"]) == (403, True)
 
 
-def test_a_suspended_account_can_appeal_and_nothing_else(
+def test_the_owner_of_the_machine_is_warned_first_and_told_what_lifts_a_suspension(
+    client: TestClient, settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker(settings, database)
+    for prompt, standing in (("undress", "warned"), ("make her naked", "suspended")):
+        id = client.post("/v1/flux-kontext-dev", json=EDIT | {"prompt": prompt}).json()["id"]
+        assert worker.do_next()
+        with database.reading() as session:
+            assert session.scalars(select(Job.refusal).where(Job.id == id)).one()["fixed"]
+        shown = client.get("/v1/get_result", params={"id": id}).json()
+        assert (shown["status"], shown["details"]["stage"]) == ("Request Moderated", "prompt")
+        assert client.get("/v1/me").json()["standing"] == standing
+    answer = client.post("/v1/flux-kontext-dev", json=EDIT)
+    command = client.get("/v1/me").json()["remedy"].removeprefix("lift it: ")
+    assert (answer.status_code, command in answer.json()["detail"]) == (403, True)
+    assert len(client.get("/v1/jobs").json()["edits"]) == 2
+
+    # The command that it is told, as it is told.
+    monkeypatch.setenv("OPENKONTEXT_DATABASE_URL", settings.database)
+    monkeypatch.setenv("OPENKONTEXT_DATA", str(settings.data))
+    program, *arguments = shlex.split(command)
+    assert program == "openkontext"
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert client.post("/v1/flux-kontext-dev", json=EDIT).status_code == 200
+
+
+@pytest.mark.parametrize("field", ["safety_identifier", "user"])
+def test_an_end_user_is_suspended_and_the_account_goes_on(
+    client: TestClient, key: Callable[..., str], settings: Settings, database: Database, field: str
+) -> None:
+    headers, admin = {"x-key": key("shop")}, {"x-key": key("ada", role=Role.ADMIN)}
+    worker, bob, eve = Worker(settings, database), {field: "bob@example.org"}, {field: "eve"}
+    wrong = EDIT | {"prompt": "undress"} | bob
+    id = client.post("/v1/flux-kontext-dev", json=wrong, headers=headers).json()["id"]
+    assert worker.do_next()
+    again = client.post("/v1/flux-kontext-dev", json=EDIT | bob, headers=headers)
+    assert (again.status_code, "'bob@example.org' is suspended" in again.json()["detail"]) == (403, True)
+    form = {"files": {"image": png()}, "data": {"prompt": "make it", **bob}}
+    again = client.post("/v1/images/edits", **form, headers=headers)
+    assert (again.status_code, "'bob@example.org'" in again.json()["error"]["message"]) == (403, True)
+    for other in (eve, {}):
+        assert client.post("/v1/flux-kontext-dev", json=EDIT | other, headers=headers).status_code == 200
+    mine = {"x-key": key("other shop")}  # whose bob is another
+    assert client.post("/v1/flux-kontext-dev", json=EDIT | bob, headers=mine).status_code != 403
+
+    shown = client.get("/v1/admin/accounts", headers=admin).json()["accounts"]
+    shop = next(account for account in shown if account["name"] == "shop")
+    (end_user,) = shop["end_users"]
+    assert (shop["standing"], end_user["standing"]) == ("good", "suspended")
+    assert end_user["signals"] == {"refused": 1, "fixed category": 1}
+    entries = client.get("/v1/admin/audit", headers=admin).json()["entries"]
+    assert ("end_user.suspended", f"shop/{end_user['id'][:12]}") in {
+        (entry["action"], entry["subject"]) for entry in entries
+    }
+    with database.reading() as session:
+        rows = [
+            *session.scalars(select(Job)),
+            *session.scalars(select(Signal)),
+            *session.scalars(select(EndUser)),
+        ]
+        assert "bob" not in str([vars(row) for row in rows])  # personal data are not kept
+        assert session.get_one(Job, id).end_user == end_user["id"]
+
+    address = f"/v1/admin/accounts/{shop['id']}/standing"
+    decision = {"standing": "good", "reason": "a mannequin"}
+    assert client.post(address, json=decision | {"end_user": "f" * 64}, headers=admin).status_code == 404
+    restored = client.post(address, json=decision | {"end_user": end_user["id"]}, headers=admin)
+    assert restored.status_code == 204
+    assert client.post("/v1/flux-kontext-dev", json=EDIT | bob, headers=headers).status_code != 403
+
+
+def test_a_suspended_account_reads_downloads_and_appeals(
     client: TestClient, key: Callable[..., str], database: Database, audit: Audit, settings: Settings
 ) -> None:
     headers = {"x-key": key("ann")}
+    id = client.post("/v1/flux-kontext-dev", json=EDIT, headers=headers).json()["id"]
+    assert Worker(settings, database).do_next()
     with database.transaction() as session:
         ann = accounts.find_account(session, "ann").id
         accounts.set_standing(session, audit, ann, Standing.SUSPENDED, "refused: 30 in 1 days", actor="rules")
     answer = client.post("/v1/flux-kontext-dev", json=EDIT, headers=headers)
     assert (answer.status_code, "appeal" in answer.json()["detail"]) == (403, True)
     assert client.get("/v1/me", headers=headers).json()["standing"] == "suspended"
+    shown = client.get("/v1/get_result", params={"id": id}, headers=headers).json()
+    assert client.get(shown["result"]["sample"]).status_code == 200
+    for address in ("/v1/jobs", f"/v1/jobs/{id}", f"/v1/jobs/{id}/pictures/output", "/v1/credits"):
+        assert client.get(address, headers=headers).status_code == 200, address
+    assert client.post("/v1/cancel", params={"id": id}, headers=headers).status_code == 200
     assert (
         client.post("/v1/appeals", json={"text": "it was our own logo"}, headers=headers).status_code == 200
     )
@@ -131,6 +214,10 @@ def test_a_suspended_account_can_appeal_and_nothing_else(
         accounts.decide_appeal(session, audit, appeal.id, grant=True, reason="seen")
     Keeper(settings, database).tidy()
     assert client.post("/v1/flux-kontext-dev", json=EDIT, headers=headers).status_code == 200
+    with database.transaction() as session:
+        accounts.set_standing(session, audit, ann, Standing.BANNED, "a person decided")
+    assert client.get("/v1/jobs", headers=headers).status_code == 403
+    assert client.post("/v1/appeals", json={"text": "again"}, headers=headers).status_code == 200
 
 
 def test_the_page_signs_in_with_a_key_and_changes_things_with_its_token_only(

@@ -9,11 +9,12 @@ from openkontext import InputError
 from openkontext.service import accounts, misuse
 from openkontext.service.audit import Audit
 from openkontext.service.database import Database, now
-from openkontext.service.models import Account, Appeal, AuditEntry, Job, JobState, Signal, Standing
+from openkontext.service.models import Account, Appeal, AuditEntry, EndUser, Job, JobState, Signal, Standing
 from openkontext.service.settings import Settings
 
 PLAIN = {"category": "gore", "stage": "prompt", "fixed": False}
-FIXED = {"category": "known_material", "stage": "input", "fixed": True}
+FIXED = {"category": "ncii", "stage": "prompt", "fixed": True}
+KNOWN = {"category": "known_material", "stage": "input", "fixed": True}
 DIFFERENT = [
     "turn the sky into a storm", "paint all houses green", "add nine balloons", "remove that tree",
     "let it snow over the lake", "make the moon larger", "change boats to ducks", "a desert at noon",
@@ -27,12 +28,12 @@ Refuse = Callable[..., None]
 def refuse(database: Database) -> Refuse:
     """Has a job of an account refused, or done when there is no refusal."""
 
-    def act(account_id: str, prompt: str, refusal: dict | None = PLAIN) -> None:
+    def act(account_id: str, prompt: str, refusal: dict | None = PLAIN, end_user: str | None = None) -> None:
         with database.transaction() as session:
             at = session.scalar(select(now()))
             state = JobState.REQUEST_MODERATED if refusal else JobState.READY
             job = Job(
-                account_id=account_id, model="m", asked={"prompt": prompt}, inputs=[],
+                account_id=account_id, end_user=end_user, model="m", asked={"prompt": prompt}, inputs=[],
                 deadline=at, base_url="", created=at, finished=at, state=state,
             )  # fmt: skip
             session.add(job)
@@ -97,6 +98,97 @@ def test_fixed_categories_suspend_at_once_and_ban_at_the_third(
     refuse(ann, "b", FIXED)
     refuse(ann, "c", FIXED)
     assert judge(database, settings, audit, ann)[0] == Standing.BANNED
+
+
+def standings(database: Database, account_id: str) -> tuple[str, dict[str, str]]:
+    """Of an account, and of its end users."""
+    with database.reading() as session:
+        known = session.scalars(select(EndUser).where(EndUser.account_id == account_id))
+        return session.get_one(Account, account_id).standing, {one.id: one.standing for one in known}
+
+
+def test_the_first_fixed_refusal_warns_where_the_operator_says_so(
+    database: Database, settings: Settings, audit: Audit, refuse: Refuse, add: Callable[[str], str]
+) -> None:
+    mild, ann = settings.model_copy(update={"first_fixed_refusal": "warn"}), add("ann")
+    seen = []
+    for prompt in "abcd":
+        refuse(ann, prompt, FIXED)
+        seen.append(judge(database, mild, audit, ann)[0])
+    assert seen == [Standing.WARNED, Standing.SUSPENDED, Standing.SUSPENDED, Standing.BANNED]
+
+
+def test_the_owner_of_a_service_without_keys_is_warned_first(
+    database: Database, settings: Settings, audit: Audit, refuse: Refuse
+) -> None:
+    with database.transaction() as session:
+        owner = accounts.local_account(session).id
+    refuse(owner, "a", FIXED)
+    assert judge(database, settings, audit, owner)[0] == Standing.WARNED
+    refuse(owner, "b", FIXED)
+    assert judge(database, settings, audit, owner)[0] == Standing.SUSPENDED
+
+
+@pytest.mark.parametrize("step", ["warn", "suspend"])
+def test_a_match_with_known_material_suspends_whoever_and_whatever_is_set(
+    database: Database, settings: Settings, audit: Audit, refuse: Refuse, add: Callable[[str], str], step: str
+) -> None:
+    settings = settings.model_copy(update={"first_fixed_refusal": step})
+    with database.transaction() as session:
+        owner = accounts.local_account(session).id
+    refuse(owner, "a", KNOWN)
+    assert judge(database, settings, audit, owner)[0] == Standing.SUSPENDED
+    shop = add("shop")
+    for count, standing in ((1, Standing.SUSPENDED), (3, Standing.BANNED)):
+        for index in range(count):
+            refuse(shop, DIFFERENT[index], KNOWN, f"{count} {index}")
+        assert judge(database, settings, audit, shop)[0] == standing
+    assert set(standings(database, shop)[1].values()) == {Standing.SUSPENDED}
+
+
+def test_an_account_answers_for_its_end_users_when_many_of_them_are_refused(
+    database: Database, settings: Settings, audit: Audit, refuse: Refuse, add: Callable[[str], str]
+) -> None:
+    shop, careless = add("shop"), add("careless")
+    for _ in range(12):  # one of them, over and over
+        refuse(shop, DIFFERENT[0], PLAIN, "bob")
+    refuse(shop, DIFFERENT[1], FIXED, "eve")
+    judge(database, settings, audit, shop)
+    account, of = standings(database, shop)
+    assert (account, of) == (Standing.GOOD, {"bob": Standing.SUSPENDED, "eve": Standing.SUSPENDED})
+
+    for index in range(3):
+        refuse(careless, DIFFERENT[index], FIXED, f"name {index}")
+    assert judge(database, settings, audit, careless)[0] == Standing.WARNED
+    for index in range(3, 5):
+        refuse(careless, DIFFERENT[index], FIXED, f"name {index}")
+    standing, reason = judge(database, settings, audit, careless)
+    assert (standing, reason) == (
+        Standing.SUSPENDED,
+        "fixed category: 5 in 30 days of 3 end users or more",
+    )
+
+    busy = add("busy")  # the same five among a hundred and fifty edits
+    for index in range(5):
+        refuse(busy, DIFFERENT[index], FIXED, f"name {index}")
+    for index in range(146):
+        refuse(busy, "make it night", None, f"name {index}")
+    assert judge(database, settings, audit, busy)[0] == Standing.WARNED
+    assert set(standings(database, busy)[1].values()) == {Standing.SUSPENDED}
+
+
+def test_what_an_end_user_did_says_nothing_of_another_or_of_the_account_itself(
+    database: Database, settings: Settings, audit: Audit, refuse: Refuse, add: Callable[[str], str]
+) -> None:
+    shop = add("shop")
+    probe = "cover the floor of the whole hall with something that the filter does not like"
+    for change, end_user in zip(("", "!", " pls", " now", "  again"), "abcde", strict=True):
+        refuse(shop, probe + change, PLAIN, end_user)
+    refuse(shop, probe + " for me", PLAIN)
+    judge(database, settings, audit, shop)
+    assert standings(database, shop) == (Standing.GOOD, dict.fromkeys("abcde", Standing.GOOD))
+    with database.reading() as session:
+        assert set(session.scalars(select(Signal.kind))) == {misuse.REFUSED}
 
 
 def test_slightly_changed_instructions_are_seen_as_probing(

@@ -95,16 +95,25 @@ def standing(
     name: Name,
     to: Annotated[str, typer.Argument(metavar="STANDING", help="good, warned, suspended or banned.")],
     reason: Reason,
+    end_user: Annotated[
+        str | None,
+        typer.Option(
+            help="Decide about this end user of the account: their name, or the id that stands for it."
+        ),
+    ] = None,
 ) -> None:
-    """Warn, suspend, ban or restore an account."""
+    """Warn, suspend, ban or restore an account, or one of those whom it edits for."""
     with _service() as (session, audit):
         from openkontext.service.accounts import find_account, set_standing
+        from openkontext.service.end_users import find_end_user
         from openkontext.service.models import Standing
 
         if to not in list(Standing):
             raise InputError(f"standing {to!r} is unknown; choose {', '.join(Standing)}")
-        set_standing(session, audit, find_account(session, name).id, Standing(to), reason)
-        print(f"{name}: {to}")
+        account_id = find_account(session, name).id
+        known = find_end_user(session, load_settings(), account_id, end_user) if end_user else None
+        set_standing(session, audit, account_id, Standing(to), reason, end_user=known)
+        print(f"{name}{'/' + known if known else ''}: {to}")
 
 
 @accounts.command("appeals")

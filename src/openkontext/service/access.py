@@ -127,32 +127,62 @@ def check_origin(request: Request) -> None:
         raise Refused(403, "requests from other sites' pages are not taken")
 
 
-def in_good_standing(request: Request, caller: Annotated[Caller, Depends(identify)]) -> Caller:
-    """The caller, who may use the service: not suspended, and the terms accepted.
+def accepted(request: Request, caller: Annotated[Caller, Depends(identify)]) -> Caller:
+    """The caller, who accepted the terms and is not banned.
 
     Raises:
         Refused: 403, with what to do.
     """
     state = get_state(request)
     with state.database.reading() as session:
-        account = session.get_one(Account, caller.account_id)
-        over = account.standing_until is not None and account.standing_until < time.time()
-        if account.standing in (Standing.SUSPENDED, Standing.BANNED) and not over:
-            reason = (
-                f"this account is {account.standing} ({account.standing_reason}); appeal: POST /v1/appeals"
-            )
-            raise Refused(403, reason)
-        accepted = accounts.has_accepted(session, caller.account_id, service_terms(state.settings))
-        if not accepted and not caller.is_local:  # the terms are the operator's, who is this machine's user
+        _check_standing(session, caller, Standing.BANNED)
+        has_accepted = accounts.has_accepted(session, caller.account_id, service_terms(state.settings))
+        if (
+            not has_accepted and not caller.is_local
+        ):  # the terms are the operator's, who is this machine's user
             version = state.settings.terms_version
             raise Refused(403, f"accept the terms first, version {version}: GET /v1/terms, POST /v1/consent")
     return caller
 
 
-def may(scope: str) -> Callable[[Caller], Caller]:
-    """A dependency: the caller may use the service, with a key of this scope."""
+def in_good_standing(request: Request, caller: Annotated[Caller, Depends(accepted)]) -> Caller:
+    """The caller, who is not suspended either.
 
-    def check(caller: Annotated[Caller, Depends(in_good_standing)]) -> Caller:
+    Raises:
+        Refused: 403, with what to do.
+    """
+    with get_state(request).database.reading() as session:
+        _check_standing(session, caller, Standing.SUSPENDED, Standing.BANNED)
+    return caller
+
+
+def _check_standing(session: Session, caller: Caller, *barred: Standing) -> None:
+    account = session.get_one(Account, caller.account_id)
+    over = account.standing_until is not None and account.standing_until < time.time()
+    if account.standing not in barred or over:
+        return
+    what = "it can read, download and delete its edits" if account.standing == Standing.SUSPENDED else ""
+    parts = [f"this account is {account.standing} ({account.standing_reason})", what, remedy(caller)]
+    raise Refused(403, "; ".join(part for part in parts if part))
+
+
+def remedy(caller: Caller) -> str:
+    """What lifts a suspension: the owner of the machine decides it, others ask them."""
+    if caller.is_local:
+        return f'lift it: openkontext accounts standing {caller.name} good --reason "..."'
+    return "appeal: POST /v1/appeals"
+
+
+def may(scope: str, *, suspended: bool = False) -> Callable[[Caller], Caller]:
+    """A dependency: the caller may use the service, with a key of this scope.
+
+    Args:
+        scope: of `accounts.SCOPES`.
+        suspended: whether a suspended account may, too; for reading and deleting it always may.
+    """
+    standing = accepted if suspended or scope == "read" else in_good_standing
+
+    def check(caller: Annotated[Caller, Depends(standing)]) -> Caller:
         if scope not in caller.scopes:
             raise Refused(403, f"this key may not {scope}; ask for one with that scope")
         return caller

@@ -16,7 +16,7 @@ from openkontext.errors import InputError
 from openkontext.service.audit import Audit
 from openkontext.service.database import now
 from openkontext.service.fetching import is_public
-from openkontext.service.models import Account, ApiKey, Appeal, Consent, PageSession, Role, Standing
+from openkontext.service.models import Account, ApiKey, Appeal, Consent, EndUser, PageSession, Role, Standing
 from openkontext.service.settings import Settings
 from openkontext.terms import Terms
 
@@ -234,15 +234,28 @@ def set_standing(
     standing: Standing,
     reason: str,
     *,
+    end_user: str | None = None,
     until: float | None = None,
     actor: str = "cli",
 ) -> None:
-    """Warn, suspend, ban or restore an account; after a person did, rules look only at what comes later."""
+    """Warn, suspend, ban or restore an account, or one of its end users (`EndUser.id`).
+
+    After a person did, rules look only at what comes later.
+    """
     values: dict[str, Any] = {"standing": standing, "standing_reason": reason, "standing_until": until}
     if actor != "rules":
         values["judged_from"] = session.scalar(select(now()))
-    session.execute(update(Account).where(Account.id == account_id).values(**values))
-    audit.write(session, actor, f"account.{standing}", account_id, reason=reason, until=until)
+    change = update(Account).where(Account.id == account_id)
+    if end_user is not None:
+        change = update(EndUser).where(EndUser.account_id == account_id, EndUser.id == end_user)
+    session.execute(change.values(**values))
+    kind, subject = in_audit(account_id, end_user)
+    audit.write(session, actor, f"{kind}.{standing}", subject, reason=reason, until=until)
+
+
+def in_audit(account_id: str, end_user: str | None = None) -> tuple[str, str]:
+    """What the audit log calls an account or its end user: the first word of actions, and the subject."""
+    return ("end_user", f"{account_id}/{end_user}") if end_user else ("account", account_id)
 
 
 def _hash(key: str) -> str:

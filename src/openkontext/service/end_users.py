@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from sqlalchemy.orm import Session
 
+from openkontext.errors import InputError
 from openkontext.service.errors import Refused
 from openkontext.service.models import EndUser, Standing
 from openkontext.service.settings import Settings
@@ -23,6 +24,18 @@ def hashed(settings: Settings, account_id: str, name: str) -> str:
     """What stands for a name in the database: it tells nothing of it, and differs between accounts."""
     message = f"{account_id} {name}".encode("utf-8", "surrogatepass")
     return hmac.new(settings.key("end users"), message, "sha256").hexdigest()
+
+
+def find_end_user(session: Session, settings: Settings, account_id: str, name_or_id: str) -> str:
+    """The id of an end user that a filter refused something, by it or by the account's name for them.
+
+    Raises:
+        InputError: there is none.
+    """
+    for identifier in (name_or_id, hashed(settings, account_id, name_or_id)):
+        if session.get(EndUser, (account_id, identifier)) is not None:
+            return identifier
+    raise InputError(f"no end user {name_or_id!r} of this account was ever refused; see the audit log")
 
 
 def check_standing(session: Session, account_id: str, identifier: str, name: str) -> None:

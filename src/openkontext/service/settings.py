@@ -117,6 +117,9 @@ class Settings(BaseSettings):
     """Unfinished jobs of one account."""
     price: int = Field(0, ge=0)
     """Credits that an edit costs."""
+    first_fixed_refusal: Literal["suspend", "warn"] = "suspend"
+    """What follows the first request that a fixed category refuses; it is refused, kept and reported in any
+    case, and a match with known material suspends. The owner of a service without keys is always warned."""
     session_hours: PositiveFloat = 12
     """How long someone stays signed in on the page."""
     feedback_address: str = ""

@@ -3,12 +3,12 @@
 import time
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, case, func, select
+from sqlalchemy import ColumnElement, and_, case, func, select
 from sqlalchemy.orm import Session
 
 from openkontext.service.database import now
 from openkontext.service.misuse import DAY
-from openkontext.service.models import Account, ApiKey, Job, JobState, Signal
+from openkontext.service.models import Account, ApiKey, EndUser, Job, JobState, Signal
 
 REFUSED = (JobState.REQUEST_MODERATED, JobState.CONTENT_MODERATED)
 
@@ -39,7 +39,9 @@ class Conduct:
     refused: int
     """Of those."""
     signals: dict[str, int]
-    """By kind, since a person last decided about it."""
+    """By kind, since a person last decided about it; those of its end users among them."""
+    end_users: list[tuple[EndUser, dict[str, int]]]
+    """Whom it asked for and a filter refused, with their signals by kind: the most first."""
 
 
 def by_day(session: Session, days: int) -> list[Day]:
@@ -88,12 +90,39 @@ def conduct(session: Session, days: int, limit: int = 500) -> list[Conduct]:
         ApiKey.revoked.is_(None)
     )
     keys = {row[0]: row for row in session.execute(valid.group_by(ApiKey.account_id))}
+    end_users = _end_users(session)
     found = []
     for account in accounts:
         states = jobs.get(account.id, {})
         _, count, last_used = keys.get(account.id, ("", 0, None))
         refused = sum(states.get(state, 0) for state in REFUSED)
+        signs_of = signals.get(account.id, {})
+        edits = sum(states.values())
         found.append(
-            Conduct(account, count, last_used, sum(states.values()), refused, signals.get(account.id, {}))
+            Conduct(account, count, last_used, edits, refused, signs_of, end_users.get(account.id, []))
         )
     return sorted(found, key=lambda each: -sum(each.signals.values()))
+
+
+def _end_users(session: Session, limit: int = 20) -> dict[str, list[tuple[EndUser, dict[str, int]]]]:
+    """End users that a filter refused, by their account, at most so many of each."""
+    signs = select(EndUser.account_id, EndUser.id, Signal.kind, func.count()).join(
+        Signal,
+        and_(
+            Signal.account_id == EndUser.account_id,
+            Signal.end_user == EndUser.id,
+            Signal.at > EndUser.judged_from,
+        ),
+    )
+    signals: dict[tuple[str, str], dict[str, int]] = {}
+    for account_id, id, kind, count in session.execute(
+        signs.group_by(EndUser.account_id, EndUser.id, Signal.kind)
+    ):
+        signals.setdefault((account_id, id), {})[kind] = count
+    rows = [(one, signals.get((one.account_id, one.id), {})) for one in session.scalars(select(EndUser))]
+    found: dict[str, list[tuple[EndUser, dict[str, int]]]] = {}
+    for one, signs_of in sorted(rows, key=lambda row: -sum(row[1].values())):
+        of_account = found.setdefault(one.account_id, [])
+        if len(of_account) < limit:
+            of_account.append((one, signs_of))
+    return found

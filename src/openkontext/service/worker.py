@@ -86,7 +86,7 @@ class Worker:
             kept = jobs.finish(session, self.settings, lease.job.id, lease.token, outcome)
             if kept and outcome.refusal is not None and outcome.review is None:
                 note_refusal(session, lease.job, outcome.refusal)
-                judge(session, self.audit, lease.job.account_id)
+                judge(session, self.settings, self.audit, lease.job.account_id, lease.job.end_user)
         seconds = round(time.monotonic() - started, 3)
         log.info("job", id=lease.job.id, state=str(outcome.state), kept=kept, seconds=seconds)
         return True

@@ -79,11 +79,21 @@ function showAccounts() {
       account.standing_reason ? make("div", { class: "muted hint" }, account.standing_reason + until) : "");
     const name = make("div", {}, make("b", {}, account.name), make("div", { class: "muted hint" }, `${account.role}, ${account.keys} ${account.keys === 1 ? "key" : "keys"}`));
     const refused = account.edits ? `${account.refused} (${Math.round((100 * account.refused) / account.edits)}%)` : "0";
-    const signs = Object.entries(account.signals).map(([kind, count]) => `${kind}: ${count}`).join(", ");
+    const signs = make("div", {}, signsOf(account), ...account.end_users.map((one) => endUser(account, one)));
     const decide = make("button", { type: "button", "aria-label": `Decide about ${account.name}`, onclick: () => decideStanding(account) }, "Decide…");
-    return row(name, standing, [String(account.edits), "number"], [refused, "number"], signs || "none",
+    return row(name, standing, [String(account.edits), "number"], [refused, "number"], signs,
       account.credit === null ? "unlimited" : [String(account.credit), "number"], when(account.last_used), decide);
   }));
+}
+
+const signsOf = ({ signals }) => Object.entries(signals).map(([kind, count]) => `${kind}: ${count}`).join(", ") || "none";
+
+/** One of those whom an account edits for; only an id stands for them. */
+function endUser(account, one) {
+  const name = `end user ${one.id.slice(0, 12)}`;
+  const reason = one.standing_reason ? ` (${one.standing_reason})` : "";
+  return make("div", { class: "muted hint" }, `${name}: ${signsOf(one)}; ${one.standing}${reason} `,
+    make("button", { type: "button", "aria-label": `Decide about ${name}`, onclick: () => decideStanding(account, one) }, "Decide…"));
 }
 
 function appeal(one) {
@@ -122,14 +132,16 @@ async function decide(title, about, buttons, path, json) {
   }
 }
 
-function decideStanding(account) {
+function decideStanding(account, endUser = null) {
+  const { standing, standing_reason: why } = endUser ?? account;
   $("decide-standing").hidden = false;
-  $("standing").value = account.standing;
+  $("standing").value = standing;
   showDays();
   const apply = make("button", { type: "submit", class: "primary", value: "apply" }, "Apply");
-  return decide(`Decide about ${account.name}`, `Now: ${account.standing}${account.standing_reason ? ` (${account.standing_reason})` : ""}`, [apply],
+  const whom = endUser ? `end user ${endUser.id.slice(0, 12)} of ${account.name}` : account.name;
+  return decide(`Decide about ${whom}`, `Now: ${standing}${why ? ` (${why})` : ""}`, [apply],
     `/v1/admin/accounts/${account.id}/standing`, () => ({
-      standing: $("standing").value, reason: $("reason").value.trim(),
+      standing: $("standing").value, reason: $("reason").value.trim(), end_user: endUser?.id ?? null,
       days: $("standing").value === "suspended" && $("lasts").value ? Number($("lasts").value) : null,
     }));
 }

@@ -71,7 +71,9 @@ async function check() {
   if (!session.me) return false;
   if (barred()) await refresh(); // it may be restored meanwhile
   if (barred()) {
-    await appeal(`It is ${session.me.standing}: ${session.me.standing_reason}.`);
+    const reason = `It is ${session.me.standing}: ${session.me.standing_reason}.`;
+    if (session.me.open) tell(`This account cannot edit. ${reason} To ${session.me.remedy}`); // nobody else would read an appeal
+    else await appeal(reason);
     return false;
   }
   if (!session.me.accepted_terms && !(await acceptTerms())) return false;

@@ -7,10 +7,10 @@ from pydantic import BaseModel, Field
 from sqlalchemy import func, select
 
 from openkontext.service import accounts
-from openkontext.service.access import COOKIE, Caller, identify, is_open, sign_in, sign_out
+from openkontext.service.access import COOKIE, Caller, identify, is_open, remedy, sign_in, sign_out
 from openkontext.service.database import now
 from openkontext.service.errors import Refused, responses
-from openkontext.service.models import Account, Appeal, Feedback
+from openkontext.service.models import Account, Appeal, Feedback, Standing
 from openkontext.service.state import get_state
 from openkontext.service.terms import service_terms
 
@@ -47,6 +47,7 @@ class Me(BaseModel):
     role: str
     standing: str
     standing_reason: str | None
+    remedy: str | None = Field(description="What lifts a suspension or ban.")
     credit: int | None
     scopes: list[str]
     accepted_terms: bool = Field(description="Or none are asked for.")
@@ -105,6 +106,7 @@ def get_me(request: Request, caller: Anyone) -> Me:
             role=account.role,
             standing=account.standing,
             standing_reason=account.standing_reason,
+            remedy=remedy(caller) if account.standing in (Standing.SUSPENDED, Standing.BANNED) else None,
             credit=account.credit,
             scopes=list(caller.scopes),
             accepted_terms=caller.is_local

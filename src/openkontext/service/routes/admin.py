@@ -13,7 +13,7 @@ from openkontext.service.access import Caller, has_role
 from openkontext.service.database import now
 from openkontext.service.errors import Refused, responses
 from openkontext.service.misuse import DAY
-from openkontext.service.models import Account, Appeal, AuditEntry, Feedback, Role, Standing
+from openkontext.service.models import Account, Appeal, AuditEntry, EndUser, Feedback, Role, Standing
 from openkontext.service.state import get_state
 
 router = APIRouter(prefix="/v1/admin", tags=["Administration"])
@@ -38,6 +38,16 @@ class Trends(BaseModel):
     categories: dict[str, int] = Field(description="Refusals by category, in words.")
 
 
+class EndUserRow(BaseModel):
+    """Someone whom an account asked for and a filter refused."""
+
+    id: str = Field(description="Stands for the name that the account gave, which is not kept.")
+    standing: str
+    standing_reason: str | None
+    standing_until: float | None
+    signals: dict[str, int]
+
+
 class AccountRow(BaseModel):
     """An account and its conduct."""
 
@@ -53,7 +63,8 @@ class AccountRow(BaseModel):
     last_used: float | None
     edits: int
     refused: int
-    signals: dict[str, int]
+    signals: dict[str, int] = Field(description="Those of its end users among them.")
+    end_users: list[EndUserRow] = Field(description="At most 20, those with most signals first.")
 
 
 class Accounts(BaseModel):
@@ -68,6 +79,9 @@ class NewStanding(BaseModel):
     standing: Standing
     reason: str = Field(min_length=1, max_length=2000, description="For the audit log and the account.")
     days: float | None = Field(None, gt=0, le=3650, description="How long a suspension lasts.")
+    end_user: str | None = Field(
+        None, max_length=64, description="Id of an end user, to decide about them and not about the account."
+    )
 
 
 class AppealRow(BaseModel):
@@ -152,16 +166,16 @@ def list_accounts(request: Request, caller: Admin, days: Days = 14) -> Accounts:
     with get_state(request).database.reading() as session:
         rows = [
             AccountRow(
-                **{
-                    name: getattr(each.account, name)
-                    for name in AccountRow.model_fields
-                    if hasattr(Account, name)
-                },
+                **_values(each.account, AccountRow),
                 keys=each.keys,
                 last_used=each.last_used,
                 edits=each.edits,
                 refused=each.refused,
                 signals=each.signals,
+                end_users=[
+                    EndUserRow(**_values(end_user, EndUserRow), signals=signals)
+                    for end_user, signals in each.end_users
+                ],
             )
             for each in trends.conduct(session, days)
         ]
@@ -179,10 +193,19 @@ def set_standing(request: Request, caller: Admin, id: Identifier, given: NewStan
     with state.database.transaction() as session:
         if "\0" in id or session.get(Account, id) is None:
             raise Refused(404, "there is no such account")
+        if given.end_user is not None and session.get(EndUser, (id, given.end_user)) is None:
+            raise Refused(404, "there is no such end user; it is known once a filter refused it something")
         at = session.scalar(select(now())) or 0.0
         until = at + given.days * DAY if given.days and given.standing == Standing.SUSPENDED else None
         accounts.set_standing(
-            session, state.audit, id, given.standing, given.reason, until=until, actor=caller.account_id
+            session,
+            state.audit,
+            id,
+            given.standing,
+            given.reason,
+            end_user=given.end_user,
+            until=until,
+            actor=caller.account_id,
         )
 
 
@@ -265,12 +288,24 @@ def get_audit(request: Request, caller: Admin, limit: Limit = 100) -> AuditTail:
                 at=entry.at,
                 actor=names.get(entry.actor, entry.actor),
                 action=entry.action,
-                subject=names.get(entry.subject, entry.subject),
+                subject=_subject(names, entry.subject),
                 detail=entry.detail,
             )
             for entry in last
         ]
         return AuditTail(entries=rows, broken_at=state.audit.broken_at(session))
+
+
+def _subject(names: dict[str, str], subject: str) -> str:
+    """Whom a row is about, an account by its name; an end user stands after it."""
+    account, slash, end_user = subject.partition("/")
+    return names.get(account, account) + slash + end_user[:12]
+
+
+def _values(row: Account | EndUser, model: type[BaseModel]) -> dict[str, Any]:
+    """What a row has of a model's fields."""
+    names = model.model_fields.keys() & set(type(row).__table__.columns.keys())
+    return {name: getattr(row, name) for name in names}
 
 
 def _names(rows: Any) -> dict[str, str]:

@@ -18,6 +18,7 @@ from openkontext.service.submitting import Asked, parse_ratio, submit
 router = APIRouter(tags=["FLUX API"])
 
 Editing = Annotated[Caller, Depends(may("edit"))]
+Ending = Annotated[Caller, Depends(may("edit", suspended=True))]
 Reading = Annotated[Caller, Depends(may("read"))]
 IdempotencyKey = Annotated[
     str | None, Header(max_length=200, description="The same key and request again give the same task.")
@@ -155,7 +156,7 @@ def get_result(
 
 @router.post("/v1/cancel", responses=responses(403))
 def cancel(
-    request: Request, caller: Editing, id: Annotated[str, Query(max_length=100, description="Of the task.")]
+    request: Request, caller: Ending, id: Annotated[str, Query(max_length=100, description="Of the task.")]
 ) -> Cancelled:
     """Cancel a task: at once where it waits, else after the step it is at."""
     with get_state(request).database.transaction() as session:
