@@ -16,6 +16,22 @@ class InputError(OpenKontextError):
     exit_code = 2
 
 
+class FieldError(InputError):
+    """A field of a request is wrong. Those who call it otherwise can say it under their own name.
+
+    Args:
+        field: its name in `EditRequest`.
+        reason: what is wrong and what to do, such as "is 0; it must be 1 or more".
+        subject: what the line begins with where that is not the field's name.
+    """
+
+    def __init__(self, field: str, reason: str, subject: str | None = None) -> None:
+        super().__init__(f"{subject or field} {reason}")
+        self.field = field
+        self.reason = f"{subject} {reason}" if subject else reason
+        """The line without the field's name."""
+
+
 class RefusedError(OpenKontextError):
     """A filter refused the request or its result."""
 

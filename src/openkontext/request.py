@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from openkontext import images
-from openkontext.errors import InputError
+from openkontext.errors import FieldError
 from openkontext.safety.verdict import Verdict
 from openkontext.version import __version__
 
@@ -77,38 +77,47 @@ class EditRequest:
     """Who asks, for reviewers and reports; empty where that is not known."""
 
     def __post_init__(self) -> None:
-        _check_prompt("the instruction", self.prompt)
+        _check_prompt("prompt", self.prompt, "the instruction")
         if not self.prompt.strip():
-            raise InputError('the instruction is empty; say what to change, such as "make it night"')
+            raise FieldError(
+                "prompt", 'is empty; say what to change, such as "make it night"', "the instruction"
+            )
         if self.negative_prompt is not None:
-            _check_prompt("the negative prompt", self.negative_prompt)
+            _check_prompt("negative_prompt", self.negative_prompt, "the negative prompt")
         _check_number("num_inference_steps", self.num_inference_steps, 1, MAX_STEPS, whole=True)
         _check_number("guidance_scale", self.guidance_scale, 0, 100)
         _check_number("true_cfg_scale", self.true_cfg_scale, 1, 100)
         _check_number("seed", self.seed, 0, 2**64 - 1, whole=True)
+        _check_number("safety_tolerance", self.safety_tolerance, 0, 6, whole=True)
+        self._check_shape()
+        if self.fit not in images.FITS:
+            known = f"{', '.join(images.FITS[:-1])} or {images.FITS[-1]}"
+            raise FieldError("fit", f"{self.fit!r} is unknown; choose {known}")
+        if not isinstance(self.reference_images, (list, tuple)):
+            raise FieldError("reference_images", "must be a list, also for a single picture")
+        if self.mask_image is not None and self.image is None:
+            reason = "needs a picture to keep; give an image, or leave the mask out"
+            raise FieldError("mask_image", reason, "a mask")
+
+    def _check_shape(self) -> None:
         _check_number("width", self.width, images.MIN_SIDE, MAX_SIDE, whole=True)
         _check_number("height", self.height, images.MIN_SIDE, MAX_SIDE, whole=True)
         if (self.width is None) != (self.height is None):
-            raise InputError("the size needs both width and height; give both or neither")
+            missing = "width" if self.width is None else "height"
+            raise FieldError(missing, "needs both width and height; give both or neither", "the size")
         if self.aspect_ratio is not None:
             if self.width is not None:
-                raise InputError("give either width and height or aspect_ratio, not both")
+                reason = "either width and height or aspect_ratio, not both"
+                raise FieldError("aspect_ratio", reason, "give")
             if len(self.aspect_ratio) != 2:
-                raise InputError(f"aspect_ratio {self.aspect_ratio} must be two numbers, such as (4, 3)")
+                raise FieldError("aspect_ratio", f"{self.aspect_ratio} must be two numbers, such as (4, 3)")
             for side in self.aspect_ratio:
-                _check_number("a side of aspect_ratio", side, 1, 10**6, whole=True)
-        _check_number("safety_tolerance", self.safety_tolerance, 0, 6, whole=True)
+                _check_number("aspect_ratio", side, 1, 10**6, whole=True, subject="a side of aspect_ratio")
         shape = self.asked_shape
         if shape and max(shape) > images.MAX_ASPECT * min(shape):
-            raise InputError(f"{shape[0]}:{shape[1]} is too narrow; at most {images.MAX_ASPECT}:1")
-        if self.fit not in images.FITS:
-            raise InputError(
-                f"fit {self.fit!r} is unknown; choose {', '.join(images.FITS[:-1])} or {images.FITS[-1]}"
-            )
-        if not isinstance(self.reference_images, (list, tuple)):
-            raise InputError("reference_images must be a list, also for a single picture")
-        if self.mask_image is not None and self.image is None:
-            raise InputError("a mask needs a picture to keep; give an image, or leave the mask out")
+            field = "aspect_ratio" if self.aspect_ratio else "width"
+            reason = f"is too narrow; at most {images.MAX_ASPECT}:1"
+            raise FieldError(field, reason, f"{shape[0]}:{shape[1]}")
 
     @property
     def asked_shape(self) -> tuple[int, int] | None:
@@ -234,6 +243,7 @@ class EditResult:
         self,
         kind: str = "PNG",
         *,
+        quality: int | None = None,
         metadata: bool | Mapping[str, str] = True,
         sign_prompt: bool = False,
         watermark: bool | None = None,
@@ -245,6 +255,7 @@ class EditResult:
 
         Args:
             kind: "PNG", "JPEG", "WEBP" or "TIFF".
+            quality: of JPEG and WebP, 0 to 100; None for 95.
             metadata: as for `save`.
             sign_prompt: as for `save`.
             watermark: as for `save`.
@@ -262,7 +273,7 @@ class EditResult:
             from openkontext.provenance.watermark import embed
 
             image = Image.fromarray(embed(np.asarray(image), self.digest))
-        return _signed(image, kind, said, record, signer)
+        return _signed(image, kind, said, record, signer, quality)
 
 
 def _signed(
@@ -271,25 +282,30 @@ def _signed(
     metadata: Mapping[str, str] | None,
     record: "Record",
     signer: "Signer | None" = None,
+    quality: int | None = None,
 ) -> bytes:
     """A picture's file with its signed record: what leaves an edit leaves it so."""
     from openkontext.provenance.signing import sign  # late: asking needs no signing library
 
-    return sign(images.encode(np.asarray(image), kind, metadata), kind, record, signer)
+    data = images.encode(np.asarray(image), kind, metadata, quality=quality)
+    return sign(data, kind, record, signer)
 
 
-def _check_prompt(what: str, text: Any) -> None:
+def _check_prompt(field: str, text: Any, subject: str) -> None:
     if not isinstance(text, str):
-        raise InputError(f"{what} must be text, not {type(text).__name__}")
+        raise FieldError(field, f"must be text, not {type(text).__name__}", subject)
     if len(text) > MAX_PROMPT:
-        raise InputError(f"{what} has {len(text)} characters; shorten it to {MAX_PROMPT} at most")
+        raise FieldError(field, f"has {len(text)} characters; shorten it to {MAX_PROMPT} at most", subject)
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{what} has bytes that are no UTF-8 text at character {error.start + 1}") from error
+        reason = f"has bytes that are no UTF-8 text at character {error.start + 1}"
+        raise FieldError(field, reason, subject) from error
 
 
-def _check_number(name: str, value: Any, low: int, high: int, *, whole: bool = False) -> None:
+def _check_number(
+    field: str, value: Any, low: int, high: int, *, whole: bool = False, subject: str | None = None
+) -> None:
     if value is None:
         return
     kind = "a whole number" if whole else "a number"
@@ -298,4 +314,4 @@ def _check_number(name: str, value: Any, low: int, high: int, *, whole: bool = F
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not low <= number <= high or isinstance(value, bool):
-        raise InputError(f"{name} is {value!r}; it must be {kind} from {low} to {high}")
+        raise FieldError(field, f"is {value!r}; it must be {kind} from {low} to {high}", subject)

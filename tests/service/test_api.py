@@ -120,8 +120,6 @@ def test_openais_client_works_with_its_address_changed(service: Service) -> None
 
     with pytest.raises(openai.AuthenticationError, match="valid key"):
         openai.OpenAI(api_key="no", base_url=f"{service.url}/v1").images.edit(image=png(), prompt="x")
-    with pytest.raises(openai.UnprocessableEntityError, match="stream"):
-        ours.images.edit(image=png(), prompt="brighter", stream=True)
     with pytest.raises(openai.UnprocessableEntityError, match="size"):
         ours.images.edit(image=png(), prompt="brighter", size="huge")
 
@@ -137,7 +135,7 @@ def test_a_task_from_submission_to_signed_result(client: httpx2.Client, service:
         "seed": 7,
     }
     accepted = client.post("/v1/flux-kontext-dev", json=inputs).json()
-    assert accepted["polling_url"] == f"{service.url}/v1/get_result?id={accepted['id']}"
+    assert accepted["polling_url"].startswith(f"{service.url}/v1/get_result?id={accepted['id']}&signature=")
     done = poll(client, accepted["id"])
     assert (done["status"], done["progress"], done["result"]["seed"]) == ("Ready", 1.0, 7)
     sample = httpx2.get(done["result"]["sample"])

@@ -93,19 +93,22 @@ def save(
     write(path, encode(pixels, file_format(path), metadata), overwrite=overwrite)
 
 
-def encode(pixels: Pixels, kind: str, metadata: Mapping[str, str] | None = None) -> bytes:
+def encode(
+    pixels: Pixels, kind: str, metadata: Mapping[str, str] | None = None, *, quality: int | None = None
+) -> bytes:
     """A picture as the bytes of a file.
 
     Args:
         pixels: uint8 [H, W, 3].
         kind: "PNG", "JPEG", "WEBP" or "TIFF".
         metadata: as for `save`.
+        quality: of JPEG and WebP, 0 to 100; None for 95.
 
     Raises:
         InputError: the format cannot hold so large a picture or so much metadata.
     """
     try:
-        return _encode(pixels, kind, metadata or {})
+        return _encode(pixels, kind, metadata or {}, quality)
     except (ValueError, OSError) as error:
         raise InputError(f"the picture does not fit into {kind} ({reason(error)}); write a .png") from error
 
@@ -139,10 +142,12 @@ def write(
             part.unlink()
 
 
-def _encode(pixels: Pixels, kind: str, metadata: Mapping[str, str]) -> bytes:
+def _encode(pixels: Pixels, kind: str, metadata: Mapping[str, str], quality: int | None) -> bytes:
     # Words from a command line may hold bytes that are no text; they become question marks.
     metadata = {key: value.encode("utf-8", "replace").decode() for key, value in metadata.items()}
     options = dict(_OPTIONS[kind])
+    if quality is not None and "quality" in options:
+        options["quality"] = quality
     if metadata and kind == "PNG":
         options["pnginfo"] = PngImagePlugin.PngInfo()
         options["pnginfo"].add_itxt(METADATA_KEY, json.dumps(metadata, ensure_ascii=False))

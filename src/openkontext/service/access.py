@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from openkontext.service import accounts
 from openkontext.service.database import now
-from openkontext.service.errors import Refused
+from openkontext.service.errors import OPENAI, Refused
 from openkontext.service.models import Account, ApiKey, PageSession, Role, Standing
 from openkontext.service.settings import LOOPBACK, Settings
 from openkontext.service.state import State, get_state
@@ -60,7 +60,7 @@ def identify(request: Request, _header: Any = _HEADER, _bearer: Any = _BEARER) -
     with state.database.reading() as session:
         caller = _identify(request, session, state)
         if caller is None:
-            status = 401 if request.url.path.startswith("/v1/images/") else 403
+            status = 401 if request.url.path.startswith(OPENAI) else 403
             raise Refused(status, "Not authenticated: send a valid key in the header x-key")
     return caller
 

@@ -25,7 +25,7 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from openkontext.errors import InputError
 from openkontext.request import EditRequest
-from openkontext.service.engine import Done, EngineLostError, LocalEngine, Report, Stop
+from openkontext.service.engine import Delivery, Done, EngineLostError, LocalEngine, Report, Stop
 from openkontext.service.settings import Settings
 
 APPLICATION = "openkontext"
@@ -45,7 +45,7 @@ class Replica:
         self.threads = ThreadPoolExecutor(settings.batch, "edit")
 
     async def edit(
-        self, request: EditRequest, kind: str, previews: bool
+        self, request: EditRequest, delivery: Delivery
     ) -> AsyncIterator[tuple[float, bytes | None] | Done]:
         """Do one edit: how far it is, as it goes, and at last how it ended."""
         events: asyncio.Queue[tuple[float, bytes | None] | Done | None] = asyncio.Queue()
@@ -59,7 +59,7 @@ class Replica:
         def work() -> None:
             done: Done | None = None
             with suppress(Stop):
-                done = self.engine.edit(request, kind, report, previews=previews)
+                done = self.engine.edit(request, delivery, report)
             loop.call_soon_threadsafe(events.put_nowait, done)
 
         self.threads.submit(work)
@@ -92,9 +92,9 @@ class RayEngine:
             reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
             raise InputError(f"the Ray deployment does not start ({reason[0]})") from error
 
-    def edit(self, request: EditRequest, kind: str, report: Report, *, previews: bool) -> Done:
+    def edit(self, request: EditRequest, delivery: Delivery, report: Report) -> Done:
         """See `Engine`."""
-        answers = self._handle.remote(request, kind, previews)
+        answers = self._handle.remote(request, delivery)
         assert isinstance(answers, DeploymentResponseGenerator)  # as `stream=True` asks for
         try:
             for event in answers:

@@ -3,7 +3,7 @@
 import io
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -51,6 +51,25 @@ class Done:
     """The file, where there is one."""
 
 
+@dataclass(frozen=True)
+class Delivery:
+    """How a result is wanted."""
+
+    kind: str = "png"
+    """Of the file: "png", "jpeg" or "webp"."""
+    quality: int | None = None
+    """Of JPEG and WebP, 0 to 100; None for the usual one."""
+    previews: bool = False
+    """Whether anyone wants to see coarse pictures on the way."""
+
+    @classmethod
+    def of(cls, asked: Mapping[str, Any]) -> "Delivery":
+        """As a job keeps it."""
+        return cls(
+            asked.get("output_format") or "png", asked.get("output_compression"), bool(asked.get("preview"))
+        )
+
+
 class Engine(Protocol):
     """Does edits, some of them side by side."""
 
@@ -59,14 +78,13 @@ class Engine(Protocol):
         """Edits that it does side by side."""
         ...
 
-    def edit(self, request: EditRequest, kind: str, report: Report, *, previews: bool) -> Done:
+    def edit(self, request: EditRequest, delivery: Delivery, report: Report) -> Done:
         """Do one edit to its end.
 
         Args:
             request: what is asked.
-            kind: of the file: "png", "jpeg" or "webp".
+            delivery: how its result is wanted.
             report: is told how far it is.
-            previews: whether anyone wants to see coarse pictures on the way.
 
         Raises:
             Stop: whatever `report` raised.
@@ -106,12 +124,12 @@ class LocalEngine:
             )
             self.editor.components = self._shared
 
-    def edit(self, request: EditRequest, kind: str, report: Report, *, previews: bool) -> Done:
+    def edit(self, request: EditRequest, delivery: Delivery, report: Report) -> Done:
         """See `Engine`."""
         with self._shared.member() if self._shared else nullcontext():
             try:
-                result = self.editor.run(request, _Reporting(report, previews).step)
-                content, facts = _encode(result, kind)
+                result = self.editor.run(request, _Reporting(report, delivery.previews).step)
+                content, facts = _encode(result, delivery)
             except HeldError as error:
                 outcome = Outcome(
                     JobState.HELD, refusal=_refusal(error), review=error.request, seed=error.seed
@@ -176,9 +194,9 @@ def _coarse(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _encode(result: EditResult, kind: str) -> tuple[bytes, dict[str, Any]]:
+def _encode(result: EditResult, delivery: Delivery) -> tuple[bytes, dict[str, Any]]:
     """The signed file of a result, and what a client is told of it."""
-    content = result.encode(kind.upper())
+    content = result.encode(delivery.kind.upper(), quality=delivery.quality)
     facts = {
         "seed": result.seed,
         "width": result.image.width,

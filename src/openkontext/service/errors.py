@@ -12,12 +12,37 @@ from starlette.routing import compile_path
 from openkontext.errors import InputError
 from openkontext.service.jobs import NotAccepted
 
+OPENAI = ("/v1/images/", "/v1/models")
+"""Beginnings of the paths whose errors are told as OpenAI's clients read them."""
+INSTEAD = {
+    "guidance_scale": "guidance", "num_inference_steps": "steps", "mask_image": "mask", "mask_url": "mask",
+    "size": "width and height, or aspect_ratio", "num_images": "one request for each picture",
+    "n": "one request for each picture", "image": "input_image", "image_url": "input_image",
+    "images": "input_image, input_image_2, ...", "input_images": "input_image, input_image_2, ...",
+    "cfg_scale": "true_cfg_scale",
+}  # fmt: skip
+"""What the FLUX API's models take in place of fields that other APIs have."""
+NO_PROMPTS = "is not taken: the model knows no picture as a prompt; edit one with /v1/flux-kontext-dev"
+
 
 class Problem(BaseModel):
     """What went wrong."""
 
     detail: str
     message: str
+
+
+class WrongInputError(InputError):
+    """A field of a client's request is wrong.
+
+    Args:
+        name: the field, as the client calls it.
+        reason: what is wrong, and what to do.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name, self.reason = name, reason
 
 
 class Refused(Exception):
@@ -27,11 +52,14 @@ class Refused(Exception):
         status: of the answer.
         reason: one line for the client.
         headers: of the answer.
+        code: what OpenAI's clients know the reason by, if anything.
     """
 
-    def __init__(self, status: int, reason: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, reason: str, headers: dict[str, str] | None = None, *, code: str | None = None
+    ) -> None:
         super().__init__(reason)
-        self.status, self.reason, self.headers = status, reason, headers or {}
+        self.status, self.reason, self.headers, self.code = status, reason, headers or {}, code
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -59,7 +87,7 @@ def json_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 async def refused(request: Request, error: Exception) -> JSONResponse:
     """Answer for `Refused`."""
     assert isinstance(error, Refused)
-    return _answer(request, error.status, error.reason, error.headers)
+    return _answer(request, error.status, error.reason, error.headers, code=error.code)
 
 
 async def not_accepted(request: Request, error: Exception) -> JSONResponse:
@@ -72,15 +100,36 @@ async def not_accepted(request: Request, error: Exception) -> JSONResponse:
 async def bad_input(request: Request, error: Exception) -> JSONResponse:
     """Answer for `InputError`."""
     assert isinstance(error, InputError)
-    return _answer(request, 422, str(error), {})
+    if not isinstance(error, WrongInputError):
+        return _answer(request, 422, str(error), {})
+    detail = {"loc": ["body", error.name], "msg": error.reason, "type": "value_error"}
+    return _answer(request, 422, str(error), {}, [detail])
 
 
 async def invalid(request: Request, error: Exception) -> JSONResponse:
     """Answer for a request that does not fit its schema."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"] if part != "body")
-    return _answer(request, 422, f"{name}: {first['msg']}" if name else first["msg"], {}, error.errors())
+    details: list[dict[str, Any]] = [dict(detail) for detail in error.errors()]
+    for detail in details:
+        detail["loc"] = [part for part in detail["loc"] if part not in ("str", "list[str]")]
+        if detail["type"] == "extra_forbidden":
+            detail["msg"] = _not_taken(request, str(detail["loc"][-1]))
+        detail["msg"] = detail["msg"].removeprefix("Value error, ")
+    name = ".".join(str(part) for part in details[0]["loc"] if part != "body")
+    said = details[0]["msg"]
+    return _answer(request, 422, f"{name}: {said}" if name else said, {}, details)
+
+
+def _not_taken(request: Request, name: str) -> str:
+    """What to say of a field that a route does not have."""
+    if request.url.path.startswith(OPENAI):
+        return "is not taken here; leave it out"
+    if name in ("image_prompt", "image_prompt_strength"):
+        return NO_PROMPTS
+    if name.startswith("input_image"):
+        return "is not taken by this model; edit with /v1/flux-kontext-dev, which takes four pictures"
+    instead = INSTEAD.get(name)
+    return f"is not taken here; give {instead}" if instead else "is not taken here; leave it out"
 
 
 async def http_error(request: Request, error: Exception) -> JSONResponse:
@@ -91,18 +140,36 @@ async def http_error(request: Request, error: Exception) -> JSONResponse:
         paths = request.app.openapi()["paths"]
         found = [paths[path] for path in paths if compile_path(path)[0].match(request.url.path)]
         headers["Allow"] = ", ".join(sorted(method.upper() for methods in found for method in methods))
-    return _answer(request, error.status_code, str(error.detail), headers)
+    reason = str(error.detail)
+    model = request.url.path.removeprefix("/v1/")
+    if error.status_code == 404 and model.startswith("flux-"):
+        paths = [path.removeprefix("/v1/") for path in request.app.openapi()["paths"]]
+        there = ", ".join(path for path in paths if path.startswith("flux-"))
+        reason = f"there is no model {model[:50]} here; there are {there}"
+    return _answer(request, error.status_code, reason, headers)
+
+
+def openai_error(
+    status: int, reason: str, *, param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
+    """An error as OpenAI's clients read it."""
+    kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+    kind = kinds.get(status, "invalid_request_error")
+    return {"error": {"message": reason, "type": kind, "param": param, "code": code}}
 
 
 def _answer(
-    request: Request, status: int, reason: str, headers: dict[str, str], details: Any = None
+    request: Request,
+    status: int,
+    reason: str,
+    headers: dict[str, str],
+    details: list[dict[str, Any]] | None = None,
+    code: str | None = None,
 ) -> JSONResponse:
-    if request.url.path.startswith("/v1/images/"):  # as OpenAI's clients read it
-        kind = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}.get(status)
-        content = {
-            "error": {"message": reason, "type": kind or "invalid_request_error", "param": None, "code": None}
-        }
-        return JSONResponse(content, status, headers)
+    if request.url.path.startswith(OPENAI):
+        where = [str(part) for part in details[0]["loc"] if part != "body"] if details else []
+        said = openai_error(status, reason, param=".".join(where) or None, code=code)
+        return JSONResponse(said, status, headers)
     if status == 422:  # as the FLUX API documents it: a list
         found = details or [{"loc": ["body"], "msg": reason, "type": "value_error"}]
         plain = [{key: part[key] for key in ("loc", "msg", "type")} for part in found]

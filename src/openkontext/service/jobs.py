@@ -7,7 +7,7 @@ writes names the token, so that a worker that was given up for dead cannot write
 import math
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import CursorResult, and_, func, or_, select, text, update
@@ -38,6 +38,10 @@ class Submission:
     webhook_secret: bytes | None = None
     idempotency_key: str | None = None
     fingerprint: str | None = None
+
+    def variant(self, idempotency_key: str | None, asked: Mapping[str, Any]) -> "Submission":
+        """The same with other options: one of several that a request asks for."""
+        return replace(self, idempotency_key=idempotency_key, asked=asked)
 
 
 class NotAccepted(Exception):
@@ -123,29 +127,30 @@ def submit(session: Session, settings: Settings, submission: Submission) -> Job:
     return job
 
 
-def check_room(session: Session, settings: Settings, account_id: str) -> None:
-    """Whether one more job fits, cheaply enough to ask before its pictures are read.
+def check_room(session: Session, settings: Settings, account_id: str, count: int = 1) -> None:
+    """Whether so many more jobs fit, cheaply enough to ask before their pictures are read.
 
     Raises:
         NotAccepted: 429, with when to come again.
     """
     counts = select(Job.state, func.count()).where(Job.state.in_(UNFINISHED)).group_by(Job.state)
     states = dict(session.execute(counts).all())
-    if states.get(JobState.QUEUED, 0) >= settings.queue_size:
+    if states.get(JobState.QUEUED, 0) + count > settings.queue_size:
         wait = _time_to_room(session, settings)
         raise NotAccepted(429, f"the queue is full; try again in {wait} seconds", wait)
-    if not states:
+    if not states and count <= settings.concurrency:
         return
     own = select(func.count()).select_from(Job)
     at_work = own.where(Job.account_id == account_id, Job.state.in_((JobState.QUEUED, JobState.RUNNING)))
     active = session.scalar(at_work) or 0
-    if active >= settings.concurrency:
+    if active + count > settings.concurrency:
         wait = _time_to_room(session, settings)
-        raise NotAccepted(429, f"{active} of your edits are unfinished, the most there may be", wait)
+        most = f"at most {settings.concurrency} may be"
+        raise NotAccepted(429, f"{active} of your edits are unfinished and you ask for {count}; {most}", wait)
 
 
-def take_turn(session: Session, settings: Settings, key_id: str) -> None:
-    """Count a request against its key's rate: a token bucket that holds a minute's requests.
+def take_turn(session: Session, settings: Settings, key_id: str, count: int = 1) -> None:
+    """Count what a request asks for against its key's rate: a token bucket that holds a minute's edits.
 
     Raises:
         NotAccepted: 429, with when the next request may come.
@@ -157,10 +162,12 @@ def take_turn(session: Session, settings: Settings, key_id: str) -> None:
     size = key.requests_per_minute or settings.requests_per_minute
     rate = size / 60
     tokens = min(size, (key.tokens or 0.0) + (at - key.tokens_at) * rate) if key.tokens_at else float(size)
-    if tokens < 1:
-        wait = math.ceil((1 - tokens) / rate)
+    if count > size:
+        raise NotAccepted(429, f"this key may make {size} requests a minute and you ask for {count} at once")
+    if tokens < count:
+        wait = math.ceil((count - tokens) / rate)
         raise NotAccepted(429, f"this key may make {size} requests a minute; wait {wait} seconds", wait)
-    values = {"tokens": tokens - 1, "tokens_at": at, "last_used": at}
+    values = {"tokens": tokens - count, "tokens_at": at, "last_used": at}
     session.execute(update(ApiKey).where(ApiKey.id == key_id).values(**values))
 
 
@@ -297,6 +304,16 @@ def cancel(session: Session, job: Job) -> bool:
     return True
 
 
+def withdraw(session: Session, job: Job) -> None:
+    """Take back a job whose result nobody gets: it is cancelled, also when it is done, and costs nothing."""
+    if cancel(session, job):
+        return
+    job = session.get_one(Job, job.id, populate_existing=True, with_for_update=True)
+    if job.state == JobState.READY:
+        job.state, job.output = JobState.CANCELLED, None
+        _give_back(session, job)
+
+
 def erase(session: Session, settings: Settings, limit: int = 100) -> int:
     """Delete the instructions of jobs that finished the retention time ago; returns how many.
 
@@ -316,12 +333,17 @@ def _settle(session: Session, job: Job) -> None:
     """What follows from an end: credits given back unless it was delivered, and its webhook."""
     job.finished = session.scalar(select(now()))
     job.progress = 1.0
-    if job.cost and job.state != JobState.READY:
-        back = update(Account).where(Account.id == job.account_id, Account.credit.is_not(None))
-        session.execute(back.values(credit=Account.credit + job.cost))
-        job.cost = 0
+    if job.state != JobState.READY:
+        _give_back(session, job)
     if job.webhook_url:
         session.add(Webhook(job_id=job.id, next_attempt=job.finished))
+    session.flush()
+
+
+def _give_back(session: Session, job: Job) -> None:
+    back = update(Account).where(Account.id == job.account_id, Account.credit.is_not(None))
+    session.execute(back.values(credit=Account.credit + job.cost))
+    job.cost = 0
     session.flush()
 
 

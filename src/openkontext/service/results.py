@@ -24,6 +24,8 @@ STATUS: dict[str, Status] = {
 }
 """States of a job as the FLUX API names them."""
 
+SAMPLES, TASKS = "addresses of results", "addresses of tasks"
+"""Purposes of the keys that addresses are signed with."""
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 """Media types by `output_format`."""
 
@@ -48,7 +50,7 @@ def describe(job: Job, settings: Settings, preview: bytes | None = None) -> Resu
         details |= {key: job.refusal[key] for key in ("category", "stage", "message") if key in job.refusal}
     if job.error:
         details["error"] = job.error
-    result = None
+    result, made = None, job.result or {}
     if job.state == JobState.READY and job.output:
         result = {
             "sample": signed_url(job, settings),
@@ -56,7 +58,8 @@ def describe(job: Job, settings: Settings, preview: bytes | None = None) -> Resu
             "start_time": job.started,
             "end_time": job.finished,
             "duration": (job.finished or 0.0) - (job.started or 0.0),
-            **(job.result or {}),
+            **made,
+            "warnings": [*job.asked.get("warnings", ()), *made.get("warnings", ())],
         }
     elif job.state == JobState.READY:
         details["error"] = "the result was deleted after its retention time"
@@ -83,15 +86,24 @@ def signed_url(job: Job, settings: Settings) -> str:
     expires = int(time.time()) + settings.url_seconds
     extension = job.asked.get("output_format", "png")
     path = f"/v1/results/{job.id}/sample.{extension}"
-    return f"{job.base_url}{path}?expires={expires}&signature={_sign(settings, job.id, expires)}"
+    return f"{job.base_url}{path}?expires={expires}&signature={_sign(settings, SAMPLES, job.id, expires)}"
+
+
+def polling_url(job: Job, settings: Settings) -> str:
+    """Address of a task that works without a key, for as long as the task is kept."""
+    return f"{job.base_url}/v1/get_result?id={job.id}&signature={_sign(settings, TASKS, job.id)}"
 
 
 def signature_holds(settings: Settings, job_id: str, expires: int, signature: str) -> bool:
-    """Whether an address was signed here and has not expired."""
-    return hmac.compare_digest(_sign(settings, job_id, expires), signature) and time.time() < expires
+    """Whether the address of a result was signed here and has not expired."""
+    return hmac.compare_digest(_sign(settings, SAMPLES, job_id, expires), signature) and time.time() < expires
 
 
-def _sign(settings: Settings, job_id: str, expires: int) -> str:
-    return hmac.new(
-        settings.key("addresses of results"), f"{job_id} {expires}".encode(), "sha256"
-    ).hexdigest()
+def may_poll(settings: Settings, job_id: str, signature: str) -> bool:
+    """Whether the address of a task was signed here."""
+    return hmac.compare_digest(_sign(settings, TASKS, job_id), signature)
+
+
+def _sign(settings: Settings, purpose: str, *parts: str | int) -> str:
+    message = " ".join(map(str, parts)).encode()
+    return hmac.new(settings.key(purpose), message, "sha256").hexdigest()

@@ -5,6 +5,8 @@ from functools import cached_property
 
 from starlette.requests import HTTPConnection
 
+from openkontext.errors import InputError
+from openkontext.repository import Repository
 from openkontext.service.audit import Audit
 from openkontext.service.database import Database
 from openkontext.service.reviews import Reviews
@@ -25,6 +27,14 @@ class State:
     def reviews(self) -> Reviews:
         """What waits for a person."""
         return Reviews(self.settings, self.database)
+
+    @property
+    def repository(self) -> Repository | None:
+        """The model that edits; None where it lies on other machines."""
+        try:
+            return Repository.open(self.settings.model, consent=False)
+        except InputError:
+            return None
 
     @classmethod
     def open(cls, settings: Settings) -> "State":

@@ -1,57 +1,31 @@
-"""From a request in any of the API's forms to an accepted job."""
+"""From what a client asks for to accepted jobs: all that a request asks for, or none."""
 
-import base64
-import binascii
 import hashlib
 import json
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import Request
 
-from openkontext.errors import InputError
-from openkontext.request import EditRequest
+from openkontext.errors import FieldError, InputError
 from openkontext.service import end_users, jobs
 from openkontext.service.access import Caller
 from openkontext.service.accounts import note_source
-from openkontext.service.decoding import check_picture
-from openkontext.service.fetching import check_url, fetch
+from openkontext.service.asking import Asked, Picture, check_count, edit_request
+from openkontext.service.errors import WrongInputError
+from openkontext.service.fetching import check_url
 from openkontext.service.models import Job
+from openkontext.service.pictures import own_result, store_picture
 from openkontext.service.sealing import seal
 from openkontext.service.settings import Settings
 from openkontext.service.state import State, get_state
-from openkontext.service.store import keep
 
-DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII)
-MAX_RATIO = 21 / 9
+SEEDS = 2**64
 
 
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """An edit as a client asks for it."""
-
-    model: str
-    options: dict[str, Any]
-    """For `EditRequest`, and `output_format` and `safety_tolerance`."""
-    pictures: Sequence[bytes | str] = ()
-    """Bytes, or base64, or addresses; the one to edit first."""
-    mask: bytes | str | None = None
-    alpha_is_mask: bool = False
-    end_user: str | None = None
-    """Whom it is for, by the account's own name for them."""
-    parent_id: str | None = None
-    edits_parent: bool = False
-    """The picture to edit is the parent's result; `pictures` are the further ones."""
-    webhook_url: str | None = None
-    webhook_secret: str | None = None
-    idempotency_key: str | None = None
-    fingerprint: str | None = field(default=None)
-
-
-def submit(request: Request, caller: Caller, asked: Asked) -> Job:
-    """Accept an edit.
+def submit(request: Request, caller: Caller, asked: Asked, count: int = 1) -> list[Job]:
+    """Accept an edit, or several of it that differ in their seed: all of them, or none.
 
     Raises:
         InputError: a value or a picture cannot be used.
@@ -60,71 +34,30 @@ def submit(request: Request, caller: Caller, asked: Asked) -> Job:
     """
     state = get_state(request)
     settings, database = state.settings, state.database
-    _check_options(asked)
-    if asked.webhook_url is not None:
-        _named("webhook_url", check_url, asked.webhook_url, settings)
+    _check(asked, settings)
+    keys = _keys(asked.idempotency_key, count)
+    fingerprint = _fingerprint(asked, count) if asked.idempotency_key else None
     end_user = end_users.hashed(settings, caller.account_id, asked.end_user) if asked.end_user else None
     with database.transaction() as session:
-        fingerprint = asked.fingerprint or _fingerprint(asked)
-        if job := jobs.repeated(session, caller.account_id, asked.idempotency_key, fingerprint):
-            return job
+        before = [jobs.repeated(session, caller.account_id, key, fingerprint) for key in keys]
+        if found := [job for job in before if job is not None]:
+            return found
         if asked.end_user and end_user:
             end_users.check_standing(session, caller.account_id, end_user, asked.end_user)
         if caller.key_id is not None:
-            jobs.take_turn(session, settings, caller.key_id)
-        jobs.check_room(session, settings, caller.account_id)
+            jobs.take_turn(session, settings, caller.key_id, count)
+        jobs.check_room(session, settings, caller.account_id, count)
     # Reading pictures can take long: no transaction is open meanwhile.
-    inputs = [
-        _store(state, picture, "input_image" if index == 1 else f"input_image_{index}")
-        for index, picture in enumerate(asked.pictures, 2 if asked.edits_parent else 1)
-    ]
-    if asked.parent_id is not None:
-        parent = _parent(state, caller, asked.parent_id)
-        inputs = [parent, *inputs] if asked.edits_parent else inputs
-    mask = None
-    if asked.mask is not None:
-        mask = _store(state, asked.mask, "mask", alpha_is_mask=asked.alpha_is_mask)
-    submission = jobs.Submission(
-        account_id=caller.account_id,
-        key_id=caller.key_id,
-        model=asked.model,
-        asked=asked.options,
-        inputs=inputs,
-        mask=mask,
-        end_user=end_user,
-        parent_id=asked.parent_id,
-        base_url=base_url(request, settings),
-        webhook_url=asked.webhook_url,
-        webhook_secret=seal(settings, asked.webhook_secret) if asked.webhook_secret else None,
-        idempotency_key=asked.idempotency_key,
-        fingerprint=fingerprint if asked.idempotency_key else None,
+    submission = replace(
+        _submission(request, state, caller, asked), end_user=end_user, fingerprint=fingerprint
     )
     with database.transaction() as session:
         if request.client is not None:
             note_source(session, settings, caller.account_id, request.client.host)
-        return jobs.submit(session, settings, submission)
-
-
-def _parent(state: State, caller: Caller, parent_id: str) -> str:
-    """Digest of the result of the caller's own task."""
-    with state.database.reading() as session:
-        job = session.get(Job, parent_id) if "\0" not in parent_id else None
-        if job is None or job.account_id != caller.account_id or job.output is None:
-            raise InputError("parent_id: you have no task of that id with a result; name one that is ready")
-        return job.output
-
-
-def parse_ratio(text: str) -> list[int]:
-    """Width and height of an aspect ratio such as "16:9".
-
-    Raises:
-        InputError: it is none, or not between 21:9 and 9:21.
-    """
-    match = re.fullmatch(r"(\d{1,4}):(\d{1,4})", text, re.ASCII)
-    width, height = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not (width and height and 1 / MAX_RATIO <= width / height <= MAX_RATIO):
-        raise InputError(f"aspect_ratio: {text[:20]!r} is none between 21:9 and 9:21; give one such as 16:9")
-    return [width, height]
+        return [
+            jobs.submit(session, settings, submission.variant(key, _varied(asked, index)))
+            for index, key in enumerate(keys)
+        ]
 
 
 def base_url(request: Request, settings: Settings) -> str:
@@ -132,62 +65,87 @@ def base_url(request: Request, settings: Settings) -> str:
     return settings.public_url.rstrip("/") or str(request.base_url).rstrip("/")
 
 
-def _check_options(asked: Asked) -> None:
-    """Check what `EditRequest` checks, so that the client hears of it at once."""
-    options = asked.options
-    ratio = options.get("aspect_ratio")
-    EditRequest(
-        prompt=options["prompt"],
-        image=b"" if asked.pictures or asked.edits_parent else None,
-        mask_image=b"" if asked.mask is not None else None,
-        num_inference_steps=options.get("steps"),
-        guidance_scale=options.get("guidance"),
-        seed=options.get("seed"),
-        width=options.get("width"),
-        height=options.get("height"),
-        aspect_ratio=(ratio[0], ratio[1]) if ratio else None,
-        fit=options.get("fit", "stretch"),
+def _check(asked: Asked, settings: Settings) -> None:
+    """Check all that can be checked before pictures are read, so that the client hears of it at once."""
+    pictures = asked.pictures or asked.edits_parent
+    try:
+        edit_request(
+            asked.options,
+            image=b"" if pictures else None,
+            mask_image=b"" if asked.mask is not None else None,
+        )
+    except FieldError as error:
+        name = asked.called.get(error.field, error.field)
+        raise WrongInputError(name, error.reason) from error
+    check_count([*([Picture("parent_id", "")] if asked.edits_parent else []), *asked.pictures])
+    if asked.webhook_url is not None:
+        try:
+            check_url(asked.webhook_url, settings)
+        except InputError as error:
+            raise WrongInputError("webhook_url", str(error)) from error
+
+
+def _submission(request: Request, state: State, caller: Caller, asked: Asked) -> jobs.Submission:
+    """The pictures read and kept, and all that is known of the request."""
+    url = base_url(request, state.settings)
+    hosts = {urlsplit(each).netloc.lower() for each in (url, str(request.base_url))}
+    account_id, parent_id = caller.account_id, asked.parent_id
+    inputs = [store_picture(state, account_id, hosts, picture) for picture in asked.pictures]
+    if parent_id is not None:
+        parent = _parent(state, caller, parent_id)
+        inputs = [parent, *inputs] if asked.edits_parent else inputs
+    elif asked.pictures:
+        parent_id = own_result(account_id, hosts, asked.pictures[0].content)
+    mask = None
+    if asked.mask is not None:
+        mask = store_picture(state, account_id, hosts, asked.mask, alpha_is_mask=asked.mask_is_alpha)
+    return jobs.Submission(
+        account_id=account_id,
+        key_id=caller.key_id,
+        model=asked.model,
+        asked={},
+        inputs=inputs,
+        mask=mask,
+        parent_id=parent_id,
+        base_url=url,
+        webhook_url=asked.webhook_url,
+        webhook_secret=seal(state.settings, asked.webhook_secret) if asked.webhook_secret else None,
     )
 
 
-def _store(state: State, picture: bytes | str, name: str, *, alpha_is_mask: bool = False) -> str:
-    content = _bytes(picture, name, state.settings)
-    decoded = check_picture(content, state.settings, name, alpha_is_mask=alpha_is_mask)
-    return keep(state.database, state.store, decoded.content)
+def _varied(asked: Asked, index: int) -> dict[str, Any]:
+    """What a job keeps of the options; each further one of a request has the next seed."""
+    kept = dict(asked.options)
+    if index and kept.get("seed") is not None:
+        kept["seed"] = (kept["seed"] + index) % SEEDS
+    if asked.warnings:
+        kept["warnings"] = list(asked.warnings)
+    return kept
 
 
-def _bytes(picture: bytes | str, name: str, settings: Settings) -> bytes:
-    if isinstance(picture, bytes):
-        return picture
-    if picture[:8].lower().startswith(("http://", "https://")):
-        content: bytes = _named(name, fetch, picture, settings, settings.max_upload_bytes)
-        return content
-    if match := DATA_URL.match(picture):
-        picture = picture[match.end() :]
-    try:
-        return base64.b64decode(picture.encode("ascii"), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InputError(f"{name}: is neither base64 nor an address; give one of them") from error
+def _keys(key: str | None, count: int) -> list[str | None]:
+    """The idempotency key of each job: the client's own for the first one."""
+    return [key if key is None or index == 0 else f"{key}/{index}" for index in range(count)]
 
 
-def _named(name: str, act: Any, *arguments: Any) -> Any:
-    try:
-        return act(*arguments)
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error
+def _parent(state: State, caller: Caller, parent_id: str) -> str:
+    """Digest of the result of the caller's own task."""
+    with state.database.reading() as session:
+        job = session.get(Job, parent_id) if "\0" not in parent_id else None
+        if job is None or job.account_id != caller.account_id or job.output is None:
+            reason = "you have no task of that id with a result; name one that is ready"
+            raise WrongInputError("parent_id", reason)
+        return job.output
 
 
-def _fingerprint(asked: Asked) -> str:
+def _fingerprint(asked: Asked, count: int) -> str:
     digest = hashlib.sha256()
-    parts = [
-        asked.model,
-        json.dumps(asked.options, sort_keys=True),
-        asked.webhook_url or "",
-        asked.mask or "",
-        asked.parent_id or "",
-        asked.end_user or "",
-    ]
-    for part in (*parts, *asked.pictures):
-        content = part if isinstance(part, bytes) else part.encode()
-        digest.update(hashlib.sha256(content).digest())
+    said = [
+        asked.model, dict(asked.options), asked.webhook_url, asked.parent_id, asked.mask_is_alpha,
+        asked.end_user, count,
+    ]  # fmt: skip
+    digest.update(json.dumps(said, sort_keys=True).encode())
+    for picture in (*asked.pictures, *([asked.mask] if asked.mask else [])):
+        content = picture.content if isinstance(picture.content, bytes) else picture.content.encode()
+        digest.update(hashlib.sha256(f"{picture.name} ".encode() + content).digest())
     return digest.hexdigest()

@@ -9,9 +9,10 @@ import structlog
 from openkontext.errors import InputError
 from openkontext.request import EditRequest
 from openkontext.service import jobs
+from openkontext.service.asking import edit_request
 from openkontext.service.audit import Audit
 from openkontext.service.database import Database
-from openkontext.service.engine import Engine, EngineLostError, Stop, open_engine
+from openkontext.service.engine import Delivery, Engine, EngineLostError, Stop, open_engine
 from openkontext.service.jobs import Lease, Outcome
 from openkontext.service.misuse import judge, note_refusal
 from openkontext.service.models import Job, JobState
@@ -96,9 +97,7 @@ class Worker:
             request = self._request(lease.job)
         except InputError as error:
             return Outcome(JobState.ERROR, error=str(error))
-        asked = lease.job.asked
-        kind, previews = asked.get("output_format", "png"), asked.get("preview", False)
-        done = self.engine.edit(request, kind, heart.report, previews=previews)
+        done = self.engine.edit(request, Delivery.of(lease.job.asked), heart.report)
         if done.content is None:
             return done.outcome
         return replace(done.outcome, output=keep(self.database, self.store, done.content))
@@ -108,27 +107,16 @@ class Worker:
             jobs.release(session, lease.job.id, lease.token, failed=failed)
 
     def _request(self, job: Job) -> EditRequest:
-        asked = job.asked
         try:
             pictures = [self.store.get(digest) for digest in job.inputs]
             mask = self.store.get(job.mask) if job.mask else None
         except KeyError as error:
             raise InputError("a picture of this edit is no longer there; hand it in again") from error
-        ratio = asked.get("aspect_ratio")
-        return EditRequest(
-            prompt=asked["prompt"],
+        return edit_request(
+            job.asked,
             image=pictures[0] if pictures else None,
             reference_images=pictures[1:],
             mask_image=mask,
-            num_inference_steps=asked.get("steps"),
-            guidance_scale=asked.get("guidance"),
-            seed=asked.get("seed"),
-            width=asked.get("width"),
-            height=asked.get("height"),
-            aspect_ratio=(ratio[0], ratio[1]) if ratio else None,
-            fit=asked.get("fit", "stretch"),
-            keep_unchanged=asked.get("keep_unchanged", True),
-            safety_tolerance=asked.get("safety_tolerance"),
             requester=job.account_id,
         )
 

@@ -12,6 +12,7 @@ from sqlalchemy import select
 from openkontext import images, provenance
 from openkontext.provenance.report import Report
 from openkontext.service.access import Caller, may
+from openkontext.service.asking import as_called
 from openkontext.service.errors import Refused, responses
 from openkontext.service.models import Job, JobState
 from openkontext.service.results import MEDIA_TYPES, Result, describe
@@ -202,7 +203,9 @@ def _content(state: State, job: Job, digest: str | None) -> bytes:
 
 
 def _edit(job: Job, state: State) -> Edit:
-    options = {key: value for key, value in job.asked.items() if key != "prompt" and value is not None}
+    options = {name: value for name, value in as_called(job.asked).items() if value is not None}
+    for other in ("prompt", "warnings"):
+        options.pop(other, None)
     return Edit(
         **describe(job, state.settings).model_dump(),
         parent_id=job.parent_id,

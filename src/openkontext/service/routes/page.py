@@ -8,8 +8,6 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
 from starlette.types import Scope
 
-from openkontext.errors import InputError
-from openkontext.repository import Repository
 from openkontext.service.access import is_open
 from openkontext.service.state import get_state
 from openkontext.version import __version__
@@ -51,10 +49,7 @@ def get_about(request: Request) -> About:
     """Limits and names; nothing that needs a key."""
     state = get_state(request)
     settings = state.settings
-    try:
-        config = Repository.open(settings.model, consent=False).config
-    except InputError:
-        config = None
+    config = state.repository.config if state.repository else None
     with state.database.reading() as session:
         is_local = is_open(session, settings)
     return About(
