@@ -29,7 +29,7 @@ from openkontext.runtime.lowering import ARITHMETICS, check_arithmetic
 from openkontext.runtime.providers import check_provider
 from openkontext.safety.guard import Asked, Screening
 from openkontext.safety.policy import load_policy
-from openkontext.safety.standard import standard_guard
+from openkontext.safety.standard import preload, standard_guard
 from openkontext.sampling import Mask, TextEmbeds, denoise, randn, schedule
 from openkontext.text import Tokenizers
 
@@ -117,6 +117,25 @@ class Editor:
     def digest(self) -> str:
         """Digest of the model's files."""
         return self.repository.digest(self.components.precision)
+
+    def preload(self) -> None:
+        """Open what edits open when they first need it: graphs, tokenizers, filters, the signing key.
+
+        A service does so before it takes work. The filters look at a picture of our own meanwhile; services
+        elsewhere are not called.
+
+        Raises:
+            InputError: the model repository or the signing key cannot be used.
+        """
+        from openkontext.provenance.signer import default_signer  # late: asking needs no signing library
+        from openkontext.provenance.signing import context
+
+        self.components.preload()
+        self.tokenizers.encode("make it night")
+        _ = self.digest
+        preload(self.guard)
+        default_signer()
+        context()
 
     def edit(
         self,

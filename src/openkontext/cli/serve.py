@@ -1,6 +1,5 @@
 """`openkontext serve`: the editing service and its page."""
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -57,7 +56,7 @@ def serve(
     from openkontext.service.logs import set_up_logs
 
     set_up_logs()
-    processes.Supervisor(settings).run(_say_ready)
+    processes.Supervisor(settings).run(_say_serving, _say_ready)
 
 
 def load_settings(**given: object) -> "Settings":
@@ -69,6 +68,9 @@ def load_settings(**given: object) -> "Settings":
     return load_settings(**given)
 
 
-def _say_ready(address: str) -> None:
+def _say_serving(address: str) -> None:
     print(f"openkontext serves at {address}  (Ctrl-C ends it)", flush=True)
-    sys.stdout.flush()
+
+
+def _say_ready() -> None:
+    print("ready: the model and the filters are loaded", flush=True)

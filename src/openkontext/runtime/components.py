@@ -76,11 +76,21 @@ class Components:
         """Latent [B, latent_channels, H/8, W/8], unscaled -> images [B, 3, H, W] around -1..1."""
         return self._call("vae", "images", latent=latent)
 
+    def preload(self) -> None:
+        """Open every graph, so that no call waits for that; with `low_memory` only the last stays open."""
+        from openkontext.repository import ROLES
+
+        for role in ROLES:
+            self._graph(role)
+
     def close(self) -> None:
         """Close all graphs and give their memory back; a later call opens them again."""
         self._open.clear()
 
     def _call(self, role: str, output: str, **arrays: NDArray[Any]) -> Float:
+        return self._graph(role).run(**arrays)[output].astype(np.float32, copy=False)
+
+    def _graph(self, role: str) -> Graph:
         if role not in self._open:
             if self.low_memory:
                 self.close()
@@ -92,4 +102,4 @@ class Components:
                 threads=self.threads,
                 low_memory=self.low_memory,
             )
-        return self._open[role].run(**arrays)[output].astype(np.float32, copy=False)
+        return self._open[role]

@@ -1,9 +1,13 @@
 """The guard that every editor has: all checks that come with openkontext, by the deployment's profile."""
 
+import logging
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from openkontext.safety.checks import (
     BodyCheck,
@@ -18,10 +22,12 @@ from openkontext.safety.folders import list_folders
 from openkontext.safety.guard import Guard
 from openkontext.safety.known.material import KnownMaterial
 from openkontext.safety.policy import Policy, load_policy
-from openkontext.safety.verdict import Check
+from openkontext.safety.verdict import Check, Stage, Subject
 
 if TYPE_CHECKING:
     from openkontext.safety.review.queue import ReviewQueue
+
+_log = logging.getLogger(__name__)
 
 
 def review_queue(policy: Policy) -> "ReviewQueue":
@@ -62,6 +68,28 @@ def standard_guard(policy: Policy | None = None) -> Guard:
     return Guard(
         policy, checks, reviews=review_queue(policy) if policy.profile.review.mode != "off" else None
     )
+
+
+def preload(guard: Guard) -> None:
+    """Have the checks of a guard open what they look with, by looking at a picture with a word in it.
+
+    Services elsewhere are not called. A check that fails is told of in the log alone: it fails in every edit,
+    too, which is refused then.
+
+    Args:
+        guard: of an editor.
+    """
+    picture = Image.new("RGB", (256, 128), "white")
+    ImageDraw.Draw(picture).text((20, 40), "night", "black", ImageFont.load_default(48))
+    for check in guard.checks:
+        if isinstance(check, RemoteCheck):
+            continue
+        for stage in sorted(check.stages):
+            pixels = None if stage == Stage.PROMPT else np.asarray(picture)
+            try:
+                check.scores(Subject(stage, "make it night", pixels=pixels))
+            except Exception as error:  # whatever it is, the guard says so where it matters
+                _log.warning("check %s cannot look: %s", check.name, error)
 
 
 @cache

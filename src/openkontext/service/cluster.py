@@ -42,6 +42,7 @@ class Replica:
 
     def __init__(self, settings: Settings) -> None:
         self.engine = LocalEngine(settings)
+        self.engine.preload()  # Serve sends edits to a replica once it is made
         self.threads = ThreadPoolExecutor(settings.batch, "edit")
 
     async def edit(
@@ -91,6 +92,9 @@ class RayEngine:
         except (RayError, RayServeException, ConnectionError, RuntimeError, TimeoutError) as error:
             reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
             raise InputError(f"the Ray deployment does not start ({reason[0]})") from error
+
+    def preload(self) -> None:
+        """See `Engine`: each replica does so before it takes work."""
 
     def edit(self, request: EditRequest, delivery: Delivery, report: Report) -> Done:
         """See `Engine`."""

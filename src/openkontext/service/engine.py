@@ -78,6 +78,14 @@ class Engine(Protocol):
         """Edits that it does side by side."""
         ...
 
+    def preload(self) -> None:
+        """Open graphs and filters, so that the first edit does not wait for them.
+
+        Raises:
+            InputError: the model repository or the signing key cannot be used.
+        """
+        ...
+
     def edit(self, request: EditRequest, delivery: Delivery, report: Report) -> Done:
         """Do one edit to its end.
 
@@ -123,6 +131,10 @@ class LocalEngine:
                 batch=settings.batch,
             )
             self.editor.components = self._shared
+
+    def preload(self) -> None:
+        """See `Engine`."""
+        self.editor.preload()
 
     def edit(self, request: EditRequest, delivery: Delivery, report: Report) -> Done:
         """See `Engine`."""

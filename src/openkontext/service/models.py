@@ -232,6 +232,16 @@ class Webhook(Base):
     error: Mapped[str | None]
 
 
+class WorkerProcess(Base):
+    """A worker whose graphs and filters are loaded, for as long as it says so."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    seen: Mapped[float]
+    """When it last said that it lives."""
+
+
 class StoredImage(Base):
     """A picture in the store, and until when it is needed."""
 

@@ -21,6 +21,7 @@ from openkontext.repository import Repository
 from openkontext.service import accounts
 from openkontext.service.database import Database
 from openkontext.service.logs import set_up_logs
+from openkontext.service.readiness import is_ready
 from openkontext.service.settings import Settings
 
 ROLES = ("server", "worker", "keeper")
@@ -152,11 +153,12 @@ class Supervisor:
         self.stopping = threading.Event()
         self.children: list[_Child] = []
 
-    def run(self, ready: Callable[[str], None] = print) -> None:
+    def run(self, serving: Callable[[str], None] = print, ready: Callable[[], None] = lambda: None) -> None:
         """Run until told to stop.
 
         Args:
-            ready: is told the address that the service listens at.
+            serving: is told the address that the service listens at; edits are taken from now on.
+            ready: is called once a worker has its graphs and filters loaded.
 
         Raises:
             InputError: something is wrong that starting again would not mend.
@@ -165,7 +167,6 @@ class Supervisor:
         database = Database(self.settings.database)
         database.migrate()
         check_exposure(self.settings, database)
-        database.close()
         if self.settings.workers:
             Repository.open(
                 self.settings.model
@@ -178,13 +179,22 @@ class Supervisor:
         roles = ["server", "keeper", *["worker"] * self.settings.workers]
         try:
             self.children = [_Child(role, self._start(role, listening)) for role in roles]
-            ready(f"http://{host}:{listening.getsockname()[1]}")
+            serving(f"http://{host}:{listening.getsockname()[1]}")
+            waiting = True
             while not self.stopping.wait(0.1):
                 for child in self.children:
                     self._look_after(child, listening)
+                if waiting and self._is_ready(database):
+                    ready()
+                    waiting = False
         finally:
             self._stop()
+            database.close()
             listening.close()
+
+    def _is_ready(self, database: Database) -> bool:
+        with database.reading() as session:
+            return is_ready(session, self.settings)
 
     def _start(self, role: str, listening: socket.socket) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "openkontext", "serve", "--role", role]

@@ -16,6 +16,7 @@ from openkontext.service.engine import Delivery, Engine, EngineLostError, Stop, 
 from openkontext.service.jobs import Lease, Outcome
 from openkontext.service.misuse import judge, note_refusal
 from openkontext.service.models import Job, JobState
+from openkontext.service.readiness import saying_ready
 from openkontext.service.settings import Settings
 from openkontext.service.store import ImageStore, keep
 
@@ -41,12 +42,19 @@ class Worker:
         self.engine = engine or open_engine(settings, self.stopping)
 
     def run(self) -> None:
-        """Do jobs until `stopping` is set."""
+        """Do jobs until `stopping` is set, once graphs and filters are loaded.
+
+        Raises:
+            InputError: the model repository or the signing key cannot be used.
+        """
+        self.engine.preload()
         threads = [threading.Thread(target=self._run) for _ in range(self.engine.concurrency)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with saying_ready(self.database, self.settings):
+            log.info("ready", role="worker")
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
 
     def _run(self) -> None:
         idle = IDLE_SECONDS[0]

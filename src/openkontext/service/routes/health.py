@@ -2,11 +2,10 @@
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
-from sqlalchemy import select
 
 from openkontext.service import metrics
-from openkontext.service.database import now
 from openkontext.service.errors import Refused, responses
+from openkontext.service.readiness import is_ready
 from openkontext.service.settings import LOOPBACK
 from openkontext.service.state import get_state
 from openkontext.version import __version__
@@ -27,18 +26,21 @@ def health() -> Health:
     return Health(status="ok", version=__version__)
 
 
-@router.get("/readyz", responses={503: {"description": "The database or the store cannot be used"}})
+@router.get("/readyz", responses={503: {"description": "Not now; `status` says what is missing"}})
 def ready(request: Request, response: Response) -> Health:
-    """The database and the store can be used."""
+    """Database and store can be used, and a worker has its graphs and filters loaded."""
     state = get_state(request)
+    status = "ready"
     try:
         with state.database.reading() as session:
-            session.execute(select(now()))
+            if not is_ready(session, state.settings):
+                status = "starting: no worker has loaded its graphs and filters yet"
         state.store.check()
     except Exception:
+        status = "not ready: the database or the store cannot be used"
+    if status != "ready":
         response.status_code = 503
-        return Health(status="not ready", version=__version__)
-    return Health(status="ready", version=__version__)
+    return Health(status=status, version=__version__)
 
 
 @router.get("/metrics", response_class=Response, responses=responses(403))

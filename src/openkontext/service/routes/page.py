@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from starlette.types import Scope
 
 from openkontext.service.access import is_open
+from openkontext.service.readiness import is_ready
 from openkontext.service.state import get_state
 from openkontext.version import __version__
 
@@ -28,6 +29,7 @@ class About(BaseModel):
     steps: int | None = Field(description="Denoising steps of the model's own choice.")
     guidance: float | None = Field(description="Guidance of the model's own choice.")
     open: bool = Field(description="No key is needed: this machine alone reaches the service.")
+    ready: bool = Field(description="A worker has its graphs and filters loaded: edits begin at once.")
     max_upload_bytes: int
     max_pixels: int
     retention_hours: float
@@ -52,12 +54,14 @@ def get_about(request: Request) -> About:
     config = state.repository.config if state.repository else None
     with state.database.reading() as session:
         is_local = is_open(session, settings)
+        ready = is_ready(session, settings)
     return About(
         version=__version__,
         model=config.name if config else None,
         steps=config.num_inference_steps if config else None,
         guidance=config.guidance_scale if config else None,
         open=is_local,
+        ready=ready,
         max_upload_bytes=settings.max_upload_bytes,
         max_pixels=settings.max_pixels,
         retention_hours=settings.retention_hours,
