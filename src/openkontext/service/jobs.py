@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from openkontext.service import store
 from openkontext.service.database import now
+from openkontext.service.erasing import erasure, wipe
 from openkontext.service.models import UNFINISHED, Account, ApiKey, Job, JobState, Webhook
 from openkontext.service.settings import Settings
 
@@ -228,7 +229,7 @@ def finish(session: Session, settings: Settings, job_id: str, token: str, outcom
     job = session.scalar(mine.with_for_update())
     if job is None:
         return False
-    if job.cancelling and outcome.state == JobState.READY:
+    if job.cancelling and outcome.state in (JobState.READY, JobState.HELD):
         outcome = Outcome(JobState.CANCELLED)
     job.state, job.output, job.error = outcome.state, outcome.output, outcome.error
     job.result = dict(outcome.result) if outcome.result is not None else None
@@ -241,6 +242,8 @@ def finish(session: Session, settings: Settings, job_id: str, token: str, outcom
     store.hold(session, _pictures(job), settings.retention_hours * 3600)
     if outcome.state not in UNFINISHED:
         _settle(session, job)
+    if job.deleted is not None:
+        wipe(session, job)
     return True
 
 
@@ -321,11 +324,7 @@ def erase(session: Session, settings: Settings, limit: int = 100) -> int:
     """
     old = select(Job.id).where(Job.finished < now() - settings.retention_hours * 3600, Job.erased.is_(None))
     ids = list(session.scalars(old.limit(limit).with_for_update(skip_locked=True)))
-    values: dict[str, Any] = {
-        "asked": {}, "inputs": [], "mask": None, "output": None, "erased": now(), "webhook_secret": None,
-        "preview": None, "fingerprint": None,
-    }  # fmt: skip
-    session.execute(update(Job).where(Job.id.in_(ids)).values(**values))
+    session.execute(update(Job).where(Job.id.in_(ids)).values(**erasure()))
     return len(ids)
 
 

@@ -214,6 +214,8 @@ class Job(Base):
     finished: Mapped[float | None]
     erased: Mapped[float | None]
     """When its pictures and instruction were deleted."""
+    deleted: Mapped[float | None]
+    """When its account deleted it; from then on the account has no such job."""
 
     account: Mapped[Account] = relationship()
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from fastapi import Request
 
 from openkontext.errors import FieldError, InputError
-from openkontext.service import end_users, jobs
+from openkontext.service import end_users, jobs, owned
 from openkontext.service.access import Caller
 from openkontext.service.accounts import note_source
 from openkontext.service.asking import Asked, Picture, check_count, edit_request
@@ -131,8 +131,8 @@ def _keys(key: str | None, count: int) -> list[str | None]:
 def _parent(state: State, caller: Caller, parent_id: str) -> str:
     """Digest of the result of the caller's own task."""
     with state.database.reading() as session:
-        job = session.get(Job, parent_id) if "\0" not in parent_id else None
-        if job is None or job.account_id != caller.account_id or job.output is None:
+        job = owned.own(session, caller.account_id, parent_id)
+        if job is None or job.output is None:
             reason = "you have no task of that id with a result; name one that is ready"
             raise WrongInputError("parent_id", reason)
         return job.output

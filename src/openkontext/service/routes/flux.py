@@ -7,10 +7,10 @@ from fastapi import APIRouter, Depends, Header, Query, Request
 from pydantic import BaseModel, Field
 
 from openkontext.request import MAX_PROMPT
-from openkontext.service import jobs
-from openkontext.service.access import Caller, identify, in_good_standing, may
+from openkontext.service import jobs, owned
+from openkontext.service.access import Caller, accepted, identify, may
 from openkontext.service.errors import responses
-from openkontext.service.models import Account, Job
+from openkontext.service.models import Account
 from openkontext.service.results import Result, describe, may_poll, not_found, polling_url
 from openkontext.service.routes.flux_inputs import DevInputs, FillInputs, FluxInputs, KontextInputs
 from openkontext.service.state import get_state
@@ -126,7 +126,7 @@ def polling(
     """
     if signature is not None and may_poll(get_state(request).settings, id, signature):
         return None
-    return may("read")(in_good_standing(request, identify(request))).account_id
+    return may("read")(accepted(request, identify(request))).account_id
 
 
 @router.get("/v1/get_result", responses=responses(403))
@@ -138,7 +138,7 @@ def get_result(
     """Get the state of a task, and the address of its result: with a key, or by `polling_url` without one."""
     state = get_state(request)
     with state.database.reading() as session:
-        job = session.get(Job, id) if "\0" not in id else None
+        job = owned.find(session, id)
         if job is None or account_id not in (None, job.account_id):
             return not_found(id)
         return describe(job, state.settings, job.preview)
@@ -150,9 +150,8 @@ def cancel(
 ) -> Cancelled:
     """Cancel a task: at once where it waits, else after the step it is at."""
     with get_state(request).database.transaction() as session:
-        job = session.get(Job, id) if "\0" not in id else None
-        mine = job is not None and job.account_id == caller.account_id
-        return Cancelled(id=id, cancelled=bool(mine and job and jobs.cancel(session, job)))
+        job = owned.own(session, caller.account_id, id)
+        return Cancelled(id=id, cancelled=job is not None and jobs.cancel(session, job))
 
 
 @router.get("/v1/credits", responses=responses(403))

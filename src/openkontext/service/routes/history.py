@@ -7,10 +7,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from PIL import Image
 from pydantic import BaseModel, Field
-from sqlalchemy import select
 
 from openkontext import images, provenance
 from openkontext.provenance.report import Report
+from openkontext.service import owned
 from openkontext.service.access import Caller, may
 from openkontext.service.asking import as_called
 from openkontext.service.errors import Refused, responses
@@ -19,6 +19,7 @@ from openkontext.service.results import MEDIA_TYPES, Result, describe
 from openkontext.service.state import State, get_state
 
 router = APIRouter(tags=["History"])
+Ending = Annotated[Caller, Depends(may("edit", suspended=True))]
 Reading = Annotated[Caller, Depends(may("read"))]
 JobId = Annotated[str, Path(max_length=100, description="Of the task.")]
 
@@ -54,6 +55,7 @@ class Edits(BaseModel):
     """Tasks of an account, the newest first."""
 
     edits: list[Edit]
+    next: str | None = Field(description="`after` of the next page; null on the last one.")
 
 
 class Step(BaseModel):
@@ -91,13 +93,34 @@ class InFile(BaseModel):
 
 
 @router.get("/v1/jobs", responses=responses(403))
-def list_edits(request: Request, caller: Reading, limit: Annotated[int, Query(ge=1, le=200)] = 60) -> Edits:
-    """The newest tasks whose pictures are still kept."""
+def list_edits(
+    request: Request,
+    caller: Reading,
+    limit: Annotated[int, Query(ge=1, le=200)] = 60,
+    after: Annotated[
+        str | None, Query(max_length=100, description="The last task of the page before: its `next`.")
+    ] = None,
+) -> Edits:
+    """The newest tasks whose pictures are still kept, page by page; new ones do not shift the pages."""
     state = get_state(request)
     with state.database.reading() as session:
-        mine = select(Job).where(Job.account_id == caller.account_id, Job.erased.is_(None))
-        newest = mine.order_by(Job.created.desc(), Job.id).limit(limit)
-        return Edits(edits=[_edit(job, state) for job in session.scalars(newest)])
+        found = owned.newest(session, caller.account_id, limit + 1, after)
+        more = len(found) > limit
+        edits = [_edit(job, state) for job in found[:limit]]
+        return Edits(edits=edits, next=edits[-1].id if more else None)
+
+
+@router.delete("/v1/jobs/{id}", status_code=204, response_class=Response, responses=responses(403, 404))
+def delete_edit(request: Request, caller: Ending, id: JobId) -> None:
+    """Delete a task with its instruction and pictures; one that is at work is cancelled.
+
+    Edits of its result keep their own copy. What was reported, or held for a person, stays for them.
+    """
+    with get_state(request).database.transaction() as session:
+        job = owned.own(session, caller.account_id, id)
+        if job is None:
+            raise Refused(404, "you have no such task")
+        owned.delete(session, job)
 
 
 @router.get("/v1/jobs/{id}", responses=responses(403, 404))
@@ -187,8 +210,8 @@ def _record(report: Report) -> Record:
 
 def _own(state: State, caller: Caller, id: str) -> Job:
     with state.database.reading() as session:
-        job = session.get(Job, id) if "\0" not in id else None
-        if job is None or job.account_id != caller.account_id:
+        job = owned.own(session, caller.account_id, id)
+        if job is None:
             raise Refused(404, "you have no such task")
         return job
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
+from openkontext.service import owned
 from openkontext.service.access import Caller, may
 from openkontext.service.errors import Refused, json_responses, responses
 from openkontext.service.models import UNFINISHED, Job, JobState
@@ -53,8 +54,8 @@ def look(
 ) -> tuple[Result, bool, float | None]:
     """A task, whether it is at its end, and its progress; the preview is read only where something is new."""
     with state.database.reading() as session:
-        job = session.get(Job, id) if "\0" not in id else None
-        if job is None or job.account_id != caller.account_id:
+        job = owned.own(session, caller.account_id, id)
+        if job is None:
             return not_found(id), True, None
         preview = job.preview if job.progress != seen else None
         return describe(job, state.settings, preview), job.state not in UNFINISHED, job.progress
