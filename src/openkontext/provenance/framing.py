@@ -6,8 +6,8 @@ them. They say nothing, and readers pass over a change there; but they have only
 change can be seen. Formats: JUMBF (ISO/IEC 19566-5), COSE (RFC 9052), and what appendix A of C2PA 2.4 says of
 each kind of file.
 
-This holds for the records that this package signs. Those of other programs, which may lie beside them as records
-of earlier pictures, have other right forms (thumbnails, older claims, salts); the library alone judges these.
+This holds for the records that this package signs. Those of other programs, which may lie beside them as
+records of earlier pictures, have other right forms (thumbnails, older claims); the library judges these.
 """
 
 import struct
