@@ -84,12 +84,12 @@ def read_inputs(request: EditRequest, sizes: Sequence[Size]) -> Inputs:
     if crop.note:
         warnings.append(crop.note)
 
-    shown = [] if picture is None else [Shown.of(picture.pixels, request.image)]
+    shown = [] if picture is None else [Shown.of(picture, request.image)]
     ingredients = [] if picture is None else [Ingredient.of(picture)]
     context = [] if pixels is None else [fit.apply(pixels)]
     for index, source in enumerate(request.reference_images, 1):
         reference = images.load(source)
-        shown.append(Shown.of(reference.pixels, source))
+        shown.append(Shown.of(reference, source))
         ingredients.append(Ingredient.of(reference, "inputTo"))
         context.append(Fit(reference.size, nearest_size(*reference.size, sizes)).apply(reference.pixels))
         notes += [f"reference {index}: {note}" for note in reference.notes]

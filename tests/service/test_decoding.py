@@ -6,6 +6,7 @@ import signal
 import time
 import zlib
 
+import pillow_heif
 import pytest
 from PIL import Image
 from service.running import png
@@ -35,11 +36,28 @@ def test_a_picture_passes_as_it_came() -> None:
     assert (found.width, found.height, found.content) == (40, 30, png(40, 30))
 
 
+@pytest.mark.parametrize("kind", ["AVIF", "HEIF", "TIFF", "GIF"])
+def test_every_format_is_decoded_within_the_limits(kind: str) -> None:
+    pillow_heif.register_heif_opener()
+    settings = SETTINGS.model_copy(update={"max_upload_bytes": 5_000_000})
+
+    def encoded(width: int, height: int) -> bytes:
+        buffer = io.BytesIO()
+        Image.new("RGB", (width, height), "red").save(buffer, kind)
+        return buffer.getvalue()
+
+    found = check_picture(encoded(640, 480), settings, "input_image")
+    assert (found.width, found.height, found.content) == (640, 480, encoded(640, 480))
+    with pytest.raises(InputError, match="1001x1000 pixels; at most 1000000"):
+        check_picture(encoded(1001, 1000), settings, "input_image")
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         (b"", "input_image: is empty"),
         (b"hello", "input_image: is not a picture"),
+        (b"%PDF-1.7", "input_image: is a PDF document; export it as PNG"),
         (png()[:60], "input_image: the picture is damaged"),
         (bomb(50_000, 50_000), "too large; at most 1000000 pixels"),
         (bomb(1001, 1000), "1001x1000 pixels; at most 1000000"),

@@ -20,7 +20,9 @@ Preview = Annotated[
 
 @groups.expanded
 def edit(
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="JPEG, PNG, WebP, GIF, BMP or TIFF.")],
+    image: Annotated[
+        str, typer.Argument(metavar="IMAGE", help="JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP or TIFF.")
+    ],
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help='What to change: "make it night".')],
     saving: groups.Saving,
     asking: groups.Asking,

@@ -4,16 +4,14 @@ Pixels are uint8 [H, W, 3] in sRGB, masks float32 [H, W] in 0..1; sizes are (wid
 """
 
 from openkontext.images.fitting import FITS, Fit, blend, from_model, to_model
+from openkontext.images.opening import MAX_PIXELS, MEDIA_TYPES, identify, media_type, open_picture, read_bytes
 from openkontext.images.reading import (
     MAX_ASPECT,
-    MAX_PIXELS,
     MIN_SIDE,
     ImageInput,
     Picture,
-    identify,
     load,
     load_mask,
-    read_bytes,
     read_metadata,
 )
 from openkontext.images.writing import check_output, encode, file_format, save, write
@@ -22,6 +20,7 @@ __all__ = [
     "FITS",
     "MAX_ASPECT",
     "MAX_PIXELS",
+    "MEDIA_TYPES",
     "MIN_SIDE",
     "Fit",
     "ImageInput",
@@ -34,6 +33,8 @@ __all__ = [
     "identify",
     "load",
     "load_mask",
+    "media_type",
+    "open_picture",
     "read_bytes",
     "read_metadata",
     "save",

@@ -6,34 +6,33 @@ Nothing is decoded before its size is known to be sane, and whatever is wrong be
 import io
 import json
 import os
-import stat
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from openkontext.errors import InputError
 from openkontext.images.fitting import Pixels, Size, resize
+from openkontext.images.opening import (
+    MAX_PIXELS,
+    damaged,
+    megapixels,
+    open_picture,
+    quiet_pillow,
+    read_bytes,
+    reason,
+)
 
 ImageInput = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
 """A path; the bytes of a file; a PIL image; or an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] that is
 uint8, uint16, bool, or float in 0..1."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MIN_SIDE = 16
 """Pixels of the shorter side below which there is nothing to edit: one token of the model."""
 MAX_ASPECT = 20
 """Longer side / shorter side above which a picture would be squeezed beyond recognition."""
-MAX_FILE = 512 * 2**20
-"""Bytes above which a file is not kept beside its pixels."""
-MAX_PIXELS = 120_000_000
-"""Pixels above which a picture is not decoded; so many take 360 MB as RGB."""
 
 METADATA_KEY = "openkontext"
 """The PNG text, or the one entry of the JSON in the EXIF user comment, that holds our metadata."""
@@ -51,8 +50,10 @@ _UPRIGHT = {
 }
 """What brings a picture upright, by its EXIF orientation."""
 
-_UNREAD = {b"ftypheic": "HEIC", b"ftypheix": "HEIC", b"ftypmif1": "HEIC", b"ftypavif": "AVIF"}
-"""Formats that people do hand in, by what bytes 4..12 say, so that the refusal can name them."""
+_STEPS = {"L;2": 85, "L;4": 17}
+"""Between two neighbouring greys of a PNG of 2 or 4 bits, once Pillow has brought them to 8."""
+_PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
+"""Modes whose colours are multiplied by their alpha, and the same without."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,7 @@ class Picture:
     notes: tuple[str, ...] = ()
     """What was done to make it so, for the user to know; empty where nothing was."""
     file: bytes | None = None
-    """The bytes of the file that it was read from; None where there was none, or one above `MAX_FILE`."""
+    """The bytes that it was read from; None where it came as pixels."""
     format: str | None = None
     """That file's format as Pillow names it, such as "JPEG"."""
 
@@ -78,38 +79,23 @@ def load(source: ImageInput) -> Picture:
     """Read a picture and make it upright, sRGB, opaque (on white) and 8 bits per channel.
 
     Args:
-        source: files are JPEG, PNG, WebP, GIF, BMP or TIFF; of several frames or pages, the first.
+        source: files are JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP or TIFF; of several frames or pages, the
+            first. A file is read once: what is decoded is what `Picture.file` holds.
 
     Raises:
         InputError: there is no such file, or it cannot be opened, is not such a picture, or is damaged
             or cut short; or its size is outside of `MIN_SIDE`, `MAX_ASPECT` and `MAX_PIXELS`.
     """
+    image, name, data = _opened(source)
     notes: list[str] = []
-    with _opened(source) as (image, name, file):
-        _check_size(image.size, name)
-        try:
-            data = None if file is None else _whole(file)
-            kind = image.format
-            rgb = _to_rgb(image, notes)
-        except Exception as error:  # on damaged data, decoders raise errors of all kinds
-            raise _damaged(name, error) from error
+    _check_size(image.size, name)
+    try:
+        kind = image.format
+        rgb = _to_rgb(image, notes)
+    except Exception as error:  # on damaged data, decoders raise errors of all kinds
+        raise damaged(name, reason(error)) from error
+    _check_size(rgb.size, name)  # a file may say one size and hold another
     return Picture(np.asarray(rgb), tuple(notes), data, kind if data else None)
-
-
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a picture's file.
-
-    Raises:
-        InputError: there is no such file, it is no regular file or larger than `MAX_FILE`, or cannot be read.
-    """
-    with _open_file(Path(path)) as file:
-        try:
-            data = _whole(file)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({reason(error)})") from error
-    if data is None:
-        raise InputError(f"{path}: is too large; at most {MAX_FILE >> 20} MiB can be read")
-    return data
 
 
 def load_mask(source: ImageInput, size: Size) -> NDArray[np.float32]:
@@ -139,16 +125,6 @@ def load_mask(source: ImageInput, size: Size) -> NDArray[np.float32]:
     return mask
 
 
-def identify(data: bytes) -> str | None:
-    """The format of a file's bytes as Pillow names it; None where they are no picture that can be read."""
-    with _quiet_pillow():
-        try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                return image.format
-        except Exception:  # on damaged data, parsers raise errors of all kinds
-            return None
-
-
 def read_metadata(path: str | os.PathLike[str] | bytes) -> dict[str, str]:
     """What `save` put into a file besides the picture; empty where there is none of ours.
 
@@ -158,7 +134,8 @@ def read_metadata(path: str | os.PathLike[str] | bytes) -> dict[str, str]:
     Raises:
         InputError: the file cannot be opened or is not a picture.
     """
-    with _opened(path) as (image, _, _), _quiet_pillow():
+    image, _, _ = _opened(path)
+    with quiet_pillow():
         try:
             if isinstance(image, PngImagePlugin.PngImageFile):
                 found = json.loads(image.info[METADATA_KEY])
@@ -170,65 +147,20 @@ def read_metadata(path: str | os.PathLike[str] | bytes) -> dict[str, str]:
             return {}
 
 
-@contextmanager
-def _opened(source: ImageInput) -> Iterator[tuple[Image.Image, str, IO[bytes] | None]]:
-    """The source as a PIL image that is not decoded yet, what to call it in a message, and its file."""
+def _opened(source: ImageInput) -> tuple[Image.Image, str, bytes | None]:
+    """The source as a PIL image, not decoded yet; what to call it in a message; and its file's bytes."""
     if isinstance(source, Image.Image):
-        yield source, str(getattr(source, "filename", "") or "the image"), None
-    elif isinstance(source, np.ndarray):
-        yield _from_array(source), "the image", None
-    elif isinstance(source, bytes):
-        memory = io.BytesIO(source)
-        yield _identify(memory, "the image"), "the image", memory
-    elif isinstance(source, str | os.PathLike):
-        with _open_file(Path(source)) as file:
-            yield _identify(file, str(source)), str(source), file
-    else:
-        kind = type(source).__name__
-        raise InputError(f"an image must be a path, bytes, a PIL image or a numpy array, not {kind}")
-
-
-def _whole(file: IO[bytes]) -> bytes | None:
-    """All bytes of a file, which stays where it is; None where they are too many to keep."""
-    at = file.tell()
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    data = file.read() if size <= MAX_FILE else None
-    file.seek(at)
-    return data
-
-
-def _open_file(path: Path) -> IO[bytes]:
-    try:
-        mode = path.stat().st_mode
-        if stat.S_ISREG(mode):
-            return path.open("rb")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be opened ({reason(error)})") from error
-    kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"  # a pipe would keep us waiting
-    raise InputError(f"{path}: is {kind}; name a picture")
-
-
-def _identify(file: IO[bytes], name: str) -> Image.Image:
-    """Read the head of a file: its format and size."""
-    try:
-        head = file.read(12)
-        file.seek(0)
-        if not head:
-            raise InputError(f"{name}: is empty")
-        with _quiet_pillow():
-            return Image.open(file, formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{name}: is too large; at most {_megapixels()} can be read") from error
-    except UnidentifiedImageError as error:
-        kind = f"is {_UNREAD[head[4:]]}" if head[4:] in _UNREAD else "is not a picture that can be read"
-        raise InputError(f"{name}: {kind}; hand in JPEG, PNG, WebP, GIF, BMP or TIFF") from error
-    except InputError:
-        raise
-    except Exception as error:  # on damaged data, parsers raise errors of all kinds
-        raise _damaged(name, error) from error
+        return source, str(getattr(source, "filename", "") or "the image"), None
+    if isinstance(source, np.ndarray):
+        return _from_array(source), "the image", None
+    if isinstance(source, bytes):
+        return open_picture(source, "the image"), "the image", source
+    if isinstance(source, str | os.PathLike):
+        name = os.fspath(source)
+        data = read_bytes(name)
+        return open_picture(data, name), name, data
+    kind = type(source).__name__
+    raise InputError(f"an image must be a path, bytes, a PIL image or a numpy array, not {kind}")
 
 
 def _from_array(array: NDArray[Any]) -> Image.Image:
@@ -254,7 +186,7 @@ def _check_size(size: Size, name: str) -> None:
     if min(size) < MIN_SIDE:
         raise InputError(f"{name}: {dimensions} is too small; each side must be at least {MIN_SIDE}")
     if size[0] * size[1] > MAX_PIXELS:
-        raise InputError(f"{name}: {dimensions} is too large; at most {_megapixels()} can be read")
+        raise InputError(f"{name}: {dimensions} is too large; at most {megapixels()} can be read")
     if max(size) > MAX_ASPECT * min(size):
         raise InputError(
             f"{name}: {dimensions} is too narrow; one side can be at most {MAX_ASPECT} times the other"
@@ -263,18 +195,23 @@ def _check_size(size: Size, name: str) -> None:
 
 def _to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
     """Decode, and undo what makes a file's numbers differ from the colours that people see."""
-    with _quiet_pillow():
+    with quiet_pillow():
         if getattr(image, "is_animated", False) and image.format != "MPO":  # cameras add previews as MPO
             notes.append("only its first frame or page is used")
-        turned = image.format == "TIFF" and _orientation(image) in _UPRIGHT  # by Pillow, while it loads
+        # A TIFF is turned by Pillow while it loads, a HEIC by its decoder, which tells what it turned.
+        told = _orientation(image) if image.format == "TIFF" else image.info.get("original_orientation")
+        turned = told in _UPRIGHT
+        _scale_transparent_colour(image)
         image.load()
         if (orientation := _orientation(image)) in _UPRIGHT:
             image, turned = image.transpose(_UPRIGHT[orientation]), True
         if turned:
             notes.append("turned upright as its EXIF orientation says")
         profile = image.info.get("icc_profile")
+        if image.mode in _PREMULTIPLIED:
+            image = image.convert(_PREMULTIPLIED[image.mode])
+        alpha = _alpha(image)
         image = _to_8_bits(image, notes)
-        alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
         image = _to_srgb(image, profile, notes)
         if alpha is not None and alpha.getextrema() != (255, 255):
             notes.append("transparency laid on white")
@@ -287,6 +224,31 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # a damaged EXIF block is no reason to refuse the picture
         return 1
+
+
+def _scale_transparent_colour(image: Image.Image) -> None:
+    """Bring the colour that a PNG makes transparent to 8 bits; Pillow does so with the pixels alone.
+
+    Of 16-bit colour, only the upper halves of the pixels are there to be compared.
+    """
+    colour = image.info.get("transparency")
+    if not isinstance(image, PngImagePlugin.PngImageFile) or not image.tile:
+        return
+    stored = str(image.tile[0].args)  # how the file's samples are stored; known until they are read
+    if isinstance(colour, int) and stored in _STEPS:
+        image.info["transparency"] = colour * _STEPS[stored]
+    elif isinstance(colour, tuple) and stored == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in colour)
+
+
+def _alpha(image: Image.Image) -> Image.Image | None:
+    """How opaque each pixel is, in mode L; None where all are."""
+    if image.mode.startswith("I"):  # Pillow knows no transparent colour in these
+        colour = image.info.get("transparency")
+        if colour is None:
+            return None
+        return Image.fromarray(np.where(np.asarray(image) == colour, 0, 255).astype(np.uint8))
+    return image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
 
 
 def _to_8_bits(image: Image.Image, notes: list[str]) -> Image.Image:
@@ -332,24 +294,3 @@ def _to_srgb(image: Image.Image, profile_data: bytes | None, notes: list[str]) -
 def _scaled(values: NDArray[Any], top: float) -> Pixels:
     """Bring 0..top to 0..255."""
     return np.rint(values * (255 / top)).astype(np.uint8)
-
-
-@contextmanager
-def _quiet_pillow() -> Iterator[None]:
-    """Without Pillow's warnings: sizes are checked here, and damage it can read past is not worth one."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        yield
-
-
-def _megapixels() -> str:
-    return f"{MAX_PIXELS // 10**6} million pixels"
-
-
-def _damaged(name: str, error: Exception) -> InputError:
-    return InputError(f"{name}: the picture is damaged or cut short ({reason(error)})")
-
-
-def reason(error: Exception) -> str:
-    """What an error of the system or of Pillow says, in one line."""
-    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__

@@ -13,7 +13,8 @@ from PIL import ExifTags, Image, PngImagePlugin
 
 from openkontext.errors import InputError
 from openkontext.images.fitting import Pixels
-from openkontext.images.reading import METADATA_KEY, UTF16_COMMENT, reason
+from openkontext.images.opening import reason
+from openkontext.images.reading import METADATA_KEY, UTF16_COMMENT
 
 FORMATS = {
     ".png": "PNG",

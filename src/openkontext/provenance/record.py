@@ -24,14 +24,7 @@ ACTIONS, DISCLOSURE = "c2pa.actions", "c2pa.ai-disclosure"
 DIGEST = "urn:sha256:"
 """How a model's identifier begins; its digest follows, as `Repository.digest` gives it."""
 
-MEDIA_TYPES = {
-    "PNG": "image/png",
-    "JPEG": "image/jpeg",
-    "MPO": "image/jpeg",
-    "WEBP": "image/webp",
-    "TIFF": "image/tiff",
-    "GIF": "image/gif",
-}
+MEDIA_TYPES = {kind: name for kind, name in images.MEDIA_TYPES.items() if kind != "BMP"}
 """Media types of the formats that can carry a record, by Pillow's names."""
 
 Relation = Literal["parentOf", "inputTo"]

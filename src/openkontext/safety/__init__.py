@@ -37,6 +37,6 @@ def check(
 
     if prompt is None and image is None:
         raise InputError("there is nothing to check; give a prompt, an image, or both")
-    pictures = () if image is None else (Shown.of(images.load(image).pixels, image),)
+    pictures = () if image is None else (Shown.of(images.load(image), image),)
     guard = standard_guard(load_policy(profile))
     return guard.screen(Asked(prompt or "", pictures=pictures)).judge_request()

@@ -33,6 +33,7 @@ from openkontext.safety.verdict import (
 )
 
 if TYPE_CHECKING:
+    from openkontext.images import Picture
     from openkontext.safety.quarantine import Quarantine
     from openkontext.safety.review.queue import ReviewQueue
 
@@ -72,19 +73,15 @@ class Shown:
     """What the file is called."""
 
     @classmethod
-    def of(cls, pixels: Pixels, source: object) -> "Shown":
-        """A picture, with the file that it came in.
+    def of(cls, picture: "Picture", source: object) -> "Shown":
+        """A picture that was read, with the bytes that it was read from.
 
         Args:
-            pixels: uint8 [H, W, 3].
-            source: what was handed in, an `images.ImageInput`.
+            picture: as `images.load` gives it.
+            source: what was handed in, an `images.ImageInput`; a path gives the name.
         """
-        if isinstance(source, bytes):
-            return cls(pixels, source)
-        if isinstance(source, str | os.PathLike):
-            path = Path(source)
-            return cls(pixels, path.read_bytes(), path.name)
-        return cls(pixels)
+        name = Path(source).name if isinstance(source, str | os.PathLike) else ""
+        return cls(picture.pixels, picture.file, name)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+import pi_heif.as_plugin  # noqa: F401 (loaded with the module, once, and not in each child)
 from PIL import Image
 
 from openkontext import images
@@ -19,7 +20,7 @@ from openkontext.service.settings import Settings
 
 _context = multiprocessing.get_context("forkserver")  # its children share nothing with this process
 _context.set_forkserver_preload(["openkontext.service.decoding"])
-Image.preinit()  # with the module, once, and not in each child: that takes longer than a small picture
+Image.init()  # with the module, once, and not in each child: that takes longer than a small picture
 
 
 @dataclass(frozen=True)
@@ -90,21 +91,20 @@ def _look(
     content: bytes, settings: Settings, name: str, alpha_is_mask: bool
 ) -> tuple[int, int, bytes | None]:
     try:
-        with Image.open(io.BytesIO(content)) as picture:  # reads the head alone
-            width, height = picture.size
-    except Image.DecompressionBombError as error:
+        picture = images.open_picture(content, name)  # reads the head alone
+    except InputError as error:
+        if not isinstance(error.__cause__, Image.DecompressionBombError):
+            raise
         raise InputError(f"{name}: is too large; at most {settings.max_pixels} pixels can be read") from error
-    except Exception:
-        width = height = 0  # `images.load` says what is wrong
+    width, height = picture.size
     if width * height > settings.max_pixels:
         raise InputError(f"{name}: has {width}x{height} pixels; at most {settings.max_pixels} can be read")
     loaded = images.load(content)
     mask = None
     if alpha_is_mask:
-        with Image.open(io.BytesIO(content)) as picture:
-            if not picture.has_transparency_data:
-                raise InputError(f"{name}: has no transparent part; make transparent what may change")
-            transparent = picture.convert("RGBA").getchannel("A").point(lambda alpha: 255 - alpha)
+        if not picture.has_transparency_data:
+            raise InputError(f"{name}: has no transparent part; make transparent what may change")
+        transparent = picture.convert("RGBA").getchannel("A").point(lambda alpha: 255 - alpha)
         buffer = io.BytesIO()
         transparent.save(buffer, "PNG")
         mask = buffer.getvalue()

@@ -11,11 +11,8 @@ const SHRUNK_QUALITY = 0.95;
 export async function look(file, { max_upload_bytes: maxBytes, max_pixels: maxPixels }) {
   const name = file.name || "pasted picture";
   const head = String.fromCharCode(...new Uint8Array(await file.slice(0, 12).arrayBuffer()));
-  if (/^ftyp(heic|heix|mif1|avif)/.test(head.slice(4))) {
-    throw new Problem("input", `${name} is an HEIC or AVIF picture, which cannot be read. Save it as JPEG or PNG first.`);
-  }
-  const known = /^(\x89PNG|\xff\xd8\xff|GIF8|BM|RIFF....WEBP|II\*\0|MM\0\*)/s.test(head);
-  if (!known) throw new Problem("input", `${name} is not a picture that can be read. Use JPEG, PNG, WebP, GIF, BMP or TIFF.`);
+  const known = /^(\x89PNG|\xff\xd8\xff|GIF8|BM|RIFF....WEBP|II\*\0|MM\0\*|....ftyp(avi|hei|hev|mif1|msf1))/s.test(head);
+  if (!known) throw new Problem("input", `${name} is not a picture that can be read. Use JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP or TIFF.`);
   const bitmap = await createImageBitmap(file).catch(() => null);
   const [width, height] = bitmap ? [bitmap.width, bitmap.height] : [0, 0];
   const pixels = width * height;

@@ -27,17 +27,6 @@ THUMBNAIL_SIDE = 160
 """Pixels of a thumbnail's longer side: sharp at 80 on fine screens."""
 REFUSED = (JobState.REQUEST_MODERATED, JobState.CONTENT_MODERATED)
 
-_MAGIC = {
-    b"\x89PNG": "image/png",
-    b"\xff\xd8\xff": "image/jpeg",
-    b"GIF8": "image/gif",
-    b"BM": "image/bmp",
-    b"RIFF": "image/webp",
-    b"II*\0": "image/tiff",
-    b"MM\0*": "image/tiff",
-}
-"""Media types of what `images.load` reads, by their first bytes."""
-
 
 class Edit(Result):
     """A task as its account sees it again later."""
@@ -147,8 +136,7 @@ def get_picture(
     found = {"input": job.inputs[0] if job.inputs else None, "mask": job.mask, "output": job.output}
     found |= {f"reference-{index}": digest for index, digest in enumerate(job.inputs[1:], 1)}
     content = _content(state, job, found.get(name))
-    kind = next((kind for magic, kind in _MAGIC.items() if content.startswith(magic)), None)
-    return Response(content, media_type=kind or "application/octet-stream")
+    return Response(content, media_type=images.media_type(content) or "application/octet-stream")
 
 
 @router.get(
