@@ -66,6 +66,21 @@ def test_heic_of_more_than_8_bits_is_scaled(bits: int) -> None:
     assert np.abs(loaded.pixels - ramp / 257).max() <= 8
 
 
+@pytest.mark.parametrize(
+    ("primaries", "transfer", "said"),
+    [
+        (1, 13, None),
+        (12, 13, "its colours are Display P3 and are taken as sRGB, so they may look pale"),
+        (9, 16, "its light is HDR (PQ) and is taken as sRGB, so it may look dull"),
+        (9, 18, "its light is HDR (HLG) and is taken as sRGB, so it may look dull"),
+    ],
+)
+def test_colours_beyond_srgb_are_said(primaries: int, transfer: int, said: str | None) -> None:
+    named = {"color_primaries": primaries, "transfer_characteristics": transfer, "matrix_coefficients": 9}
+    loaded = images.load(encoded(flat("RGB", "red"), "HEIF", **named, full_range_flag=1))
+    assert loaded.notes == (() if said is None else (said,))
+
+
 @pytest.mark.parametrize("kind", PHONES)
 def test_of_a_sequence_one_picture_is_taken(kind: str) -> None:
     frames = [flat("RGB", colour) for colour in ("red", "green", "blue")]

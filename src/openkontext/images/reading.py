@@ -6,6 +6,7 @@ Nothing is decoded before its size is known to be sane, and whatever is wrong be
 import io
 import json
 import os
+import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,9 @@ _UPRIGHT = {
 
 _STEPS = {"L;2": 85, "L;4": 17}
 """Between two neighbouring greys of a PNG of 2 or 4 bits, once Pillow has brought them to 8."""
+_HDR = {16: "PQ", 18: "HLG"}
+_WIDE = {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}
+"""Transfer characteristics and colour primaries of ITU-T H.273 that sRGB cannot hold."""
 _PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 """Modes whose colours are multiplied by their alpha, and the same without."""
 
@@ -94,6 +98,7 @@ def load(source: ImageInput) -> Picture:
         rgb = _to_rgb(image, notes)
     except Exception as error:  # on damaged data, decoders raise errors of all kinds
         raise damaged(name, reason(error)) from error
+    notes += [note for note in [_coded_colours(image, data)] if note]
     _check_size(rgb.size, name)  # a file may say one size and hold another
     return Picture(np.asarray(rgb), tuple(notes), data, kind if data else None)
 
@@ -289,6 +294,22 @@ def _to_srgb(image: Image.Image, profile_data: bytes | None, notes: list[str]) -
     assert converted is not None  # None is for a conversion in place
     notes.append(f"colours converted from {name} to sRGB")
     return converted
+
+
+def _coded_colours(image: Image.Image, data: bytes | None) -> str | None:
+    """What to say of an AVIF or HEIC file that names its colours by code points, if they are not sRGB's.
+
+    The box is that of ISO/IEC 23008-12, 6.5.5; the code points are those of ITU-T H.273.
+    """
+    if not data or image.format not in ("AVIF", "HEIF") or image.info.get("icc_profile"):
+        return None
+    at = data.find(b"colrnclx")
+    primaries, transfer = struct.unpack_from(">HH", data, at + 8) if 0 <= at <= len(data) - 12 else (1, 13)
+    if transfer in _HDR:
+        return f"its light is HDR ({_HDR[transfer]}) and is taken as sRGB, so it may look dull"
+    if primaries in _WIDE:
+        return f"its colours are {_WIDE[primaries]} and are taken as sRGB, so they may look pale"
+    return None
 
 
 def _scaled(values: NDArray[Any], top: float) -> Pixels:
