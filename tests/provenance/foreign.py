@@ -46,6 +46,7 @@ def record(
     remote: str | None = None,
     embed: bool = True,
     timestamp: str | None = None,
+    identity: bool = False,
 ) -> bytes:
     """A picture's file signed by OtherTool, with a thumbnail as c2pa makes one unless told otherwise."""
     done: list[dict[str, Any]] = [{"action": "c2pa.created", "digitalSourceType": CAPTURE}]
@@ -64,7 +65,10 @@ def record(
         **({"redactions": [redacted]} if redacted else {}),
     }
     options = {"version": 1, "builder": {"thumbnail": {"enabled": thumbnail}}, **(settings or {})}
-    builder = c2pa.Builder.from_json(json.dumps(definition), context=c2pa.Context.from_dict(options))
+    if identity:
+        options |= {"signer": _by_settings(), "cawg_x509_signer": _by_settings()}
+    context = c2pa.Context.from_dict(options)
+    builder = c2pa.Builder.from_json(json.dumps(definition), context=context)
     if intent:
         builder.set_intent(*intent)
     ingredients = [("parentOf", "parent", parent)] if parent else []
@@ -76,13 +80,23 @@ def record(
         builder.set_remote_url(remote)
     if not embed:
         builder.set_no_embed()
+    out = io.BytesIO()
+    if identity:
+        builder._has_context_signer = True  # it is among the settings, where c2pa-python does not look
+        builder.sign(MEDIA_TYPES[kind], io.BytesIO(data), out)
+        return out.getvalue()
     theirs = signer(algorithm)
     native = c2pa.Signer.from_callback(
         theirs.sign, getattr(c2pa.C2paSigningAlg, algorithm), theirs.certificates, timestamp
     )
-    out = io.BytesIO()
     builder.sign(native, MEDIA_TYPES[kind], io.BytesIO(data), out)
     return out.getvalue()
+
+
+def _by_settings() -> dict[str, Any]:
+    key = KEYS["ES256"]()
+    chain = b"".join(certify(key)).decode()
+    return {"local": {"alg": "es256", "sign_cert": chain, "private_key": pem(key).decode()}}
 
 
 def judged(data: bytes, kind: str) -> str:

@@ -80,6 +80,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "created assertions": {
         "settings": {"builder": {"created_assertion_labels": ["c2pa.actions", "c2pa.thumbnail.claim"]}}
     },
+    "identity": {"identity": True},
     "embedded and remote": {"remote": "http://127.0.0.1:9/record"},
     "components": {"components": [("JPEG", picture("JPEG")), ("TIFF", picture("TIFF", 32))]},
     **{algorithm: {"algorithm": algorithm} for algorithm in KEYS},
@@ -137,6 +138,13 @@ def test_records_in_formats_that_we_only_read_are_kept(kind: str) -> None:
     changed = bytearray(data)
     changed[-30] ^= 1
     assert "the picture was changed after it was signed" in verify(bytes(changed)).tampering
+
+
+@pytest.mark.parametrize("said", [[1, 2], "gpt", {"modelName": {"a": 1}, "modelIdentifier": 5}, None])
+def test_another_program_may_mean_something_else_by_a_label(said: Any) -> None:
+    data = foreign.record(picture("PNG"), "PNG", assertions=[assertion("c2pa.ai-disclosure", said)])
+    assert both_find_it_whole(edited(data), "PNG") == ["OtherTool", "openkontext"]
+    assert verify(data).model is None
 
 
 def test_references_bring_their_records_too() -> None:

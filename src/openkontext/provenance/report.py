@@ -17,6 +17,8 @@ from openkontext.provenance.signing import context, uninterrupted
 from openkontext.provenance.watermark import detect
 
 _UNTRUSTED = "signingCredential.untrusted"
+_UNTRUSTED_ANY = ".untrusted"
+"""How the code ends of whoever is not known: who signed the record, or, within it, who vouches for a name."""
 
 _REMOTE = "Remote: must fetch remote manifests from url "
 """How c2pa begins to say that a picture only names a place."""
@@ -156,17 +158,15 @@ def _verify(data: bytes, name: str) -> Report:
             return Report(signed=False)
         return Report(signed=True, tampering=(f"the record cannot be read ({_plain(str(error))})",))
     failures = _failures(store.get("validation_results", {}))
-    tampering = [_in_words(failure) for failure in failures if failure["code"] != _UNTRUSTED]
+    valid = store.get("validation_state") in ("Valid", "Trusted")
+    tampering = [] if valid else [_in_words(each) for each in failures if not _is_trust(each)]
     try:
         chain = tuple(_steps(store))
     except (AttributeError, LookupError, TypeError, ValueError):  # a map became a list, a text a number
         chain = ()
         tampering = tampering or ["what the record says has a form that no record has"]
     if not tampering:
-        if store.get("validation_state") not in ("Valid", "Trusted"):
-            tampering.append("the record is not valid")
-        else:
-            tampering += _unsigned_changes(data, detail)
+        tampering += _unsigned_changes(data, detail) if valid else ["the record is not valid"]
     return Report(
         signed=True,
         tampering=tuple(dict.fromkeys(tampering)),
@@ -193,8 +193,13 @@ def _failures(results: dict[str, Any]) -> list[dict[str, Any]]:
     """Failures of the picture's own record, and those of its ingredients' that came since."""
     found = list(results.get("activeManifest", {}).get("failure", ()))
     for delta in results.get("ingredientDeltas", ()):
-        found += [f for f in delta["validationDeltas"].get("failure", ()) if f["code"] != _UNTRUSTED]
+        found += [f for f in delta["validationDeltas"].get("failure", ()) if not _is_trust(f)]
     return found
+
+
+def _is_trust(failure: dict[str, Any]) -> bool:
+    """Whether it says that somebody is not known, which is no change."""
+    return str(failure["code"]).endswith(_UNTRUSTED_ANY)
 
 
 def _in_words(failure: dict[str, Any]) -> str:
@@ -243,12 +248,12 @@ def _step(manifest: dict[str, Any], parent: dict[str, Any] | None) -> Step:
     assertions = {a["label"].partition("__")[0]: a.get("data") or {} for a in manifest.get("assertions", ())}
     actions = assertions.get("c2pa.actions.v2") or assertions.get("c2pa.actions") or {}
     last = (actions.get("actions") or [{}])[-1]
-    model = assertions.get(DISCLOSURE, {})
+    model = _disclosure(manifest, assertions.get(DISCLOSURE, {}))
     identifier = model.get("modelIdentifier") or ""
     warnings = []
     if parent:
         failures = _failures(parent.get("validation_results") or {})
-        warnings += [_in_words(f) for f in failures if f["code"] != _UNTRUSTED]
+        warnings += [_in_words(f) for f in failures if not _is_trust(f)]
         if parent.get("description"):
             warnings.append(_plain(parent["description"]))
     return Step(
@@ -264,6 +269,15 @@ def _step(manifest: dict[str, Any], parent: dict[str, Any] | None) -> Step:
         unsigned_parent=parent is not None and not parent.get("active_manifest"),
         warnings=tuple(dict.fromkeys(warnings)),
     )
+
+
+def _disclosure(manifest: dict[str, Any], said: Any) -> dict[str, Any]:
+    """What a record says of the model; nothing where another program uses the label in a way of its own."""
+    usual = isinstance(said, dict) and all(
+        isinstance(said.get(key) or "", str) for key in ("modelName", "modelIdentifier")
+    )
+    ours = _software(manifest).split()[:1] == [SOFTWARE]
+    return said if usual or ours else {}
 
 
 def _software(manifest: dict[str, Any]) -> str:
