@@ -81,12 +81,22 @@ _SAME = 0.25
 The smallest of 160 asked changes of one thing makes 0.39 in its token; where nano leaves a picture alone, its
 worst token is off by 0.11 (median of nine edits, outside of what they change)."""
 
+_SHOWN, _SHOWN_LETTERS = 20, 40
+"""Unknown words that a warning names, and letters of each: a text in a script without spaces is one word."""
+
 
 def _unchanged(latents: Float, before: Float) -> bool:
     """Whether no token of the result [1, C, H, W] differs from the picture that was handed in."""
     if latents.shape != before.shape:
         return False
     return bool(pack(np.abs(latents - before)).mean(axis=2).max() < _SAME)
+
+
+def _named(words: Sequence[str]) -> str:
+    """Words in quotes, as many and as much of each as fits a line that is read."""
+    shown = [word if len(word) <= _SHOWN_LETTERS else word[:_SHOWN_LETTERS] + "…" for word in words[:_SHOWN]]
+    more = f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
+    return ", ".join(f"'{word}'" for word in shown) + more
 
 
 class Editor:
@@ -357,8 +367,7 @@ class Editor:
         name = self.repository.config.name
         warnings = []
         if unknown := self.tokenizers.unknown_words(request.prompt):
-            words = ", ".join(f"'{word}'" for word in unknown)
-            warnings.append(f"{name} was never taught {words}; it may ignore or misread that")
+            warnings.append(f"{name} was never taught {_named(unknown)}; it may ignore or misread that")
         if cut := self.tokenizers.encode(request.prompt).cut:
             warnings.append(f"the instruction is too long for {name}, which does not see its end: '{cut}'")
         if request.negative_prompt is not None and request.true_cfg_scale == 1:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from openkontext import images
 from openkontext.errors import FieldError
+from openkontext.folding import is_blank
 from openkontext.safety.verdict import Verdict
 from openkontext.version import __version__
 
@@ -78,7 +79,7 @@ class EditRequest:
 
     def __post_init__(self) -> None:
         _check_prompt("prompt", self.prompt, "the instruction")
-        if not self.prompt.strip():
+        if is_blank(self.prompt):
             raise FieldError(
                 "prompt", 'is empty; say what to change, such as "make it night"', "the instruction"
             )

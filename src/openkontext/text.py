@@ -5,7 +5,6 @@ CLIP's ids give the pooled embedding, T5's the sequence of text tokens. Both com
 """
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,11 +16,10 @@ from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from openkontext.errors import InputError
+from openkontext.folding import fold, plain_text, unknown_words
 
 if TYPE_CHECKING:
     from openkontext.repository import Repository
-
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 # What CLIP splits a lower-cased text into before the byte pairs are merged (Radford et al. 2021).
 _CLIP_PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
@@ -46,7 +44,9 @@ class Tokenizers:
         self._path = repository.path
         self._clip_length = repository.config.clip_length
         self._t5_length = repository.config.text_length
-        self._words = None if repository.config.words is None else frozenset(repository.config.words)
+        words = repository.config.words
+        self._words = None if words is None else frozenset(map(fold, words))
+        self._plain = words is not None and all(word.isascii() for word in words)
 
     def encode(self, prompt: str) -> EncodedText:
         """Turn an instruction into both encoders' token ids.
@@ -63,22 +63,35 @@ class Tokenizers:
 
         Empty for a model whose repository lists no words: such a model was trained on open text.
         """
-        if self._words is None:
-            return []
-        words = dict.fromkeys(_WORD.findall(prompt.lower().replace("’", "'")))
-        return [word for word in words if word not in self._words]
+        return [] if self._words is None else unknown_words(prompt, self._words)
 
     @cached_property
     def _clip(self) -> Tokenizer:
         folder = self._path / "tokenizer"
         if (folder / "merges.txt").exists() and not (folder / "tokenizer.json").exists():
-            return _with_length(_clip_from_vocabulary(folder), self._clip_length, folder)
-        return _with_length(_load(folder), self._clip_length, folder)
+            return self._ready(_clip_from_vocabulary(folder), self._clip_length, folder)
+        return self._ready(_load(folder), self._clip_length, folder)
 
     @cached_property
     def _t5(self) -> Tokenizer:
         folder = self._path / "tokenizer_2"
-        return _with_length(_load(folder), self._t5_length, folder)
+        return self._ready(_load(folder), self._t5_length, folder)
+
+    def _ready(self, tokenizer: Tokenizer, length: int, folder: Path) -> Tokenizer:
+        """A tokenizer of the asked length; of a model that was taught plain words, one that reads these."""
+        if self._plain:
+            read_plainly(tokenizer)
+        return _with_length(tokenizer, length, folder)
+
+
+def read_plainly(tokenizer: Tokenizer) -> None:
+    """Have a tokenizer fold any text to plain ASCII first, and take a mark that is typed as letters.
+
+    `<|endoftext|>` in an instruction would else end it for CLIP, which pools where the first one stands.
+    """
+    then = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
+    tokenizer.normalizer = normalizers.Sequence([plain_text(), *then])
+    tokenizer.encode_special_tokens = True
 
 
 def t5_tokens(folder: Path, prompts: Sequence[str], length: int) -> NDArray[np.int64]:
@@ -98,7 +111,14 @@ def t5_tokens(folder: Path, prompts: Sequence[str], length: int) -> NDArray[np.i
 
 def _encode(tokenizer: Tokenizer, prompt: str) -> tuple[NDArray[np.int64], str]:
     """Token ids [1, length], and the part of the prompt that did not fit."""
-    encoding = tokenizer.encode(prompt)
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"the text has bytes that are no UTF-8 at character {error.start + 1}") from error
+    try:
+        encoding = tokenizer.encode(prompt)
+    except Exception as error:  # the library raises a plain Exception for what a vocabulary cannot spell
+        raise InputError(f"the model's tokenizer cannot read the text ({error}); fetch it again") from error
     cut = ""
     if encoding.overflowing:
         cut = prompt[max(end for _, end in encoding.offsets) :].strip()
@@ -110,6 +130,9 @@ def _with_length(tokenizer: Tokenizer, length: int, folder: Path) -> Tokenizer:
     token = tokenizer.padding["pad_token"] if tokenizer.padding else "<pad>"
     if tokenizer.token_to_id(token) is None:
         token = "<|endoftext|>"  # CLIP has no padding of its own
+    model = tokenizer.model
+    if isinstance(model, models.BPE) and model.unk_token and model.token_to_id(model.unk_token) is None:
+        model.unk_token = None  # what the vocabulary cannot spell is left out; else that were an error
     pad_id = tokenizer.token_to_id(token)
     if pad_id is None:
         raise InputError(f"the tokenizer in {folder} has no padding token; fetch the repository again")

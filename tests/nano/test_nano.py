@@ -1,11 +1,15 @@
 """The shipped model: whole, small, and able to do what its card says at least once."""
 
+import random
+import re
+import string
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 from PIL import Image
+from tokenizers import Regex, Tokenizer, normalizers
 from transformers import PreTrainedTokenizerFast
 
 import openkontext
@@ -18,8 +22,35 @@ from openkontext.images import from_model, to_model
 from openkontext.model.config import PRESETS
 from openkontext.repository import Repository
 from openkontext.text import Tokenizers
+from openkontext.train.vocabulary import instructions
 
 BF16 = ir.DataType.BFLOAT16
+TOKENIZERS = ("tokenizer", "tokenizer_2")
+UNDERSTOOD = {
+    "make it night — please…": "make it night - please...",
+    "Make ｔｈｅ “sky” bigger": 'make the "sky" bigger',
+    "rémove\u00a0the\u200b house": "remove the house",
+    "paint the 𝐡𝐨𝐮𝐬𝐞 𝑟𝑒𝑑": "paint the house red",
+}
+PHRASES = [
+    *UNDERSTOOD,
+    "mach es zur Nacht und das Haus größer",
+    "enlève l’arbre à gauche",
+    "haz que sea de noche, ¡por favor!",
+    "coloca um chapéu no pássaro",
+    "сделай дом красным",
+    "убери машину слева",
+    "夜にしてください",
+    "家を赤くして",
+    "把房子变成红色",
+    "去掉左边的树",
+    "밤으로 바꿔줘",
+    "اجعل المنزل أحمر",
+    "ليلاً من فضلك",
+    "הפוך את הבית לאדום",
+    "घर को लाल कर दो",
+    "ทำให้บ้านเป็นสีแดง",
+]
 EXAMPLE = Path(__file__).parents[2] / "examples" / "scene.png"
 
 
@@ -79,6 +110,62 @@ def test_its_tokenizers_open_in_transformers_as_they_are() -> None:
     for name, ids in (("tokenizer", ours.clip_ids), ("tokenizer_2", ours.t5_ids)):
         theirs = PreTrainedTokenizerFast.from_pretrained(repository.path / name)
         np.testing.assert_array_equal(theirs(prompt, padding="max_length")["input_ids"], ids[0])
+
+
+def test_its_tokenizers_read_any_text_as_in_transformers_and_hold_no_mark_inside() -> None:
+    repository = Repository.open("nano")
+    rng, ours = random.Random(7), Tokenizers(repository)
+    theirs = [PreTrainedTokenizerFast.from_pretrained(repository.path / name) for name in TOKENIZERS]
+    highest = [0x7F, 0x250, 0x3000, 0xD7FF, 0x1FFFF, 0x10FFFF]
+    texts = ["a <|endoftext|> b </s> <pad> <unk>", "don’t “make it” — night… 🌙", "夜にして"]
+    for _ in range(500):
+        codes = [rng.randint(0, rng.choice(highest)) for _ in range(rng.randint(1, 40))]
+        texts.append("".join(chr(code) for code in codes if not 0xD800 <= code < 0xE000))
+    for text in texts:
+        encoded = ours.encode(text)
+        for tokenizer, ids in zip(theirs, (encoded.clip_ids[0], encoded.t5_ids[0]), strict=True):
+            expected = tokenizer(text, padding="max_length", truncation=True)["input_ids"]
+            assert ids.tolist() == expected, ascii(text)
+            assert not set(ids[1 : ids.tolist().index(ids[-1] or 1)]) & set(tokenizer.all_special_ids)
+
+
+def test_texts_of_ascii_keep_the_tokens_that_it_was_trained_on() -> None:
+    """What it knows is not touched by what makes it read any text."""
+    repository = Repository.open("nano")
+    ours, rng = Tokenizers(repository), random.Random(3)
+    before = [Tokenizer.from_file(str(repository.path / name / "tokenizer.json")) for name in TOKENIZERS]
+    before[0].normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    before[1].normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    for tokenizer, pad in zip(before, (1023, 0), strict=True):
+        tokenizer.enable_truncation(32)
+        tokenizer.enable_padding(length=32, pad_id=pad)
+    texts = list(instructions(5, 2000, repository.config.kinds or ()))
+    texts += ["".join(rng.choices(string.printable, k=rng.randint(1, 60))) for _ in range(500)]
+    for text in texts:
+        encoded = ours.encode(text)
+        assert encoded.clip_ids[0].tolist() == before[0].encode(text).ids, text
+        assert encoded.t5_ids[0].tolist() == before[1].encode(text).ids, text
+
+
+@pytest.mark.parametrize("prompt", PHRASES)
+def test_a_phrase_in_any_language_is_read_or_named(editor: openkontext.Editor, prompt: str) -> None:
+    result = editor.edit(EXAMPLE, prompt, seed=3, num_inference_steps=2)
+    if prompt in UNDERSTOOD:
+        assert result.warnings == ()
+        plain = editor.edit(EXAMPLE, UNDERSTOOD[prompt], seed=3, num_inference_steps=2)
+        np.testing.assert_array_equal(np.asarray(result.image), np.asarray(plain.image))
+    else:
+        (warning,) = result.warnings
+        words = re.findall(r"'((?:[^\W_]|[\u0300-\u036f\u0900-\u0e7f\u064b-\u0652])+)'", warning)
+        assert words
+        assert all(word in prompt.lower() for word in words)
+
+
+def test_what_it_cannot_read_at_all_changes_nothing(editor: openkontext.Editor) -> None:
+    result = editor.edit(EXAMPLE, "夜にして", seed=3, num_inference_steps=10)
+    assert result.unchanged
 
 
 def test_its_autoencoder_keeps_pictures(editor: openkontext.Editor) -> None:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from openkontext.data.draws import random_edit
 from openkontext.data.instructions import every_word, phrase
+from openkontext.folding import plain_text
 
 CLIP_START, CLIP_END = "<|startoftext|>", "<|endoftext|>"
 T5_PAD, T5_END, T5_UNKNOWN = "<pad>", "</s>", "<unk>"
@@ -62,10 +63,8 @@ def train_clip_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
         texts: What to learn from.
         vocab_size: Tokens, the two marks included; they come last, as in CLIP.
     """
-    tokenizer = Tokenizer(models.BPE(unk_token=CLIP_END, end_of_word_suffix="</w>"))
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
-    )
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    tokenizer.normalizer = plain_text()
     pieces = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -128,7 +127,7 @@ def train_t5_tokenizer(texts: Iterator[str], vocab_size: int, known: Collection[
             unk_id=2,
         )
     )
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.normalizer = plain_text()
     tokenizer.pre_tokenizer = splitter
     tokenizer.decoder = decoders.Metaspace()
     tokenizer.add_special_tokens([T5_PAD, T5_END, T5_UNKNOWN])
@@ -166,6 +165,7 @@ def train_tokenizers(
             "tokenizer_class": "PreTrainedTokenizerFast",
             "pad_token": pad,
             "model_max_length": length,
+            "split_special_tokens": True,
         }
         (folder / name / "tokenizer_config.json").write_text(
             json.dumps(settings, indent=2) + "\n", encoding="utf-8"
