@@ -75,7 +75,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "created by intent": {"intent": (INTENT.CREATE, CAPTURE)},
     "box hash": {"settings": {"core": {"prefer_box_hash": True}}},
-    "compressed": {"settings": {"core": {"prefer_compress_manifests": True}}},
+    "compressed": {"thumbnail": False, "settings": {"core": {"prefer_compress_manifests": True}}},
     "sha512": {"settings": {"core": {"hash_alg": "sha512"}}},
     "created assertions": {
         "settings": {"builder": {"created_assertion_labels": ["c2pa.actions", "c2pa.thumbnail.claim"]}}
@@ -165,6 +165,13 @@ def test_a_record_that_lies_elsewhere_is_named_and_not_fetched() -> None:
     report = verify(edited(edited(data)))
     assert report.valid
     assert report.chain[0].warnings == ("its record lies elsewhere and was not fetched",)
+
+
+def test_a_record_beside_its_file_is_not_looked_for() -> None:
+    data = foreign.record(picture("PNG"), "PNG", embed=False)
+    assert not verify(data).signed
+    assert both_find_it_whole(edited(data), "PNG") == ["openkontext"]
+    assert verify(edited(data)).chain[0].unsigned_parent
 
 
 # Others that edit after us
