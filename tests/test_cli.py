@@ -139,7 +139,9 @@ def test_an_edit_that_did_nothing_says_so(run: Run, copier: Path) -> None:
 
 
 def test_size_mask_reference_fit_and_metadata_options(run: Run, copier: Path) -> None:
-    Image.new("L", (128, 96), 255).save("mask.png")
+    mask = Image.new("L", (128, 96), 255)
+    mask.paste(0, (0, 0, 20, 96))
+    mask.save("mask.png")
     done = run(
         "edit", "photo.png", "brighter", "--model", copier, "-o", "a.png", "--size", "1:1", "--fit", "crop",
         "--mask", "mask.png", "--reference", "photo.png", "--reference", "mask.png",

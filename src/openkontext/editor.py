@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from openkontext import images
+from openkontext import compositing, images
 from openkontext.errors import InputError
-from openkontext.images import Fit
 from openkontext.inputs import Inputs, read_inputs
-from openkontext.latents import changed_area, latent_mask, latent_shape, pack
+from openkontext.latents import latent_mask, latent_shape, pack
 from openkontext.provenance.record import Record
 from openkontext.repository import Repository
 from openkontext.request import EditRequest, EditResult, EditStep
@@ -153,7 +152,7 @@ class Editor:
         prompt: str,
         *,
         reference_images: Sequence[images.ImageInput] = (),
-        mask_image: images.ImageInput | None = None,
+        mask_image: images.MaskInput | None = None,
         negative_prompt: str | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
@@ -162,6 +161,7 @@ class Editor:
         width: int | None = None,
         height: int | None = None,
         aspect_ratio: tuple[int, int] | None = None,
+        size: str = "auto",
         fit: str = "stretch",
         keep_unchanged: bool = True,
         safety_tolerance: int | None = None,
@@ -173,7 +173,7 @@ class Editor:
             image: the picture: a path, the bytes of a file, a PIL image or an array.
             prompt: the instruction, such as "make it night".
             reference_images: further pictures that the instruction may speak of.
-            mask_image: where the picture may change: white may, black stays as it is.
+            mask_image: where the picture may change: its transparent part, or white where it has none.
             negative_prompt: what the picture should not show; it counts where `true_cfg_scale` is above 1.
             num_inference_steps: denoising steps; None for the model's own number.
             guidance_scale: how strictly to follow the instruction; None for the model's own value.
@@ -182,6 +182,7 @@ class Editor:
             width: pixels of the result, with `height`; None keeps the aspect of the input.
             height: see width.
             aspect_ratio: width and height of the result in any unit, in place of pixels.
+            size: "original" for a result of the input's own size, with its own pixels where nothing changes.
             fit: how the input comes to another aspect: "stretch", "crop" or "pad".
             keep_unchanged: whether the input's own pixels stay where the model changes nothing.
             safety_tolerance: 0 (most strict) to 6; never looser than the filters' profile. None for that.
@@ -206,6 +207,7 @@ class Editor:
             width=width,
             height=height,
             aspect_ratio=aspect_ratio,
+            size=size,
             fit=fit,
             keep_unchanged=keep_unchanged,
             safety_tolerance=safety_tolerance,
@@ -268,7 +270,7 @@ class Editor:
         seed = int(secrets.randbelow(2**32) if request.seed is None else request.seed)
 
         # Check what was handed in, and settle the sizes.
-        inputs = read_inputs(request, config.sizes)
+        inputs = read_inputs(request, config)
         warnings = [*inputs.warnings, *self._warnings(request)]
         screening = self._screen(request, inputs, seed=seed, steps=count, guidance=guidance)
         screening.admit()
@@ -282,8 +284,9 @@ class Editor:
         mask = None
         if inputs.mask is not None:
             mask = Mask(latent_mask(inputs.fit.apply(inputs.mask)), context[0])
-        keeps = inputs.pixels is not None and request.keep_unchanged and config.keep_below > 0
-        before = context[0] if keeps else None
+        changes = None
+        if inputs.pixels is not None and request.keep_unchanged:
+            changes = compositing.comparison(request.size, config.keep_below, context[0], self._decode)
         noise = randn(latent_shape(*inputs.fit.size, config.latent_channels), seed)
         tokens = noise.shape[2] * noise.shape[3] // 4
         record = Record(model=config.name, digest=self.digest, ingredients=inputs.ingredients)
@@ -304,17 +307,19 @@ class Editor:
                 index=step.index + 1,
                 count=step.count,
                 sigma=step.sigma,
-                preview=partial(self._preview, step.denoised, inputs, before, screening),
+                preview=partial(self._preview, step.denoised, inputs, changes, screening),
                 record=record,
             )
 
         unchanged = inputs.pixels is not None and _unchanged(step.latents, context[0])
 
         # Decode the latents to the finished picture, and check it before anyone sees it.
-        image = self._decode(step.latents, inputs, before)
-        verdict = screening.release(np.asarray(image))
+        made = self._decode(step.latents)
+        pixels, share = compositing.finish(made, step.latents, inputs, changes, inputs.output_size)
+        notes = [*inputs.notes, compositing.size_note(inputs, share), UNCHANGED if unchanged else None]
+        verdict = screening.release(pixels)
         return EditResult(
-            image=image,
+            image=Image.fromarray(pixels),
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
             seed=seed,
@@ -327,7 +332,7 @@ class Editor:
             seconds=time.perf_counter() - started,
             record=record,
             arithmetic=self.components.arithmetic,
-            notes=(*inputs.notes, UNCHANGED) if unchanged else inputs.notes,
+            notes=tuple(note for note in notes if note),
             warnings=tuple(warnings),
             unchanged=unchanged,
             verdict=verdict,
@@ -356,11 +361,13 @@ class Editor:
         return self.guard.screen(asked)
 
     def _preview(
-        self, latents: Float, inputs: Inputs, before: Float | None, screening: Screening
+        self, latents: Float, inputs: Inputs, changes: compositing.Changes | None, screening: Screening
     ) -> Image.Image:
-        """What the model foresees; plain grey where the filters would not let that out."""
-        image = self._decode(latents, inputs, before)
-        return image if screening.may_preview(np.asarray(image)) else Image.new("RGB", image.size, "grey")
+        """What the model foresees, no larger than it makes it; plain grey where the filters keep that in."""
+        size = inputs.fit.output_size if compositing.is_enlarged(inputs) else inputs.output_size
+        pixels, _ = compositing.finish(self._decode(latents), latents, inputs, changes, size)
+        shown = screening.may_preview(pixels)
+        return Image.fromarray(pixels) if shown else Image.new("RGB", size, "grey")
 
     def _warnings(self, request: EditRequest) -> list[str]:
         """What of the words will not have the effect that the user may expect."""
@@ -389,12 +396,8 @@ class Editor:
         latents = self.components.encode(images.to_model(pixels))
         return (latents - np.float32(config.shift_factor)) * np.float32(config.scaling_factor)
 
-    def _decode(self, latents: Float, inputs: Inputs, before: Float | None) -> Image.Image:
-        """Latents [1, C, H, W] in the transformer's scale -> the picture.
-
-        What a mask keeps is put back, and what differs little from the latents `before` of the input, where
-        these are given.
-        """
+    def _decode(self, latents: Float) -> Pixels:
+        """Latents [1, C, H, W] in the transformer's scale -> pixels [8H, 8W, 3]."""
         config = self.repository.config
         if not np.isfinite(latents).all():
             raise InputError(
@@ -403,12 +406,4 @@ class Editor:
         decoded = self.components.decode(
             latents / np.float32(config.scaling_factor) + np.float32(config.shift_factor)
         )
-        pixels = inputs.fit.undo(images.from_model(decoded), inputs.output_size)
-        to_output = Fit(inputs.fit.input_size, inputs.output_size, inputs.fit.mode)
-        masks = [] if inputs.mask is None else [to_output.apply(inputs.mask)]
-        if before is not None:
-            changed = changed_area(latents, before, config.keep_below)
-            masks.append(inputs.fit.undo(changed, inputs.output_size))
-        if inputs.pixels is not None and masks:
-            pixels = images.blend(pixels, to_output.apply(inputs.pixels), np.prod(masks, axis=0))
-        return Image.fromarray(pixels)
+        return images.from_model(decoded)

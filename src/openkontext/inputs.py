@@ -1,15 +1,16 @@
 """The pictures of a request, read and brought to the model's size."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openkontext import images
+from openkontext.errors import InputError
 from openkontext.images import Fit
 from openkontext.latents import nearest_size
 from openkontext.provenance.record import Ingredient
+from openkontext.repository import RepositoryConfig
 from openkontext.request import EditRequest
 from openkontext.safety.guard import Shown
 
@@ -45,44 +46,47 @@ class Inputs:
     """What of them is lost."""
 
 
-def read_inputs(request: EditRequest, sizes: Sequence[Size]) -> Inputs:
+@dataclass(frozen=True)
+class Sizes:
+    """How a picture comes to the asked shape, from there to the model's size, and how large the result is."""
+
+    shaping: Fit
+    """From the picture's size to that of `fit.input_size`."""
+    fit: Fit
+    """From there to the model's size."""
+    output: Size
+    """Of the result."""
+
+
+def read_inputs(request: EditRequest, config: RepositoryConfig) -> Inputs:
     """Read the pictures of a request and settle all sizes.
 
     Args:
         request: what is asked.
-        sizes: (width, height) that the model was trained on, in pixels.
+        config: the numbers of the model.
 
     Raises:
         InputError: a picture cannot be used.
     """
     picture = None if request.image is None else images.load(request.image)
-    mask = None
-    if picture and request.mask_image is not None:
-        mask = images.load_mask(request.mask_image, picture.size)
     pixels = picture.pixels if picture else None
     notes = list(picture.notes) if picture else []
-    warnings = []
+    mask = None
+    if picture and request.mask_image is not None:
+        mask = images.load_mask(request.mask_image, picture.size, notes)
 
-    shape = request.asked_shape or (picture.size if picture else (1, 1))
-    size = nearest_size(*shape, sizes)
-    if request.asked_shape is None:
-        fit = Fit(picture.size if picture else size, size, request.fit)
-        output_size = fit.output_size
-        crop = fit
-    else:
-        # The picture first comes to the asked shape, which then stands in its place.
-        output_size = Fit(shape, size).output_size
-        if request.width and request.height:
-            output_size = (request.width, request.height)
-            size = _model_size(output_size, size)
-        fit = Fit(output_size, size)
-        crop = Fit(picture.size if picture else output_size, output_size, request.fit)
-        pixels = None if pixels is None else crop.apply(pixels)
-        mask = None if mask is None else crop.apply(mask)
-        if output_size[0] > size[0] or output_size[1] > size[1]:
-            notes.append(f"made at {size[0]}x{size[1]} and scaled to {output_size[0]}x{output_size[1]}")
-    if crop.note:
-        warnings.append(crop.note)
+    settled = settle_sizes(request, picture.size if picture else None, config)
+    shaping, fit = settled.shaping, settled.fit
+    pixels = None if pixels is None else shaping.apply(pixels)
+    if mask is not None:
+        mask = shaping.apply(mask)
+        if not fit.apply(mask).any():
+            raise InputError("the mask lies outside of what fit crop leaves of the picture; use another fit")
+    warnings = [note for note in (shaping.note, fit.note) if note]
+    if picture and request.size == "auto" and not request.width and settled.output != picture.size:
+        notes.append(
+            _returned(picture.size, settled.output, config.name, keeps_aspect=not request.asked_shape)
+        )
 
     shown = [] if picture is None else [Shown.of(picture, request.image)]
     ingredients = [] if picture is None else [Ingredient.of(picture)]
@@ -91,14 +95,16 @@ def read_inputs(request: EditRequest, sizes: Sequence[Size]) -> Inputs:
         reference = images.load(source)
         shown.append(Shown.of(reference, source))
         ingredients.append(Ingredient.of(reference, "inputTo"))
-        context.append(Fit(reference.size, nearest_size(*reference.size, sizes)).apply(reference.pixels))
+        context.append(
+            Fit(reference.size, nearest_size(*reference.size, config.sizes)).apply(reference.pixels)
+        )
         notes += [f"reference {index}: {note}" for note in reference.notes]
     return Inputs(
         pixels=pixels,
         mask=mask,
         context=context,
         fit=fit,
-        output_size=output_size,
+        output_size=settled.output,
         shown=tuple(shown),
         ingredients=tuple(ingredients),
         notes=tuple(notes),
@@ -106,12 +112,54 @@ def read_inputs(request: EditRequest, sizes: Sequence[Size]) -> Inputs:
     )
 
 
-def _model_size(asked: Size, preferred: Size) -> Size:
+def settle_sizes(request: EditRequest, picture: Size | None, config: RepositoryConfig) -> Sizes:
+    """Decide at which size the model works, and how large the result is.
+
+    Args:
+        request: what is asked.
+        picture: (width, height) of the picture to edit; None where there is none.
+        config: the numbers of the model.
+    """
+    shape = request.asked_shape or picture or (1, 1)
+    trained = nearest_size(*shape, config.sizes)
+    picture = picture or (trained if request.asked_shape is None else None)
+    if request.asked_shape is None and picture:
+        whole, fit = Fit(picture, picture), Fit(picture, trained, request.fit)
+        if request.size == "auto":
+            return Sizes(whole, fit, fit.output_size)
+        if request.fit != "crop":
+            return Sizes(whole, fit, picture)
+        left, top, right, bottom = fit.source_box
+        middle = (right - left, bottom - top)
+        return Sizes(Fit(picture, middle, "crop"), Fit(middle, trained), middle)
+    # The picture first comes to the asked shape, which then stands in its place.
+    output, size = Fit(shape, trained).output_size, trained
+    if request.width and request.height:
+        output = (request.width, request.height)
+        size = model_size(output, trained, config.min_area)
+    return Sizes(Fit(picture or output, output, request.fit), Fit(output, size), output)
+
+
+def model_size(asked: Size, trained: Size, min_area: float) -> Size:
     """The size to work at for a result of so many pixels.
 
-    It is the asked one in whole tokens where the model knows pictures about as large, else the preferred one.
+    It is the asked one in whole tokens, where that has `min_area` to twice the pixels of the trained one.
+    Else it is the trained one, whose result is then scaled.
+
+    Args:
+        asked: (width, height) of the result.
+        trained: (width, height) that the model was trained on, of about this aspect.
+        min_area: see `RepositoryConfig`.
     """
-    if not 0.5 <= (asked[0] * asked[1]) / (preferred[0] * preferred[1]) <= 2:
-        return preferred
-    width, height = (TOKEN * round(side / TOKEN) for side in asked)
+    if not min_area <= (asked[0] * asked[1]) / (trained[0] * trained[1]) <= 2:
+        return trained
+    width, height = (TOKEN * -(-side // TOKEN) for side in asked)  # up: shrinking a little loses nothing
     return width, height
+
+
+def _returned(picture: Size, output: Size, model: str, *, keeps_aspect: bool) -> str:
+    """That a result comes back in another size than its picture, and what to do about it."""
+    (width, height), (made_width, made_height) = picture, output
+    note = f"the picture of {width}x{height} comes back as {made_width}x{made_height}: "
+    note += f"{model} works at that size"
+    return f"{note}; size=original keeps its own" if keeps_aspect else note

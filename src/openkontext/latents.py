@@ -162,8 +162,20 @@ def changed_area(
     Returns:
         float32 [H * downsampling, W * downsampling] in 0..1.
     """
-    differs = np.abs(latents_BCHW - before_BCHW).mean(axis=1)[0] >= keep_below
-    pixels = np.kron(differs, np.ones((downsampling, downsampling), bool)).astype(np.uint8) * 255
+    return soft_area(np.abs(latents_BCHW - before_BCHW).mean(axis=1)[0] >= keep_below, downsampling)
+
+
+def soft_area(differs_HW: NDArray[np.bool_], downsampling: int = 8) -> NDArray[np.float32]:
+    """Latent pixels as a mask in picture pixels: 1 in each, falling to 0 over the next one.
+
+    Args:
+        differs_HW: which ones.
+        downsampling: pixels per latent pixel along one side.
+
+    Returns:
+        float32 [H * downsampling, W * downsampling] in 0..1.
+    """
+    pixels = np.kron(differs_HW, np.ones((downsampling, downsampling), bool)).astype(np.uint8) * 255
     half = downsampling // 2
     soft = (
         Image.fromarray(pixels).filter(ImageFilter.MaxFilter(2 * half + 1)).filter(ImageFilter.BoxBlur(half))

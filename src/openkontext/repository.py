@@ -61,6 +61,9 @@ class RepositoryConfig:
     """Channels of the latent."""
     sizes: Annotated[tuple[tuple[PositiveInt, PositiveInt], ...], Field(min_length=1)] = PREFERRED_SIZES
     """Sizes (width, height) in pixels that the model was trained on."""
+    min_area: Annotated[float, Field(gt=0, le=1)] = 1 / 16
+    """Share of their pixels from which on the model works at a smaller size that is asked for, such as
+    256x256 where it was trained on 1024x1024. A still smaller picture is made at one of them and scaled."""
     num_inference_steps: PositiveInt = 28
     """Denoising steps when the caller names none."""
     guidance_scale: Annotated[float, Field(ge=0)] = 2.5

@@ -31,7 +31,9 @@ MAX_PROMPT = 4000
 MAX_STEPS = 1000
 """Denoising steps above which more time buys nothing."""
 MAX_SIDE = 4096
-"""Pixels of the longest side that may be asked for."""
+"""Pixels of the longest side that may be asked for; a picture's own size may be larger."""
+SIZES = ("auto", "original")
+"""Sizes of the result by name."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -48,8 +50,8 @@ class EditRequest:
     """The picture to edit: a path, bytes, a PIL image or an array; None makes one from the prompt alone."""
     reference_images: Sequence[images.ImageInput] = ()
     """Further pictures that the instruction may speak of."""
-    mask_image: images.ImageInput | None = None
-    """Where the picture may change: white may, black stays as it is."""
+    mask_image: images.MaskInput | None = None
+    """Where the picture may change: the mask's transparent part, or white where it has none."""
     negative_prompt: str | None = None
     """What the picture should not show; it counts where `true_cfg_scale` is above 1."""
     num_inference_steps: int | None = None
@@ -66,11 +68,15 @@ class EditRequest:
     """See width."""
     aspect_ratio: tuple[int, int] | None = None
     """Width and height of the result in any unit, in place of pixels."""
+    size: str = "auto"
+    """"auto" for the size that the model works at, unless another is asked for; "original" for the input's
+    own: its pixels stay where nothing changes, and the change is scaled up onto them."""
     fit: str = "stretch"
     """How a picture comes to another aspect: "stretch", "crop" or "pad"; see `images.Fit`."""
     keep_unchanged: bool = True
     """Whether the input's own pixels stay where the model changes nothing; else it paints all of the picture
-    anew. Only for models that say from when on something is changed (`RepositoryConfig.keep_below`)."""
+    anew. For models that say from when on something is changed (`RepositoryConfig.keep_below`), and for any
+    with size "original"."""
     safety_tolerance: int | None = None
     """How much the filters let pass: 0 (most strict) to 6, never more than the deployment's profile. None
     for the profile alone."""
@@ -114,6 +120,14 @@ class EditRequest:
                 raise FieldError("aspect_ratio", f"{self.aspect_ratio} must be two numbers, such as (4, 3)")
             for side in self.aspect_ratio:
                 _check_number("aspect_ratio", side, 1, 10**6, whole=True, subject="a side of aspect_ratio")
+        if self.size not in SIZES:
+            raise FieldError("size", f"{self.size!r} is unknown; choose {' or '.join(SIZES)}")
+        if self.size == "original" and (self.width is not None or self.aspect_ratio is not None):
+            reason = "is the input's own; leave out width, height and aspect_ratio"
+            raise FieldError("size", reason, 'size "original"')
+        if self.size == "original" and self.image is None:
+            reason = "needs a picture to edit; give an image, or leave it out"
+            raise FieldError("size", reason, 'size "original"')
         shape = self.asked_shape
         if shape and max(shape) > images.MAX_ASPECT * min(shape):
             field = "aspect_ratio" if self.aspect_ratio else "width"

@@ -17,6 +17,7 @@ from openkontext import images
 from openkontext.errors import InputError
 from openkontext.images import opening, reading
 from openkontext.inputs import read_inputs
+from openkontext.repository import RepositoryConfig
 from openkontext.request import EditRequest
 
 pillow_heif.register_heif_opener()  # writes HEIC here; what reads it is another library
@@ -272,7 +273,7 @@ def test_pictures_are_judged_kept_and_edited_by_the_same_bytes(tmp_path: Path) -
     request = EditRequest(
         image=Swapped(first, second), reference_images=[Swapped(second, first)], prompt="make it night"
     )
-    inputs = read_inputs(request, [(32, 32)])
+    inputs = read_inputs(request, RepositoryConfig(sizes=((32, 32),)))
     assert inputs.pixels is not None
     assert near(inputs.pixels[0, 0], (255, 0, 0), 0)
     assert near(inputs.context[1][0, 0], (0, 0, 255), 0)

@@ -130,7 +130,7 @@ def test_no_route_loosens_a_fixed_category(
         **{name: (category, {"prompt": words}) for name, category, words in _wordings()},
         "negative": ("csam", {"prompt": "the picture", "negative_prompt": "csam", "true_cfg_scale": 2.0}),
         "words alone": ("csam", {"prompt": WORDS["csam"], "image": None}),
-        "masked": ("ncii", {"prompt": WORDS["ncii"], "mask_image": np.full((160, 192), 255, np.uint8)}),
+        "masked": ("ncii", {"prompt": WORDS["ncii"], "mask_image": np.eye(160, 192)}),
         "listed": ("known_material", {"prompt": "the picture", "image": file.getvalue()}),
         "reference": ("known_material", {"prompt": "the picture", "reference_images": [LISTED]}),
     }

@@ -117,6 +117,17 @@ def test_openais_client_works_with_its_address_changed(service: Service) -> None
     picture = Image.open(io.BytesIO(httpx2.get(answer.data[0].url).content))
     assert picture.getpixel((100, 50)) == (100, 100, 100)
     assert abs(picture.getpixel((10, 50))[0] - 100 - BRIGHTER) < 1.5
+    # The same mask in the other form is read the same way here as everywhere.
+    white = io.BytesIO()
+    hole.getchannel("A").point(lambda alpha: 255 - alpha).save(white, "PNG")
+    answer = ours.images.edit(image=png(), mask=("mask.png", white.getvalue()), prompt="brighter")
+    picture = Image.open(io.BytesIO(base64.b64decode(answer.data[0].b64_json)))
+    assert picture.getpixel((100, 50)) == (100, 100, 100)
+    assert abs(picture.getpixel((10, 50))[0] - 100 - BRIGHTER) < 1.5
+    nothing = io.BytesIO()
+    Image.new("RGBA", (128, 96)).save(nothing, "PNG")
+    with pytest.raises(openai.UnprocessableEntityError, match="transparent everywhere"):
+        ours.images.edit(image=png(), mask=("mask.png", nothing.getvalue()), prompt="brighter")
 
     with pytest.raises(openai.AuthenticationError, match="valid key"):
         openai.OpenAI(api_key="no", base_url=f"{service.url}/v1").images.edit(image=png(), prompt="x")

@@ -98,13 +98,15 @@ def test_a_decoder_that_hangs_eats_or_crashes_ends_alone(
     assert time.monotonic() - started < 30
 
 
-def test_transparency_becomes_a_mask() -> None:
+def test_a_mask_passes_as_it_came_and_must_mark_something() -> None:
     picture = Image.new("RGBA", (20, 20), (255, 255, 255, 255))
     picture.paste((255, 0, 0, 0), (0, 0, 10, 20))
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
-    found = check_picture(buffer.getvalue(), SETTINGS, "mask", alpha_is_mask=True)
-    mask = Image.open(io.BytesIO(found.content))
-    assert (mask.mode, mask.getpixel((2, 2)), mask.getpixel((15, 2))) == ("L", 255, 0)
-    with pytest.raises(InputError, match="no transparent part"):
-        check_picture(png(), SETTINGS, "mask", alpha_is_mask=True)
+    found = check_picture(buffer.getvalue(), SETTINGS, "mask", mask="any")
+    assert (found.width, found.height, found.content) == (20, 20, buffer.getvalue())
+    check_picture(buffer.getvalue(), SETTINGS, "image", mask="hole")
+    with pytest.raises(InputError, match="image: has no transparent part"):
+        check_picture(png(), SETTINGS, "image", mask="hole")
+    with pytest.raises(InputError, match="mask: the mask is one grey everywhere; paint white"):
+        check_picture(png(), SETTINGS, "mask", mask="any")

@@ -35,6 +35,7 @@ def chat(
     steps: options.Steps = None,
     guidance: options.Guidance = None,
     seed: options.Seed = None,
+    size: options.Size = "auto",
     no_metadata: options.NoMetadata = False,
     sign_prompt: options.SignPrompt = False,
     overwrite: options.Overwrite = False,
@@ -47,7 +48,8 @@ def chat(
     from openkontext.request import EditRequest
 
     settings: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance, "seed": seed}
-    EditRequest(prompt="checks the settings before the first line is read", **settings)
+    settings |= options.parse_size(size)
+    EditRequest(prompt="checks the settings before the first line is read", image=image, **settings)
     picture = images.load(image)
     editor = setup.load()
 

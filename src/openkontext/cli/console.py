@@ -57,7 +57,7 @@ def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]
 def show_notes(notes: Iterable[str], warnings: Iterable[str]) -> None:
     """Print notes and warnings on stderr, one a line."""
     for note in notes:
-        print("note:", note, file=sys.stderr)
+        print("note:", in_options(note), file=sys.stderr)
     for warning in warnings:
         print("warning:", in_options(warning), file=sys.stderr)
 

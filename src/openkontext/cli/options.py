@@ -51,7 +51,10 @@ Seed = Annotated[
 ]
 Size = Annotated[
     str,
-    typer.Option(metavar="auto|WxH|W:H", help="Size in pixels, or an aspect ratio; auto keeps the input's."),
+    typer.Option(
+        metavar="auto|original|WxH|W:H",
+        help="auto: the model's size, in the input's aspect; original: the input's own; pixels; or a ratio.",
+    ),
 ]
 NoMetadata = Annotated[
     bool, typer.Option("--no-metadata", help="Write the picture alone, without how it was made.")
@@ -91,28 +94,30 @@ _OPTIONS = {
     "width": "--size",
     "height": "--size",
     "fit": "--fit",
+    "size": "--size",
+    "size=original": "--size original",
 }
-"""Field of `EditRequest` -> the option that sets it."""
+"""Field of `EditRequest`, or a value of one -> the option that sets it."""
 
 _FIELD = re.compile(
-    r"\b(num_inference_steps|guidance_scale|true_cfg_scale)\b"
-    r"|^(a side of aspect_ratio|seed|width|height|fit)(?= )"
+    r"\b(num_inference_steps|guidance_scale|true_cfg_scale|size=original)\b"
+    r"|^(a side of aspect_ratio|seed|size|width|height|fit)(?= )"
 )
 _SIZE = re.compile(r"(\d{1,6})\s*([x×:])\s*(\d{1,6})", re.IGNORECASE)
 
 
 def parse_size(text: str) -> dict[str, Any]:
-    """Read `--size`: nothing for `auto`, else the width and height or the aspect ratio for `Editor.edit`.
+    """Read `--size`: the name of a size, the width and height or the aspect ratio for `Editor.edit`.
 
     Raises:
-        InputError: the text is none of the three forms.
+        InputError: the text is none of these forms.
     """
-    if text.strip().lower() == "auto":
-        return {}
+    if text.strip().lower() in ("auto", "original"):
+        return {"size": text.strip().lower()}
     match = _SIZE.fullmatch(text.strip())
     if not match:
         raise InputError(
-            f"--size {text!r} is no size; write auto, pixels such as 1024x768, or a ratio such as 4:3"
+            f"--size {text!r} is no size; write auto, pixels such as 1024x768, a ratio as 4:3, or original"
         )
     first, separator, second = int(match[1]), match[2], int(match[3])
     if separator == ":":

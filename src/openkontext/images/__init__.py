@@ -4,6 +4,7 @@ Pixels are uint8 [H, W, 3] in sRGB, masks float32 [H, W] in 0..1; sizes are (wid
 """
 
 from openkontext.images.fitting import FITS, Fit, blend, from_model, to_model
+from openkontext.images.masks import MaskInput, has_hole, load_mask
 from openkontext.images.opening import MAX_PIXELS, MEDIA_TYPES, identify, media_type, open_picture, read_bytes
 from openkontext.images.reading import (
     MAX_ASPECT,
@@ -11,7 +12,6 @@ from openkontext.images.reading import (
     ImageInput,
     Picture,
     load,
-    load_mask,
     read_metadata,
 )
 from openkontext.images.writing import check_output, encode, file_format, save, write
@@ -24,12 +24,14 @@ __all__ = [
     "MIN_SIDE",
     "Fit",
     "ImageInput",
+    "MaskInput",
     "Picture",
     "blend",
     "check_output",
     "encode",
     "file_format",
     "from_model",
+    "has_hole",
     "identify",
     "load",
     "load_mask",

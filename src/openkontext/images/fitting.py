@@ -16,6 +16,9 @@ Box = tuple[int, int, int, int]
 FITS = ("stretch", "crop", "pad")
 """Ways to bring a picture to a size of another aspect."""
 
+_ROWS = 256
+"""Rows that are blended at a time."""
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -84,14 +87,19 @@ class Fit:
         return resize(_cut(array, self.target_box), size or self.output_size)
 
 
-def blend(changed: Pixels, original: Pixels, mask: NDArray[np.float32]) -> Pixels:
-    """Lay one picture over another through a mask, all of one size.
+def blend(changed: Pixels, original: Pixels, *masks: NDArray[np.float32]) -> Pixels:
+    """Lay one picture over another through the product of masks [H, W], all of one size.
 
     Returns:
-        `changed` where the mask is 1 and `original` where it is 0, both to the bit; a mixture between.
+        `changed` where all masks are 1 and `original` where one is 0, both to the bit; a mixture between.
     """
-    mixed = original + (changed.astype(np.float32) - original) * mask[..., None]
-    return np.rint(mixed).astype(np.uint8)
+    mixed = np.empty_like(original)
+    for top in range(0, len(original), _ROWS):  # floats of a large picture would take four times its memory
+        rows = slice(top, top + _ROWS)
+        mask = np.prod([mask[rows] for mask in masks], axis=0)
+        below = original[rows].astype(np.float32)
+        mixed[rows] = np.rint(below + (changed[rows] - below) * mask[..., None])
+    return mixed
 
 
 def to_model(pixels: Pixels) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from openkontext.errors import InputError
-from openkontext.images.fitting import Pixels, Size, resize
+from openkontext.images.fitting import Pixels, Size
 from openkontext.images.opening import (
     MAX_PIXELS,
     damaged,
@@ -92,42 +92,40 @@ def load(source: ImageInput) -> Picture:
     """
     image, name, data = _opened(source)
     notes: list[str] = []
-    _check_size(image.size, name)
+    check_size(image.size, name)
     try:
         kind = image.format
         rgb = _to_rgb(image, notes)
     except Exception as error:  # on damaged data, decoders raise errors of all kinds
         raise damaged(name, reason(error)) from error
     notes += [note for note in [_coded_colours(image, data)] if note]
-    _check_size(rgb.size, name)  # a file may say one size and hold another
+    check_size(rgb.size, name)  # a file may say one size and hold another
     return Picture(np.asarray(rgb), tuple(notes), data, kind if data else None)
 
 
-def load_mask(source: ImageInput, size: Size) -> NDArray[np.float32]:
-    """Read a mask: white (or transparent) where the picture may change, black where it stays.
+def load_as_stored(source: ImageInput, name: str = "the image") -> Image.Image:
+    """Read a picture upright, and else as it is stored: its mode, alpha and bits.
 
     Args:
         source: as for `load`.
-        size: of the picture that it belongs to; a mask of another resolution is resized.
-
-    Returns:
-        float32 [H, W] in 0..1, of that size.
+        name: what to call in a message what has no name of its own.
 
     Raises:
-        InputError: as for `load`; or the mask has another shape than the picture, or is black everywhere.
+        InputError: as for `load`.
     """
-    picture = load(source)
-    (width, height), (mask_width, mask_height) = size, picture.size
-    # Either may have been scaled and rounded: a pixel along the shorter of both is no other shape.
-    if abs(mask_width * height - mask_height * width) > max(*size, *picture.size):
-        raise InputError(
-            f"the mask is {mask_width}x{mask_height} and the picture {width}x{height}; give both one shape"
-        )
-    grey = Image.fromarray(picture.pixels).convert("L")
-    mask = resize(np.asarray(grey, np.float32) / 255, size)
-    if not mask.any():
-        raise InputError("the mask is black everywhere; paint white what may change")
-    return mask
+    image, own_name, _ = _opened(source)
+    name = name if own_name == "the image" else own_name
+    check_size(image.size, name)
+    try:
+        with quiet_pillow():
+            upright = _upright(image, [])
+    except Exception as error:  # on damaged data, decoders raise errors of all kinds
+        raise damaged(name, reason(error)) from error
+    check_size(upright.size, name)
+    if upright.mode in _PREMULTIPLIED:
+        upright = upright.convert(_PREMULTIPLIED[upright.mode])
+    upright.format = image.format  # which turning loses
+    return upright
 
 
 def read_metadata(path: str | os.PathLike[str] | bytes) -> dict[str, str]:
@@ -186,7 +184,12 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _check_size(size: Size, name: str) -> None:
+def check_size(size: Size, name: str) -> None:
+    """Refuse sizes outside of `MIN_SIDE`, `MAX_ASPECT` and `MAX_PIXELS`.
+
+    Raises:
+        InputError: the size is one.
+    """
     dimensions = f"{size[0]}x{size[1]} pixels"
     if min(size) < MIN_SIDE:
         raise InputError(f"{name}: {dimensions} is too small; each side must be at least {MIN_SIDE}")
@@ -201,27 +204,33 @@ def _check_size(size: Size, name: str) -> None:
 def _to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
     """Decode, and undo what makes a file's numbers differ from the colours that people see."""
     with quiet_pillow():
-        if getattr(image, "is_animated", False) and image.format != "MPO":  # cameras add previews as MPO
-            notes.append("only its first frame or page is used")
-        # A TIFF is turned by Pillow while it loads, a HEIC by its decoder, which tells what it turned.
-        told = _orientation(image) if image.format == "TIFF" else image.info.get("original_orientation")
-        turned = told in _UPRIGHT
-        _scale_transparent_colour(image)
-        image.load()
-        if (orientation := _orientation(image)) in _UPRIGHT:
-            image, turned = image.transpose(_UPRIGHT[orientation]), True
-        if turned:
-            notes.append("turned upright as its EXIF orientation says")
+        image = _upright(image, notes)
         profile = image.info.get("icc_profile")
         if image.mode in _PREMULTIPLIED:
             image = image.convert(_PREMULTIPLIED[image.mode])
-        alpha = _alpha(image)
+        alpha = alpha_channel(image)
         image = _to_8_bits(image, notes)
         image = _to_srgb(image, profile, notes)
         if alpha is not None and alpha.getextrema() != (255, 255):
             notes.append("transparency laid on white")
             image = Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
         return image
+
+
+def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
+    """Decode, and turn as the EXIF orientation says."""
+    if getattr(image, "is_animated", False) and image.format != "MPO":  # cameras add previews as MPO
+        notes.append("only its first frame or page is used")
+    # A TIFF is turned by Pillow while it loads, a HEIC by its decoder, which tells what it turned.
+    told = _orientation(image) if image.format == "TIFF" else image.info.get("original_orientation")
+    turned = told in _UPRIGHT
+    _scale_transparent_colour(image)
+    image.load()
+    if (orientation := _orientation(image)) in _UPRIGHT:
+        image, turned = image.transpose(_UPRIGHT[orientation]), True
+    if turned:
+        notes.append("turned upright as its EXIF orientation says")
+    return image
 
 
 def _orientation(image: Image.Image) -> int:
@@ -246,7 +255,7 @@ def _scale_transparent_colour(image: Image.Image) -> None:
         image.info["transparency"] = tuple(value >> 8 for value in colour)
 
 
-def _alpha(image: Image.Image) -> Image.Image | None:
+def alpha_channel(image: Image.Image) -> Image.Image | None:
     """How opaque each pixel is, in mode L; None where all are."""
     if image.mode.startswith("I"):  # Pillow knows no transparent colour in these
         colour = image.info.get("transparency")

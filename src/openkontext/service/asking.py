@@ -58,7 +58,7 @@ class Asked:
     """The one to edit first."""
     mask: Picture | None = None
     mask_is_alpha: bool = False
-    """The mask is where `mask` is transparent; else where it is white."""
+    """`mask` is the picture to edit, whose transparent part may change; it must have one."""
     warnings: Sequence[str] = ()
     """What was asked and has no effect."""
     end_user: str | None = None

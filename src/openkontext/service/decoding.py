@@ -4,12 +4,11 @@ A bomb, a crash or a hang of a decoder ends that process and nothing else. What 
 the filters compare the exact bytes with lists of known material, and provenance reads the manifest in them.
 """
 
-import io
 import multiprocessing
 import resource
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Literal
 
 import pi_heif.as_plugin  # noqa: F401 (loaded with the module, once, and not in each child)
 from PIL import Image
@@ -23,6 +22,10 @@ _context.set_forkserver_preload(["openkontext.service.decoding"])
 Image.init()  # with the module, once, and not in each child: that takes longer than a small picture
 
 
+MaskKind = Literal["any", "hole"] | None
+"""A mask of any kind, or one that is read by its transparent part; None for a picture."""
+
+
 @dataclass(frozen=True)
 class Decoded:
     """What is known of a picture after it was decoded."""
@@ -33,14 +36,14 @@ class Decoded:
     """The bytes to store."""
 
 
-def check_picture(content: bytes, settings: Settings, name: str, *, alpha_is_mask: bool = False) -> Decoded:
+def check_picture(content: bytes, settings: Settings, name: str, *, mask: MaskKind = None) -> Decoded:
     """Decode a picture in a process of its own and say what it is.
 
     Args:
         content: the file as it was handed in.
         settings: the limits.
         name: what to call it in a message.
-        alpha_is_mask: make a mask of it that is white where the picture is transparent and black elsewhere.
+        mask: whether it is to be a mask, which must mark something, or one with a transparent part.
 
     Raises:
         InputError: it is too large, no picture, or decoding it takes too much time or memory.
@@ -49,7 +52,7 @@ def check_picture(content: bytes, settings: Settings, name: str, *, alpha_is_mas
         limit = settings.max_upload_bytes / 2**20
         raise InputError(f"{name}: has {len(content) / 2**20:.1f} MiB; at most {limit:g} MiB can be read")
     ours, theirs = _context.Pipe()
-    process = _context.Process(target=_decode, args=(theirs, settings, name, alpha_is_mask), daemon=True)
+    process = _context.Process(target=_decode, args=(theirs, settings, name, mask), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -67,11 +70,11 @@ def check_picture(content: bytes, settings: Settings, name: str, *, alpha_is_mas
         raise InputError(f"{name}: decoding it took too much time or memory; hand in another file")
     if isinstance(answer, str):
         raise InputError(answer)
-    width, height, mask = answer
-    return Decoded(width, height, mask or content)
+    width, height = answer
+    return Decoded(width, height, content)
 
 
-def _decode(connection: Connection, settings: Settings, name: str, alpha_is_mask: bool) -> None:
+def _decode(connection: Connection, settings: Settings, name: str, mask: MaskKind) -> None:
     answer: Any
     try:
         resource.setrlimit(resource.RLIMIT_CPU, (settings.decode_seconds, settings.decode_seconds))
@@ -79,17 +82,16 @@ def _decode(connection: Connection, settings: Settings, name: str, alpha_is_mask
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         content = connection.recv_bytes()
-        answer = _look(content, settings, name, alpha_is_mask)
+        answer = _look(content, settings, name, mask)
     except InputError as error:
-        answer = str(error).replace("the image", name, 1)
+        said = str(error)
+        answer = f"{name}: {said}" if said.startswith("the mask") else said.replace("the image", name, 1)
     except MemoryError:
         return  # the parent says what that means
     connection.send(answer)
 
 
-def _look(
-    content: bytes, settings: Settings, name: str, alpha_is_mask: bool
-) -> tuple[int, int, bytes | None]:
+def _look(content: bytes, settings: Settings, name: str, mask: MaskKind) -> tuple[int, int]:
     try:
         picture = images.open_picture(content, name)  # reads the head alone
     except InputError as error:
@@ -99,13 +101,9 @@ def _look(
     width, height = picture.size
     if width * height > settings.max_pixels:
         raise InputError(f"{name}: has {width}x{height} pixels; at most {settings.max_pixels} can be read")
-    loaded = images.load(content)
-    mask = None
-    if alpha_is_mask:
-        if not picture.has_transparency_data:
-            raise InputError(f"{name}: has no transparent part; make transparent what may change")
-        transparent = picture.convert("RGBA").getchannel("A").point(lambda alpha: 255 - alpha)
-        buffer = io.BytesIO()
-        transparent.save(buffer, "PNG")
-        mask = buffer.getvalue()
-    return loaded.pixels.shape[1], loaded.pixels.shape[0], mask
+    width, height = images.load(content).size
+    if mask == "hole" and not images.has_hole(content):
+        raise InputError(f"{name}: has no transparent part; make transparent what may change")
+    if mask:
+        images.load_mask(content, (width, height))
+    return width, height

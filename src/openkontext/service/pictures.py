@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from openkontext.errors import InputError
 from openkontext.service.asking import Picture
-from openkontext.service.decoding import check_picture
+from openkontext.service.decoding import MaskKind, check_picture
 from openkontext.service.errors import WrongInputError
 from openkontext.service.fetching import fetch
 from openkontext.service.models import Job, JobState
@@ -23,7 +23,7 @@ SAMPLE = re.compile(r"/v1/results/([^/]{1,100})/[^/]+")
 
 
 def store_picture(
-    state: State, account_id: str, hosts: set[str], picture: Picture, *, alpha_is_mask: bool = False
+    state: State, account_id: str, hosts: set[str], picture: Picture, *, mask: MaskKind = None
 ) -> str:
     """Read a picture, check it in a process of its own, and keep it.
 
@@ -32,7 +32,7 @@ def store_picture(
         account_id: of the client, whose own results it may name by their address.
         hosts: names with ports by which clients reach this service.
         picture: as it was handed in.
-        alpha_is_mask: keep a mask that is white where it is transparent, in its place.
+        mask: whether it is one, and of which kind.
 
     Returns:
         Its digest in the store.
@@ -43,7 +43,7 @@ def store_picture(
     name = picture.name
     try:
         content = _content(state, account_id, hosts, picture.content)
-        decoded = check_picture(content, state.settings, name, alpha_is_mask=alpha_is_mask)
+        decoded = check_picture(content, state.settings, name, mask=mask)
     except InputError as error:
         raise WrongInputError(name, str(error).removeprefix(f"{name}: ")) from error
     return keep(state.database, state.store, decoded.content)

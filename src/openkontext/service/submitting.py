@@ -98,7 +98,9 @@ def _submission(request: Request, state: State, caller: Caller, asked: Asked) ->
         parent_id = own_result(account_id, hosts, asked.pictures[0].content)
     mask = None
     if asked.mask is not None:
-        mask = store_picture(state, account_id, hosts, asked.mask, alpha_is_mask=asked.mask_is_alpha)
+        mask = store_picture(
+            state, account_id, hosts, asked.mask, mask="hole" if asked.mask_is_alpha else "any"
+        )
     return jobs.Submission(
         account_id=account_id,
         key_id=caller.key_id,

@@ -250,6 +250,7 @@ def save_checkpoint(name: str, config: ModelConfig, work: Path) -> Path:
         sizes=SIZES,
         # No pixel that an edit should change differs less: tests/nano holds that.
         keep_below=0.15,
+        min_area=0.5,
         words=taught.words,
         kinds=taught.kinds,
     ).save(work / "checkpoint")

@@ -1,6 +1,6 @@
 """Fields of the FLUX API's models, as docs.bfl.ai names them, and a few of our own."""
 
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -16,6 +16,9 @@ class FluxInputs(Inputs):
     width: int | None = Field(None, description="Pixels of the result, with `height`.")
     height: int | None = Field(None, description="Pixels of the result, with `width`.")
     aspect_ratio: Ratio | None = Field(None, description="Shape of the result, from 21:9 to 9:21.")
+    size: Literal["auto", "original"] | None = Field(
+        None, description="original: the picture's own size, its own pixels where nothing changes."
+    )
     webhook_url: str | None = Field(None, min_length=1, max_length=2083)
     webhook_secret: str | None = Field(None, description="Webhooks are signed with it.", max_length=1000)
     prompt_upsampling: bool = Field(False, description="Without effect; true is answered with a warning.")
@@ -90,7 +93,10 @@ class KontextInputs(FluxInputs):
     input_image_2: str | None = Field(None, description="A further picture to speak of.")
     input_image_3: str | None = Field(None, description="A further picture to speak of.")
     input_image_4: str | None = Field(None, description="A further picture to speak of.")
-    mask: str | None = Field(None, description="As input_image; white where the picture may change.")
+    mask: str | None = Field(
+        None,
+        description="As input_image; transparent where the picture may change, or white where nothing is.",
+    )
     parent_id: str | None = Field(
         None, max_length=36, description="Own task whose result this edits; input_image may be left out then."
     )

@@ -205,7 +205,6 @@ class _Answer:
             called=inputs.called,
             pictures=pictures,
             mask=mask,
-            mask_is_alpha=True,
             warnings=inputs.warnings(model_names(self.state)),
             end_user=inputs.end_user,
             idempotency_key=key,

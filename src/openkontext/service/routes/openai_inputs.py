@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.datastructures import UploadFile
 
+from openkontext.request import SIZES
 from openkontext.service.asking import Inputs, Picture
 from openkontext.service.errors import Refused, WrongInputError
 
@@ -17,8 +18,8 @@ KNOWN_STEPS = {"low": 0.5, "medium": 1, "high": 2, "hd": 2, "xhigh": 3, "max": 4
 
 
 def _size(text: str) -> str:
-    if not re.fullmatch(r"auto|\d{1,5}x\d{1,5}", text, re.ASCII):
-        raise ValueError(f"{text!r} is none; give auto or one such as 1024x768")
+    if not re.fullmatch(r"auto|original|\d{1,5}x\d{1,5}", text, re.ASCII):
+        raise ValueError(f"{text!r} is none; give auto, original or one such as 1024x768")
     return text
 
 
@@ -59,7 +60,8 @@ class ImageInputs(Inputs):
             WrongInputError: `quality` cannot be kept without them.
         """
         options = self.options()
-        if self.size != "auto":
+        if self.size not in SIZES:
+            del options["size"]
             options["width"], options["height"] = map(int, self.size.split("x"))
         if self.quality in KNOWN_STEPS and KNOWN_STEPS[self.quality] != 1:
             if own_steps is None:
@@ -127,7 +129,9 @@ class JsonEdit(EditInputs):
     called: ClassVar = EditInputs.called | {"image": "images", "reference_images": "images"}
     images: list[ImageReference] | None = Field(None, description="The picture to edit, then references.")
     image: str | list[str] | None = Field(None, description="The same as text, as some clients send it.")
-    mask: ImageReference | str | None = Field(None, description="Transparent where the picture may change.")
+    mask: ImageReference | str | None = Field(
+        None, description="Transparent where the picture may change; white, where it has no transparency."
+    )
 
     def pictures(self) -> list[Picture]:
         """See `EditInputs`."""
@@ -152,7 +156,9 @@ class FormEdit(EditInputs):
     called: ClassVar = EditInputs.called | {"reference_images": "image"}
     image: list[bytes | str] | None = Field(None, description="The picture to edit, then references.")
     image_list: list[bytes | str] | None = Field(None, alias="image[]", description="The same.")
-    mask: bytes | str | None = Field(None, description="Transparent where the picture may change.")
+    mask: bytes | str | None = Field(
+        None, description="Transparent where the picture may change; white, where it has no transparency."
+    )
 
     def pictures(self) -> list[Picture]:
         """See `EditInputs`."""

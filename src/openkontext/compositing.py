@@ -1,0 +1,146 @@
+"""What a model made, laid onto the picture it was made of.
+
+Where nothing changed, the picture's own pixels stay, to the bit: no edit blurs what it need not change.
+"""
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openkontext import images
+from openkontext.images import Fit
+from openkontext.inputs import Inputs
+from openkontext.latents import changed_area, soft_area
+
+Float = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+Size = tuple[int, int]
+
+Changes = Callable[[Float, Pixels], Float]
+"""Where a result, as latents and as pixels, differs from the picture: float32 [H, W] of the model's size."""
+
+CELL = 8
+"""Pixels along one side of a cell of `changed_cells`: those of a latent pixel."""
+SAME_COLOUR = 8
+"""Mean difference of a cell's colours, of 255, below which `changed_cells` takes it as unchanged.
+
+Where a picture only passed through an autoencoder, both sides of the comparison did, so that its loss cancels
+out; this is the room for what the transformer adds to what it repeats."""
+MOSTLY = 0.6
+"""Share of the picture from which on a change is one of all of it: sharp islands of the original in an
+enlarged result would look torn."""
+
+
+def comparison(
+    size: str, keep_below: float, before: Float, decode: Callable[[Float], Pixels]
+) -> Changes | None:
+    """What tells where a result differs from the picture that it was made of.
+
+    Args:
+        size: `EditRequest.size`.
+        keep_below: see `RepositoryConfig`.
+        before: latents of the picture, [1, C, H, W].
+        decode: latents to pixels.
+
+    Returns:
+        The comparison; None where nothing of the picture is to be kept.
+    """
+    if keep_below > 0:
+        return lambda latents, _: changed_area(latents, before, keep_below)
+    if size == "original":
+        pixels = cache(lambda: decode(before))
+        return lambda _, made: changed_cells(made, pixels())
+    return None
+
+
+def changed_cells(made: Pixels, before: Pixels) -> Float:
+    """Where a picture differs from what it was before, for models whose latents do not tell.
+
+    Args:
+        made: the decoded result, uint8 [H, W, 3]; sides are multiples of `CELL`.
+        before: the picture encoded and decoded by the same autoencoder, of that shape.
+
+    Returns:
+        float32 [H, W] in 0..1 with soft edges, as `latents.changed_area`.
+    """
+    height, width, _ = made.shape
+    difference = np.abs(made.astype(np.float32) - before).mean(axis=2)
+    cells = difference.reshape(height // CELL, CELL, width // CELL, CELL).mean(axis=(1, 3))
+    return soft_area(cells >= SAME_COLOUR, CELL)
+
+
+def is_enlarged(inputs: Inputs) -> bool:
+    """Whether the result is clearly larger than what the model makes."""
+    (width, height), (made_width, made_height) = inputs.output_size, inputs.fit.output_size
+    return width * height > 1.2 * made_width * made_height
+
+
+def changed_share(area: Float, inputs: Inputs) -> float:
+    """How much of the picture changed, 0 to 1: of what the mask lets change, where there is one.
+
+    Args:
+        area: where it changed, float32 [H, W] of the model's size.
+        inputs: the pictures.
+    """
+    if inputs.mask is None:
+        return float(area.mean())
+    mask = inputs.fit.apply(inputs.mask)
+    return float((area * mask).sum() / max(float(mask.sum()), 1.0))
+
+
+def size_note(inputs: Inputs, share: float | None) -> str | None:
+    """How the result came to its size, for the user to know; None where that is the size it was made at.
+
+    Args:
+        inputs: the pictures.
+        share: how much of the picture changed; None where nothing of it was kept.
+    """
+    (width, height), output = inputs.fit.size, inputs.output_size
+    if output == inputs.fit.output_size or share == 0:
+        return None
+    made, scaled = f"made at {width}x{height}", f"scaled to {output[0]}x{output[1]}"
+    if share is None:
+        return f"{made} and {scaled}"
+    if is_whole(inputs, share):
+        return f"{made} and {scaled} as a whole, since {share:.0%} of it changed"
+    return f"{made}; the changed {share:.0%} is {scaled}, the rest are the picture's own pixels"
+
+
+def is_whole(inputs: Inputs, share: float) -> bool:
+    """Whether so much changed that the result is better taken as a whole.
+
+    Args:
+        inputs: the pictures.
+        share: how much of the picture changed.
+    """
+    return share >= MOSTLY and is_enlarged(inputs)
+
+
+def finish(
+    made: Pixels, latents: Float, inputs: Inputs, changes: Changes | None, size: Size
+) -> tuple[Pixels, float | None]:
+    """Lay what a model made onto its picture, through the mask and where it changed something.
+
+    Args:
+        made: what the model made, uint8 [H, W, 3] of its size.
+        latents: the same before it was decoded.
+        inputs: the picture that it was made of, and the mask.
+        changes: tells where it differs from the picture; None for everywhere.
+        size: (width, height) of the finished picture.
+
+    Returns:
+        The finished picture, uint8 [height, width, 3], and the share of it that changed, where that is known.
+    """
+    pixels, share = inputs.fit.undo(made, size), None
+    to_size = Fit(inputs.fit.input_size, size, inputs.fit.mode)
+    masks = [] if inputs.mask is None else [to_size.apply(inputs.mask)]
+    if changes is not None:
+        area = changes(latents, made)
+        share = changed_share(area, inputs)
+        if not is_whole(inputs, share):
+            masks.append(inputs.fit.undo(area, size))
+    if inputs.pixels is None or not masks:
+        return pixels, share
+    return images.blend(pixels, to_size.apply(inputs.pixels), *masks), share
