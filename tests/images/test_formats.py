@@ -85,9 +85,18 @@ def test_colours_beyond_srgb_are_said(primaries: int, transfer: int, said: str |
 @pytest.mark.parametrize("kind", PHONES)
 def test_of_a_sequence_one_picture_is_taken(kind: str) -> None:
     frames = [flat("RGB", colour) for colour in ("red", "green", "blue")]
-    loaded = images.load(encoded(frames[0], kind, save_all=True, append_images=frames[1:]))
+    options = {"primary_index": 0} if kind == "HEIF" else {}
+    loaded = images.load(encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options))
     assert near(loaded.pixels[5, 5], (255, 0, 0), 6)
     assert loaded.notes == ("only its first frame or page is used",)
+
+
+def test_of_several_pictures_in_a_heic_the_main_one_is_taken() -> None:
+    frames = [flat("RGB", colour) for colour in ("red", "green", "blue")]
+    data = encoded(frames[0], "HEIF", save_all=True, append_images=frames[1:], primary_index=2)
+    loaded = images.load(data)
+    assert near(loaded.pixels[5, 5], (0, 0, 255), 6)
+    assert loaded.notes == ("only its main picture is used",)
 
 
 @pytest.mark.parametrize(("kind", "media_type"), [("AVIF", "image/avif"), ("HEIF", "image/heic")])
@@ -212,6 +221,7 @@ NAMED = {
     "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
     "SVG ": b"\xef\xbb\xbf<?xml version='1.0'?>\n<!-- Inkscape -->\n<!DOCTYPE svg>\n<svg width='9'/>",
     "SVG drawing": "\ufeff<?xml version='1.0' encoding='utf-16'?><svg>".encode("utf-16-le"),
+    "SVG drawing ": b"<?xml version='1.0'?><svg:svg xmlns:svg='http://www.w3.org/2000/svg'>",
     "SVGZ": b"\x1f\x8b\x08\0\0\0\0\0",
     "PDF": b"%PDF-1.7\n%\xe2\xe3\xcf\xd3",
     "PDF document": b"junk\n%PDF-1.4\n",

@@ -65,6 +65,7 @@ _KINDS: tuple[tuple[bytes, str, str], ...] = (
     (rb"OggS", "a film or a sound file (Ogg)", _FILM),
     (rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "a film or a sound file (WMV or WMA)", _FILM),
     (rb"ID3|fLaC|\xff[\xfb\xf3\xf2]", "a sound file", _OTHER),
+    (rb"version https://git-lfs", "a Git LFS pointer", "fetch the file itself with: git lfs pull"),
     (rb"PK\x03\x04", "a ZIP archive or a document in one", "take the picture out and hand that in"),
     (rb"7z\xbc\xaf|Rar!", "an archive", "take the picture out and hand that in"),
     (rb"\xd0\xcf\x11\xe0", "an Office document", "take the picture out and hand that in"),
@@ -73,7 +74,7 @@ _KINDS: tuple[tuple[bytes, str, str], ...] = (
 """Pattern that a file begins with, what it is then, and what its owner can do."""
 
 _MARKUP = (
-    (rb"<svg[\s>]", "an SVG drawing", _VECTOR),
+    (rb"<(\w+:)?svg[\s>]", "an SVG drawing", _VECTOR),
     (
         rb"<!doctype html|<html|<head|<body",
         "not a picture that can be read, but a web page",

@@ -220,7 +220,8 @@ def _to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
 def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
     """Decode, and turn as the EXIF orientation says."""
     if getattr(image, "is_animated", False) and image.format != "MPO":  # cameras add previews as MPO
-        notes.append("only its first frame or page is used")
+        other = image.format == "HEIF" and image.tell() > 0  # a HEIC says which is its main picture
+        notes.append(f"only its {'main picture' if other else 'first frame or page'} is used")
     # A TIFF is turned by Pillow while it loads, a HEIC by its decoder, which tells what it turned.
     told = _orientation(image) if image.format == "TIFF" else image.info.get("original_orientation")
     turned = told in _UPRIGHT
