@@ -20,6 +20,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from openkontext.errors import InputError
 from openkontext.latents import PREFERRED_SIZES
+from openkontext.places import user_folder
 from openkontext.terms import Terms
 
 SETTINGS = "openkontext.json"
@@ -272,8 +273,7 @@ def home() -> Path:
     """Folder for what we fetch and remember: $OPENKONTEXT_HOME, or openkontext in the user's cache folder."""
     if chosen := os.environ.get("OPENKONTEXT_HOME"):
         return Path(chosen)
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "openkontext"
+    return user_folder("XDG_CACHE_HOME", ".cache")
 
 
 def pulled_folder(name: str) -> Path:

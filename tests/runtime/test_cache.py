@@ -1,5 +1,6 @@
 """Rewritten graphs on disk: taken again, never half there, bounded, shared, and cleared."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -42,6 +43,45 @@ def test_a_graph_is_rewritten_once(tmp_path: Path, home: Path, monkeypatch: pyte
     np.testing.assert_array_equal(load_graph(path).run(x=X)["y"], first)
     moved = Path(shutil.copytree(tmp_path / "a", tmp_path / "b")) / "model.onnx"
     np.testing.assert_array_equal(load_graph(moved).run(x=X)["y"], first)  # what counts is the content
+
+
+def laid_out(how: str, plain: Path, root: Path) -> Path:
+    """The same files as a download tool, a disk that is full, or a tidy person lays them."""
+    if how == "plain":
+        return plain
+    folder, store = root / how, root / f"{how}-store"
+    if how == "linked folder":
+        folder.symlink_to(plain, target_is_directory=True)
+        return folder
+    folder.mkdir()
+    store.mkdir()
+    for file in plain.iterdir():
+        name = hashlib.sha256(how.encode() + file.read_bytes()).hexdigest() if "hub" in how else file.name
+        if how == "linked data" and file.suffix == ".onnx":
+            shutil.copy(file, folder)
+            continue
+        shutil.copy(file, store / name)
+        (folder / file.name).symlink_to(os.path.relpath(store / name, folder))
+    return folder
+
+
+LAYOUTS = ["plain", "hub", "another hub", "linked data", "linked folder"]
+
+
+@pytest.mark.parametrize("order", [LAYOUTS, LAYOUTS[::-1], [*LAYOUTS[2:], *LAYOUTS[:2]]])
+def test_where_the_data_lie_does_not_matter(
+    tmp_path: Path, home: Path, order: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = quantised(tmp_path / "a").parent
+    expected = load_graph(plain / "model.onnx").run(x=X)["y"]
+    cache.clear()
+    for how in order:
+        folder = laid_out(how, plain, tmp_path)
+        for _ in range(2):  # as rewritten, and as taken from disk
+            np.testing.assert_array_equal(load_graph(folder / "model.onnx").run(x=X)["y"], expected)
+            monkeypatch.chdir(folder)
+            np.testing.assert_array_equal(load_graph("model.onnx").run(x=X)["y"], expected)
+    assert len(entries(home)) == 1
 
 
 def test_what_is_another_graph_or_asked_otherwise_is_another_entry(tmp_path: Path, home: Path) -> None:

@@ -33,6 +33,10 @@ def serve(
     descriptor: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run the editing service: API, page, queue and workers. Settings: docs/service.md."""
+    try:
+        import resource  # noqa: F401 - bounds what decoding a stranger's picture may take
+    except ImportError:
+        raise InputError("the service needs Linux or macOS; editing works here without it") from None
     settings = load_settings(
         host=host,
         port=port,

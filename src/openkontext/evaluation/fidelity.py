@@ -6,7 +6,6 @@ Each candidate runs in a process of its own, so that its peak memory is its own.
 import concurrent.futures
 import math
 import multiprocessing
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -27,6 +26,11 @@ from openkontext.evaluation.reader import read
 from openkontext.evaluation.similarity import psnr, ssim
 from openkontext.images.fitting import Pixels
 from openkontext.repository import Repository
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
 
 _COLOURS = ((46, 110, 180), (206, 62, 56), (46, 148, 86), (150, 90, 170), (220, 150, 40), (60, 60, 60))
 
@@ -108,10 +112,15 @@ def run(candidate: Candidate, seed: int, count: int, steps: int | None) -> Run:
         latents.append(np.stack(seen))
         pictures.append(picture)
         successes.append(picture is not None and read(case.edit, picture).success)
+    return Run(latents, pictures, successes, seconds, _peak_mib())
+
+
+def _peak_mib() -> float:
+    """Largest memory of this process so far; not a number where the system does not tell, as on Windows."""
+    if resource is None:
+        return math.nan
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return Run(
-        latents, pictures, successes, seconds, peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
-    )
+    return float(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10))
 
 
 def compare(

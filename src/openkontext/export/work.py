@@ -4,7 +4,6 @@ An export that is stopped at any point, by a kill or a failing machine, goes on 
 started again: what the journal tells of is on disk, and what it does not tell of is cut off.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from typing import Any, BinaryIO
 
 import onnx_ir as ir
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from openkontext.errors import InputError
@@ -103,11 +103,10 @@ class Work:
     def __init__(self, folder: Path, purpose: str) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (folder / "lock").open("w")
+        self._lock = FileLock(folder / "lock", blocking=False, thread_local=False)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
+            self._lock.acquire()
+        except Timeout:
             raise InputError(
                 f"another export is at work in {folder}; wait for it, or give another folder"
             ) from None
@@ -160,7 +159,7 @@ class Work:
         """Let go of the folder; what was committed stays."""
         for file in self._files.values():
             file.close()
-        self._lock.close()
+        self._lock.release()
 
     def _read(self, purpose: str) -> dict[str, list[StoredTensor]] | None:
         """The data files' tensors as the journal tells them; None where there is nothing to go on with."""

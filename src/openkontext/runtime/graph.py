@@ -155,9 +155,10 @@ def load_graph(
     files = data_files(model, path)
     if role is not None:
         check_contract(model, path, role)
-    folder = resolve_links(model, files)
     mapped = widened_bytes(model) > FOLDED_BYTES
     lowered = _lowered(model, path, provider, arithmetic)
+    # Last: what is kept on disk names the data files as the graph does, wherever these lie behind links.
+    folder = resolve_links(lowered or model, files)
     if lowered is None and folder is None:
         source: str | bytes = str(path)
     else:

@@ -1,10 +1,9 @@
 """Where the filters keep what must last: lists of known material, the review queue, the quarantine."""
 
 import os
-import pwd
 from pathlib import Path
 
-_SITE = Path("/etc/openkontext")
+from openkontext.places import account_home, machine_folder, user_folder
 
 
 def write_private(path: Path, data: bytes) -> None:
@@ -29,8 +28,7 @@ def data_folder() -> Path:
     """
     if chosen := os.environ.get("OPENKONTEXT_DATA"):
         return Path(chosen)
-    data = os.environ.get("XDG_DATA_HOME")
-    return (Path(data) if data else Path.home() / ".local" / "share") / "openkontext"
+    return user_folder("XDG_DATA_HOME", ".local", "share")
 
 
 def list_folders() -> tuple[Path, ...]:
@@ -39,5 +37,6 @@ def list_folders() -> tuple[Path, ...]:
     Besides `data_folder()` they are the account's own and the machine's, which no variable of the environment
     moves: a setting may add lists, and none may take an installed one out of force.
     """
-    own = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".local" / "share" / "openkontext"
-    return tuple(dict.fromkeys(folder / "lists" for folder in (data_folder(), own, _SITE)))
+    home = account_home()
+    own = () if home is None else (home / ".local" / "share" / "openkontext",)
+    return tuple(dict.fromkeys(folder / "lists" for folder in (data_folder(), *own, machine_folder())))

@@ -13,14 +13,14 @@ from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationErr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from openkontext.errors import InputError
+from openkontext.places import user_folder
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 """Addresses that only this machine reaches."""
 
 
 def _data_folder() -> Path:
-    base = os.environ.get("XDG_DATA_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "share") / "openkontext"
+    return user_folder("XDG_DATA_HOME", ".local", "share")
 
 
 class Settings(BaseSettings):
