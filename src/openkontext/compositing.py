@@ -4,6 +4,7 @@ Where nothing changed, the picture's own pixels stay, to the bit: no edit blurs 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -31,6 +32,8 @@ out; this is the room for what the transformer adds to what it repeats."""
 MOSTLY = 0.6
 """Share of the picture from which on a change is one of all of it: sharp islands of the original in an
 enlarged result would look torn."""
+NEARLY_ALL = 0.9
+"""Share of pixels that differ from which on a note does not speak of those that happen to be equal."""
 
 
 def comparison(
@@ -71,76 +74,69 @@ def changed_cells(made: Pixels, before: Pixels) -> Float:
     return soft_area(cells >= SAME_COLOUR, CELL)
 
 
-def is_enlarged(inputs: Inputs) -> bool:
-    """Whether the result is clearly larger than what the model makes."""
-    (width, height), (made_width, made_height) = inputs.output_size, inputs.fit.output_size
-    return width * height > 1.2 * made_width * made_height
-
-
-def changed_share(area: Float, inputs: Inputs) -> float:
-    """How much of the picture changed, 0 to 1: of what the mask lets change, where there is one.
-
-    Args:
-        area: where it changed, float32 [H, W] of the model's size.
-        inputs: the pictures.
-    """
-    if inputs.mask is None:
-        return float(area.mean())
-    mask = inputs.fit.apply(inputs.mask)
-    return float((area * mask).sum() / max(float(mask.sum()), 1.0))
-
-
-def size_note(inputs: Inputs, share: float | None) -> str | None:
-    """How the result came to its size, for the user to know; None where that is the size it was made at.
-
-    Args:
-        inputs: the pictures.
-        share: how much of the picture changed; None where nothing of it was kept.
-    """
-    (width, height), output = inputs.fit.size, inputs.output_size
-    if output == inputs.fit.output_size or share == 0:
-        return None
-    made, scaled = f"made at {width}x{height}", f"scaled to {output[0]}x{output[1]}"
-    if share is None:
-        return f"{made} and {scaled}"
-    if is_whole(inputs, share):
-        return f"{made} and {scaled} as a whole, since {share:.0%} of it changed"
-    return f"{made}; the changed {share:.0%} is {scaled}, the rest are the picture's own pixels"
-
-
-def is_whole(inputs: Inputs, share: float) -> bool:
-    """Whether so much changed that the result is better taken as a whole.
-
-    Args:
-        inputs: the pictures.
-        share: how much of the picture changed.
-    """
-    return share >= MOSTLY and is_enlarged(inputs)
-
-
-def finish(
-    made: Pixels, latents: Float, inputs: Inputs, changes: Changes | None, size: Size
-) -> tuple[Pixels, float | None]:
+def compose(made: Pixels, latents: Float, inputs: Inputs, changes: Changes | None) -> Pixels:
     """Lay what a model made onto its picture, through the mask and where it changed something.
 
     Args:
         made: what the model made, uint8 [H, W, 3] of its size.
         latents: the same before it was decoded.
-        inputs: the picture that it was made of, and the mask.
+        inputs: the picture that it was made of, the mask, and the size of the result.
         changes: tells where it differs from the picture; None for everywhere.
-        size: (width, height) of the finished picture.
 
     Returns:
-        The finished picture, uint8 [height, width, 3], and the share of it that changed, where that is known.
+        The finished picture, uint8 [H, W, 3].
     """
-    pixels, share = inputs.fit.undo(made, size), None
-    to_size = Fit(inputs.fit.input_size, size, inputs.fit.mode)
-    masks = [] if inputs.mask is None else [to_size.apply(inputs.mask)]
+    pixels = inputs.fit.undo(made, inputs.output_size)
+    to_output = _to_output(inputs)
+    masks = [] if inputs.mask is None else [to_output.apply(inputs.mask)]
     if changes is not None:
         area = changes(latents, made)
-        share = changed_share(area, inputs)
-        if not is_whole(inputs, share):
-            masks.append(inputs.fit.undo(area, size))
+        if not (_is_enlarged(inputs) and _share(area, inputs) >= MOSTLY):
+            masks.append(inputs.fit.undo(area, inputs.output_size))
     if inputs.pixels is None or not masks:
-        return pixels, share
-    return images.blend(pixels, to_size.apply(inputs.pixels), *masks), share
+        return pixels
+    return images.blend(pixels, to_output.apply(inputs.pixels), *masks)
+
+
+def size_note(pixels: Pixels, inputs: Inputs, *, keeps: bool) -> str | None:
+    """How a result came to its size, for the user to know; None where it was made at that size.
+
+    Args:
+        pixels: of the result, uint8 [H, W, 3].
+        inputs: the picture that it was made of, the mask, and the size of the result.
+        keeps: whether `compose` was told where something changed.
+    """
+    (width, height), output = inputs.fit.size, inputs.output_size
+    if output == inputs.fit.output_size:
+        return None
+    made, scaled = f"made at {width}x{height}", f"scaled to {output[0]}x{output[1]}"
+    if inputs.pixels is None or not (keeps or inputs.mask is not None):
+        return f"{made} and {scaled}"
+    changed = float((pixels != _to_output(inputs).apply(inputs.pixels)).any(axis=2).mean())
+    if changed > NEARLY_ALL:
+        return f"{made} and {scaled} as a whole, since most of it changed"
+    return f"{made}; the changed {changed:.0%} is {scaled}, the rest are the picture's own pixels"
+
+
+def no_larger(inputs: Inputs) -> Inputs:
+    """For a result no larger than the model makes it, as a preview is."""
+    return replace(inputs, output_size=inputs.fit.output_size) if _is_enlarged(inputs) else inputs
+
+
+def _to_output(inputs: Inputs) -> Fit:
+    """From the picture to the size of the result."""
+    return Fit(inputs.fit.input_size, inputs.output_size, inputs.fit.mode)
+
+
+def _is_enlarged(inputs: Inputs) -> bool:
+    """Whether the result is clearly larger than what the model makes."""
+    (width, height), (made_width, made_height) = inputs.output_size, inputs.fit.output_size
+    return width * height > 1.2 * made_width * made_height
+
+
+def _share(area: Float, inputs: Inputs) -> float:
+    """How much of the picture changed, 0 to 1: of what the mask lets change, where there is one."""
+    if inputs.mask is None:
+        return float(area.mean())
+    mask = inputs.fit.apply(inputs.mask)
+    return float((area * mask).sum() / max(float(mask.sum()), 1.0))

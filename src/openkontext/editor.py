@@ -286,7 +286,7 @@ class Editor:
             mask = Mask(latent_mask(inputs.fit.apply(inputs.mask)), context[0])
         changes = None
         if inputs.pixels is not None and request.keep_unchanged:
-            changes = compositing.comparison(request.size, config.keep_below, context[0], self._decode)
+            changes = compositing.comparison(request.size, config.keep_below, context[0], self._pixels)
         noise = randn(latent_shape(*inputs.fit.size, config.latent_channels), seed)
         tokens = noise.shape[2] * noise.shape[3] // 4
         record = Record(model=config.name, digest=self.digest, ingredients=inputs.ingredients)
@@ -314,12 +314,12 @@ class Editor:
         unchanged = inputs.pixels is not None and _unchanged(step.latents, context[0])
 
         # Decode the latents to the finished picture, and check it before anyone sees it.
-        made = self._decode(step.latents)
-        pixels, share = compositing.finish(made, step.latents, inputs, changes, inputs.output_size)
-        notes = [*inputs.notes, compositing.size_note(inputs, share), UNCHANGED if unchanged else None]
-        verdict = screening.release(pixels)
+        image = self._decode(step.latents, inputs, changes)
+        verdict = screening.release(np.asarray(image))
+        sized = compositing.size_note(np.asarray(image), inputs, keeps=changes is not None)
+        notes = [*inputs.notes, sized, UNCHANGED if unchanged else None]
         return EditResult(
-            image=Image.fromarray(pixels),
+            image=image,
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
             seed=seed,
@@ -364,10 +364,8 @@ class Editor:
         self, latents: Float, inputs: Inputs, changes: compositing.Changes | None, screening: Screening
     ) -> Image.Image:
         """What the model foresees, no larger than it makes it; plain grey where the filters keep that in."""
-        size = inputs.fit.output_size if compositing.is_enlarged(inputs) else inputs.output_size
-        pixels, _ = compositing.finish(self._decode(latents), latents, inputs, changes, size)
-        shown = screening.may_preview(pixels)
-        return Image.fromarray(pixels) if shown else Image.new("RGB", size, "grey")
+        image = self._decode(latents, compositing.no_larger(inputs), changes)
+        return image if screening.may_preview(np.asarray(image)) else Image.new("RGB", image.size, "grey")
 
     def _warnings(self, request: EditRequest) -> list[str]:
         """What of the words will not have the effect that the user may expect."""
@@ -396,7 +394,11 @@ class Editor:
         latents = self.components.encode(images.to_model(pixels))
         return (latents - np.float32(config.shift_factor)) * np.float32(config.scaling_factor)
 
-    def _decode(self, latents: Float) -> Pixels:
+    def _decode(self, latents: Float, inputs: Inputs, changes: compositing.Changes | None) -> Image.Image:
+        """Latents [1, C, H, W] in the transformer's scale -> the picture, laid onto what it was made of."""
+        return Image.fromarray(compositing.compose(self._pixels(latents), latents, inputs, changes))
+
+    def _pixels(self, latents: Float) -> Pixels:
         """Latents [1, C, H, W] in the transformer's scale -> pixels [8H, 8W, 3]."""
         config = self.repository.config
         if not np.isfinite(latents).all():
