@@ -3,7 +3,7 @@
 Where nothing changed, the picture's own pixels stay, to the bit: no edit blurs what it need not change.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -14,6 +14,7 @@ from openkontext import images
 from openkontext.images import Fit
 from openkontext.inputs import Inputs
 from openkontext.latents import changed_area, soft_area
+from openkontext.request import EditRequest
 
 Float = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -37,22 +38,25 @@ NEARLY_ALL = 0.9
 
 
 def comparison(
-    size: str, keep_below: float, before: Float, decode: Callable[[Float], Pixels]
+    request: EditRequest, keep_below: float, context: Sequence[Float], decode: Callable[[Float], Pixels]
 ) -> Changes | None:
     """What tells where a result differs from the picture that it was made of.
 
     Args:
-        size: `EditRequest.size`.
+        request: what is asked.
         keep_below: see `RepositoryConfig`.
-        before: latents of the picture, [1, C, H, W].
+        context: latents [1, C, H, W] of the picture, then of its references.
         decode: latents to pixels.
 
     Returns:
         The comparison; None where nothing of the picture is to be kept.
     """
+    if request.image is None or not request.keep_unchanged:
+        return None
+    before = context[0]
     if keep_below > 0:
         return lambda latents, _: changed_area(latents, before, keep_below)
-    if size == "original":
+    if request.size == "original":
         pixels = cache(lambda: decode(before))
         return lambda _, made: changed_cells(made, pixels())
     return None
@@ -113,9 +117,11 @@ def size_note(pixels: Pixels, inputs: Inputs, *, keeps: bool) -> str | None:
     if inputs.pixels is None or not (keeps or inputs.mask is not None):
         return f"{made} and {scaled}"
     changed = float((pixels != _to_output(inputs).apply(inputs.pixels)).any(axis=2).mean())
+    if changed == 0:
+        return None
     if changed > NEARLY_ALL:
         return f"{made} and {scaled} as a whole, since most of it changed"
-    return f"{made}; the changed {changed:.0%} is {scaled}, the rest are the picture's own pixels"
+    return f"{made}; the changed {changed:.0%} is {scaled}, the rest is the picture's own"
 
 
 def no_larger(inputs: Inputs) -> Inputs:

@@ -34,7 +34,6 @@ from openkontext.text import Tokenizers
 
 Float = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
-Size = tuple[int, int]
 
 
 def load(
@@ -80,22 +79,12 @@ _SAME = 0.25
 The smallest of 160 asked changes of one thing makes 0.39 in its token; where nano leaves a picture alone, its
 worst token is off by 0.11 (median of nine edits, outside of what they change)."""
 
-_SHOWN, _SHOWN_LETTERS = 20, 40
-"""Unknown words that a warning names, and letters of each: a text in a script without spaces is one word."""
-
 
 def _unchanged(latents: Float, before: Float) -> bool:
     """Whether no token of the result [1, C, H, W] differs from the picture that was handed in."""
     if latents.shape != before.shape:
         return False
     return bool(pack(np.abs(latents - before)).mean(axis=2).max() < _SAME)
-
-
-def _named(words: Sequence[str]) -> str:
-    """Words in quotes, as many and as much of each as fits a line that is read."""
-    shown = [word if len(word) <= _SHOWN_LETTERS else word[:_SHOWN_LETTERS] + "…" for word in words[:_SHOWN]]
-    more = f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
-    return ", ".join(f"'{word}'" for word in shown) + more
 
 
 class Editor:
@@ -271,7 +260,7 @@ class Editor:
 
         # Check what was handed in, and settle the sizes.
         inputs = read_inputs(request, config)
-        warnings = [*inputs.warnings, *self._warnings(request)]
+        warnings = [*inputs.warnings, *self.tokenizers.warnings(request.prompt), *request.warnings]
         screening = self._screen(request, inputs, seed=seed, steps=count, guidance=guidance)
         screening.admit()
 
@@ -284,9 +273,7 @@ class Editor:
         mask = None
         if inputs.mask is not None:
             mask = Mask(latent_mask(inputs.fit.apply(inputs.mask)), context[0])
-        changes = None
-        if inputs.pixels is not None and request.keep_unchanged:
-            changes = compositing.comparison(request.size, config.keep_below, context[0], self._pixels)
+        changes = compositing.comparison(request, config.keep_below, context, self._pixels)
         noise = randn(latent_shape(*inputs.fit.size, config.latent_channels), seed)
         tokens = noise.shape[2] * noise.shape[3] // 4
         record = Record(model=config.name, digest=self.digest, ingredients=inputs.ingredients)
@@ -366,20 +353,6 @@ class Editor:
         """What the model foresees, no larger than it makes it; plain grey where the filters keep that in."""
         image = self._decode(latents, compositing.no_larger(inputs), changes)
         return image if screening.may_preview(np.asarray(image)) else Image.new("RGB", image.size, "grey")
-
-    def _warnings(self, request: EditRequest) -> list[str]:
-        """What of the words will not have the effect that the user may expect."""
-        name = self.repository.config.name
-        warnings = []
-        if unknown := self.tokenizers.unknown_words(request.prompt):
-            warnings.append(f"{name} was never taught {_named(unknown)}; it may ignore or misread that")
-        if cut := self.tokenizers.encode(request.prompt).cut:
-            warnings.append(f"the instruction is too long for {name}, which does not see its end: '{cut}'")
-        if request.negative_prompt is not None and request.true_cfg_scale == 1:
-            warnings.append("the negative prompt has no effect while true_cfg_scale is 1")
-        if request.negative_prompt is None and request.true_cfg_scale > 1:
-            warnings.append("true_cfg_scale has no effect without a negative prompt")
-        return warnings
 
     def _encode_text(self, *prompts: str) -> list[TextEmbeds]:
         """Prompts as the text encoders give them; each encoder is opened once, also with low memory."""

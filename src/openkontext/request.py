@@ -135,6 +135,15 @@ class EditRequest:
             raise FieldError(field, reason, f"{shape[0]}:{shape[1]}")
 
     @property
+    def warnings(self) -> list[str]:
+        """What of it has no effect, for the user."""
+        if self.negative_prompt is not None and self.true_cfg_scale == 1:
+            return ["the negative prompt has no effect while true_cfg_scale is 1"]
+        if self.negative_prompt is None and self.true_cfg_scale > 1:
+            return ["true_cfg_scale has no effect without a negative prompt"]
+        return []
+
+    @property
     def asked_shape(self) -> tuple[int, int] | None:
         """The aspect (width, height) that was asked for, if any."""
         return (self.width, self.height) if self.width and self.height else self.aspect_ratio

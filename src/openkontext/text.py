@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 _CLIP_PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
 
+_SHOWN, _SHOWN_LETTERS = 20, 40
+"""Unknown words that a warning names, and letters of each: a text in a script without spaces is one word."""
+
+
 @dataclass(frozen=True)
 class EncodedText:
     """An instruction as the text encoders take it."""
@@ -41,7 +45,7 @@ class Tokenizers:
     """The two tokenizers of a model repository, opened when first used."""
 
     def __init__(self, repository: "Repository") -> None:
-        self._path = repository.path
+        self._path, self._name = repository.path, repository.config.name
         self._clip_length = repository.config.clip_length
         self._t5_length = repository.config.text_length
         words = repository.config.words
@@ -65,6 +69,19 @@ class Tokenizers:
         """
         return [] if self._words is None else unknown_words(prompt, self._words)
 
+    def warnings(self, prompt: str) -> list[str]:
+        """What of an instruction the model will not see or not know, for the user.
+
+        Raises:
+            InputError: as `encode`.
+        """
+        said = []
+        if unknown := self.unknown_words(prompt):
+            said.append(f"{self._name} was never taught {_named(unknown)}; it may ignore or misread that")
+        if cut := self.encode(prompt).cut:
+            said.append(f"the instruction is too long for {self._name}, which does not see its end: '{cut}'")
+        return said
+
     @cached_property
     def _clip(self) -> Tokenizer:
         folder = self._path / "tokenizer"
@@ -82,6 +99,13 @@ class Tokenizers:
         if self._plain:
             read_plainly(tokenizer)
         return _with_length(tokenizer, length, folder)
+
+
+def _named(words: Sequence[str]) -> str:
+    """Words in quotes, as many and as much of each as fits a line that is read."""
+    shown = [word if len(word) <= _SHOWN_LETTERS else word[:_SHOWN_LETTERS] + "…" for word in words[:_SHOWN]]
+    more = f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
+    return ", ".join(f"'{word}'" for word in shown) + more
 
 
 def read_plainly(tokenizer: Tokenizer) -> None:
