@@ -45,11 +45,11 @@ class Caller:
 
 
 # They document for clients how a key is sent; `_identify` reads it.
-_HEADER = Security(APIKeyHeader(name="x-key", auto_error=False))
+HEADER = Security(APIKeyHeader(name="x-key", auto_error=False))
 _BEARER = Security(HTTPBearer(auto_error=False))
 
 
-def identify(request: Request, _header: Any = _HEADER, _bearer: Any = _BEARER) -> Caller:
+def identify(request: Request, _header: Any = HEADER, _bearer: Any = _BEARER) -> Caller:
     """Who makes a request.
 
     Raises:

@@ -162,7 +162,7 @@ class Inputs(BaseModel):
         None, max_length=MAX_NAME, description="Whom this is for; misuse counts by it. Send no personal data."
     )
     user: str | None = Field(None, max_length=MAX_NAME, description="Older name of safety_identifier.")
-    output_format: Kind = "png"
+    output_format: Kind | None = "png"
     output_compression: int | None = Field(
         None, ge=0, le=100, description="Quality of JPEG and WebP, 0 to 100; 95 by default."
     )
@@ -177,7 +177,7 @@ class Inputs(BaseModel):
     @model_validator(mode="after")
     def _no_quality_of_png(self) -> Self:
         if self.output_format == "png" and self.output_compression not in (None, 100):
-            raise ValueError("output_compression: PNG keeps every pixel; ask for jpeg or webp")
+            raise WrongInputError("output_compression", "PNG keeps every pixel; ask for jpeg or webp")
         return self
 
     @property

@@ -1,14 +1,15 @@
 """The FLUX API's shape, from its public documents (docs.bfl.ai): submit, then poll."""
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from pydantic import BaseModel, Field
+from sqlalchemy.orm import Session
 
 from openkontext.request import MAX_PROMPT
 from openkontext.service import jobs, owned
-from openkontext.service.access import Caller, accepted, identify, may
+from openkontext.service.access import HEADER, Caller, accepted, identify, may
 from openkontext.service.errors import responses
 from openkontext.service.models import Account
 from openkontext.service.results import Result, describe, may_poll, not_found, polling_url
@@ -51,7 +52,6 @@ class Credits(BaseModel):
     """Credits left."""
 
     credits: float = Field(description=f"{UNLIMITED} where there is no limit.")
-    unlimited: bool
 
 
 def _accept(request: Request, inputs: FluxInputs, caller: Caller, key: str | None) -> Accepted:
@@ -60,16 +60,22 @@ def _accept(request: Request, inputs: FluxInputs, caller: Caller, key: str | Non
     asked = inputs.asked(request.url.path.rpartition("/")[2], key)
     (job,) = submit(request, caller, asked)
     with state.database.reading() as session:
-        left = session.get_one(Account, caller.account_id).credit
+        left = _left(session, caller.account_id)
     return Accepted(
         id=job.id,
         polling_url=polling_url(job, state.settings),
         cost=job.cost,
-        credits=UNLIMITED if left is None else left,
+        credits=left,
         warnings=job.asked.get("warnings"),
         status="Pending" if job.webhook_url else None,
         webhook_url=job.webhook_url,
     )
+
+
+def _left(session: Session, account_id: str) -> int:
+    """Credits of an account."""
+    credit = session.get_one(Account, account_id).credit
+    return UNLIMITED if credit is None else credit
 
 
 def _edit(
@@ -129,7 +135,7 @@ def polling(
     return may("read")(accepted(request, identify(request))).account_id
 
 
-@router.get("/v1/get_result", responses=responses(403))
+@router.get("/v1/get_result", responses=responses(403), dependencies=[HEADER])
 def get_result(
     request: Request,
     account_id: Annotated[str | None, Depends(polling)],
@@ -158,5 +164,4 @@ def cancel(
 def get_credits(request: Request, caller: Reading) -> Credits:
     """Credits left."""
     with get_state(request).database.reading() as session:
-        left: Any = session.get_one(Account, caller.account_id).credit
-    return Credits(credits=UNLIMITED if left is None else left, unlimited=left is None)
+        return Credits(credits=_left(session, caller.account_id))

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from openkontext.service.asking import Asked, Inputs, Kind, Picture, Ratio
+from openkontext.service.errors import WrongInputError
 
 SAME_SHAPE = 0.02
 """How far `width` by `height` may lie from `aspect_ratio` and still be of that shape."""
@@ -119,7 +120,7 @@ class FillInputs(FluxInputs):
     """What is asked of FLUX.1 Fill: an edit inside a mask."""
 
     called: ClassVar = Inputs.called | {"mask_image": "mask"}
-    output_format: Kind = "jpeg"
+    output_format: Kind | None = "jpeg"
     image: str | None = Field(None, description="The picture to edit: base64, a data URI or a URL.")
     input_image: str | None = Field(None, description="As `image`, which some clients call so.")
     mask: str | None = Field(
@@ -133,7 +134,7 @@ class FillInputs(FluxInputs):
     @model_validator(mode="after")
     def _one_image(self) -> Self:
         if bool(self.image) == bool(self.input_image):
-            raise ValueError("image: hand in one picture to edit, as image or as input_image")
+            raise WrongInputError("image", "hand in one picture to edit, as image or as input_image")
         return self
 
     def options(self) -> dict[str, object]:
@@ -163,4 +164,4 @@ class FillInputs(FluxInputs):
 class DevInputs(FluxInputs):
     """What is asked of FLUX.1 [dev]: a picture from words."""
 
-    output_format: Kind = "jpeg"
+    output_format: Kind | None = "jpeg"

@@ -191,7 +191,7 @@ class _Answer:
 
     def __init__(self, request: Request, inputs: ImageInputs, kind: str) -> None:
         self.request, self.inputs, self.kind = request, inputs, kind
-        self.state = get_state(request)
+        self.state, self.format = get_state(request), inputs.output_format or "png"
         self.ids: list[str] = []
 
     async def make(
@@ -256,7 +256,7 @@ class _Answer:
                     done, first = found, found[0]
                     due = (sent + 1) / (inputs.partial_images + 1)
                     if sent < inputs.partial_images and first.preview and first.progress >= due:
-                        picture = await run_in_threadpool(_recoded, first.preview, inputs.output_format)
+                        picture = await run_in_threadpool(_recoded, first.preview, self.format)
                         yield self._event("partial_image", picture, inputs.size, partial_image_index=sent)
                         sent += 1
             for job, image in zip(done, (await run_in_threadpool(self._images, done)).data, strict=True):
@@ -270,7 +270,7 @@ class _Answer:
         data = {
             "type": name, "b64_json": picture, "created_at": int(time.time()), "size": size,
             "quality": self.inputs.quality, "background": "opaque",
-            "output_format": self.inputs.output_format, **more,
+            "output_format": self.format, **more,
         }  # fmt: skip
         return format_sse_event(event=name, data_str=json.dumps(data))
 
@@ -280,7 +280,7 @@ class _Answer:
         return Images(
             created=int(time.time()),
             data=[self._image(job) for job in done],
-            output_format=self.inputs.output_format,
+            output_format=self.format,
             size=_size_of(done),
             quality=self.inputs.quality,
             warnings=warnings or None,

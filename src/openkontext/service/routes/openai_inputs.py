@@ -47,7 +47,8 @@ class ImageInputs(Inputs):
     @model_validator(mode="after")
     def _one_number_of_steps(self) -> Self:
         if self.steps is not None and self.quality in KNOWN_STEPS:
-            raise ValueError("quality: is a number of steps, which steps gives already; leave one out")
+            reason = "is a number of steps, which steps gives already; leave one out"
+            raise WrongInputError("quality", reason)
         return self
 
     def asked_options(self, own_steps: int | None) -> dict[str, Any]:
@@ -114,13 +115,17 @@ class ImageReference(BaseModel):
     image_url: str | None = Field(None, description="An address, a data URI or base64.")
     file_id: str | None = Field(None, description="Not taken: no files are kept here.")
 
-    @model_validator(mode="after")
-    def _one(self) -> Self:
+    def picture(self, name: str) -> Picture:
+        """The picture of a field.
+
+        Raises:
+            WrongInputError: there is none.
+        """
         if self.file_id is not None:
-            raise ValueError("file_id: no files are kept here; hand in image_url")
+            raise WrongInputError(f"{name}.file_id", "no files are kept here; hand in image_url")
         if not self.image_url:
-            raise ValueError("image_url: is missing; give an address or a data URI")
-        return self
+            raise WrongInputError(f"{name}.image_url", "is missing; give an address or a data URI")
+        return Picture(f"{name}.image_url", self.image_url)
 
 
 class JsonEdit(EditInputs):
@@ -136,17 +141,14 @@ class JsonEdit(EditInputs):
     def pictures(self) -> list[Picture]:
         """See `EditInputs`."""
         if self.images:
-            return [
-                Picture(f"images.{index}.image_url", image.image_url or "")
-                for index, image in enumerate(self.images)
-            ]
+            return [image.picture(f"images.{index}") for index, image in enumerate(self.images)]
         texts = [self.image] if isinstance(self.image, str) else self.image or []
         return _numbered("image", texts)
 
     def mask_picture(self) -> Picture | None:
         """See `EditInputs`."""
         if isinstance(self.mask, ImageReference):
-            return Picture("mask.image_url", self.mask.image_url or "")
+            return self.mask.picture("mask")
         return Picture("mask", self.mask) if self.mask else None
 
 

@@ -1,0 +1,359 @@
+"""What clients ask for: every field is honoured, refused by its own name, or answered with a warning."""
+
+import base64
+import dataclasses
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from service.running import b64, png
+from sqlalchemy import select
+
+from openkontext import EditRequest, InputError
+from openkontext.service.app import create_app
+from openkontext.service.asking import BY_SERVICE, edit_request
+from openkontext.service.database import Database
+from openkontext.service.models import Job
+from openkontext.service.pictures import decode_text
+from openkontext.service.routes.flux_inputs import KontextInputs
+from openkontext.service.settings import Settings
+from openkontext.service.worker import Worker
+
+KONTEXT, FILL, DEV = "/v1/flux-kontext-pro", "/v1/flux-pro-1.0-fill", "/v1/flux-dev"
+EDITS, GENERATIONS = "/v1/images/edits", "/v1/images/generations"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, copier: Path) -> Settings:
+    made = Settings(data=tmp_path, secret="s" * 32, model=str(copier), price=1, deadline_seconds=20)
+    return made.model_copy(update={"lease_seconds": 1})
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    made = Database(settings.database)
+    made.migrate()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def client(settings: Settings, database: Database) -> Iterator[TestClient]:
+    with TestClient(create_app(settings), base_url="http://localhost") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory, copier: Path) -> Iterator[TestClient]:
+    """A client of a service without workers, for what is refused before there is a job."""
+    settings = Settings(data=tmp_path_factory.mktemp("strict"), secret="s" * 32, model=str(copier))
+    Database(settings.database).migrate()
+    with TestClient(create_app(settings), base_url="http://localhost") as made:
+        yield made
+
+
+@pytest.fixture
+def worker(settings: Settings, database: Database) -> Worker:
+    return Worker(settings, database)
+
+
+def do(client: TestClient, worker: Worker, path: str, **inputs: Any) -> dict[str, Any]:
+    """Have an edit done; its result."""
+    answer = client.post(path, json={"prompt": "make it brighter", **inputs})
+    assert answer.status_code == 200, answer.text
+    assert worker.do_next()
+    done = client.get(answer.json()["polling_url"]).json()
+    assert done["status"] == "Ready", done
+    return done["result"]
+
+
+def sample(client: TestClient, result: dict[str, Any]) -> Image.Image:
+    return Image.open(io.BytesIO(client.get(result["sample"]).content))
+
+
+def test_every_field_of_an_edit_is_reachable_over_http() -> None:
+    common = {
+        "prompt": "make it night", "negative_prompt": "rain", "steps": 7, "guidance": 3.5,
+        "true_cfg_scale": 2, "seed": 2**64 - 1, "fit": "pad", "keep_unchanged": False, "safety_tolerance": 1,
+    }  # fmt: skip
+    reached = set()
+    for shape in ({"width": 640, "height": 480}, {"aspect_ratio": "3:2"}):
+        asked = KontextInputs.model_validate(common | shape).asked("m", None)
+        request = edit_request(asked.options, image=b"a", reference_images=[b"b"], mask_image=b"c")
+        for field in dataclasses.fields(EditRequest):
+            if getattr(request, field.name) not in (field.default, ()):
+                reached.add(field.name)
+    assert reached == {field.name for field in dataclasses.fields(EditRequest)} - set(BY_SERVICE)
+    assert (request.num_inference_steps, request.guidance_scale, request.aspect_ratio) == (7, 3.5, (3, 2))
+
+
+def test_options_of_a_job_that_an_earlier_version_accepted_are_read() -> None:
+    request = edit_request({"prompt": "x", "steps": 5, "guidance": 2.0, "aspect_ratio": [4, 3], "seed": None})
+    assert (request.num_inference_steps, request.guidance_scale, request.aspect_ratio) == (5, 2.0, (4, 3))
+
+
+def test_submitting_and_the_worker_ask_for_the_same(
+    client: TestClient, worker: Worker, database: Database
+) -> None:
+    inputs = {
+        "prompt": "x", "input_image": b64(png()), "steps": 2, "guidance": 2.0, "seed": 5,
+        "safety_tolerance": 0,
+        "negative_prompt": "y", "true_cfg_scale": 1.5, "keep_unchanged": False, "width": 64, "height": 48,
+    }  # fmt: skip
+    id = client.post(KONTEXT, json=inputs).json()["id"]
+    with database.reading() as session:
+        job = session.get_one(Job, id)
+    request = worker._request(job)
+    for name in ("seed", "safety_tolerance", "negative_prompt", "true_cfg_scale", "width", "height"):
+        assert getattr(request, name) == inputs[name]
+    assert (request.num_inference_steps, request.guidance_scale) == (2, 2.0)
+    assert (request.keep_unchanged, request.image, request.requester) == (False, png(), job.account_id)
+    told = client.get(f"/v1/jobs/{id}").json()["options"]  # under the client's names
+    assert told.items() >= {"steps": 2, "guidance": 2.0, "width": 64, "negative_prompt": "y"}.items()
+
+
+@pytest.mark.parametrize("path", [KONTEXT, FILL, DEV, EDITS, GENERATIONS])
+@pytest.mark.parametrize(
+    "name", ["image_prompt", "num_inference_steps", "input_image_5", "input_image_10", "x"]
+)
+def test_a_field_that_a_route_does_not_have_is_refused_by_its_name(
+    strict: TestClient, path: str, name: str
+) -> None:
+    picture = {FILL: {"image": b64(png())}, EDITS: {"image": b64(png())}}.get(path, {})
+    answer = strict.post(path, json={"prompt": "x", **picture, name: "1"})
+    assert answer.status_code == 422
+    told = answer.json()
+    if path in (EDITS, GENERATIONS):
+        assert (told["error"]["param"], told["error"]["message"].startswith(f"{name}: ")) == (name, True)
+    else:
+        assert told["message"].startswith(f"{name}: ")
+        assert told["detail"][0]["loc"][-1] == name
+    if path == KONTEXT:  # what is null is as good as left out
+        assert strict.post(path, json={"prompt": "x", name: None}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "inputs", "name"),
+    [
+        (KONTEXT, {"image": "aGk="}, "image"),
+        (KONTEXT, {"width": 64}, "height"),
+        (KONTEXT, {"width": 3, "height": 64}, "width"),
+        (KONTEXT, {"width": 640, "height": 64, "aspect_ratio": "1:1"}, "aspect_ratio"),
+        (KONTEXT, {"aspect_ratio": "22:9"}, "aspect_ratio"),
+        (KONTEXT, {"mask": b64(png())}, "mask"),
+        (KONTEXT, {"steps": 0}, "steps"),
+        (KONTEXT, {"guidance": 101}, "guidance"),
+        (KONTEXT, {"true_cfg_scale": 0.5}, "true_cfg_scale"),
+        (KONTEXT, {"negative_prompt": "x" * 4001}, "negative_prompt"),
+        (KONTEXT, {"output_compression": 50}, "output_compression"),
+        (KONTEXT, {"webhook_url": "ftp://example.org"}, "webhook_url"),
+        (KONTEXT, {"parent_id": "none"}, "parent_id"),
+        (KONTEXT, {"input_image": "?"}, "input_image"),
+        (KONTEXT, {"input_image_2": b64(png()), "input_image_4": "aGk="}, "input_image_4"),
+        (KONTEXT, {"input_image": b64(png()), "mask": "aGk="}, "mask"),
+        (FILL, {}, "image"),
+        (FILL, {"image": b64(png()), "input_image": b64(png())}, "image"),
+        (FILL, {"input_image": "aGk="}, "input_image"),
+        (FILL, {"image": b64(png())}, "image"),  # neither a mask nor a transparent part
+        (DEV, {"height": 10**6, "width": 10**6}, "width"),
+        (EDITS, {}, "images"),
+        (EDITS, {"images": [{"file_id": "file-1"}]}, "images.0.file_id"),
+        (EDITS, {"images": [{"image_url": "aGk="}]}, "images.0.image_url"),
+        (EDITS, {"image": [b64(png()), "aGk="]}, "image (2)"),
+        (EDITS, {"image": b64(png()), "mask": b64(png())}, "mask"),
+        (EDITS, {"image": b64(png()), "mask": {"image_url": "aGk="}}, "mask.image_url"),
+        (EDITS, {"image": [b64(png())] * 5}, "image (5)"),
+        (EDITS, {"image": b64(png()), "quality": "best"}, "quality"),
+        (EDITS, {"image": b64(png()), "quality": "high", "steps": 4}, "quality"),
+        (EDITS, {"image": b64(png()), "input_fidelity": "low"}, "input_fidelity"),
+        (GENERATIONS, {"size": "99999x8"}, "size"),
+        (GENERATIONS, {"size": "big"}, "size"),
+        (GENERATIONS, {"background": "transparent"}, "background"),
+        (GENERATIONS, {"style": "vivid"}, "style"),
+        (GENERATIONS, {"output_format": "png", "output_compression": 10}, "output_compression"),
+        (GENERATIONS, {"n": 11}, "n"),
+        (GENERATIONS, {"seed": -1}, "seed"),
+    ],
+)
+def test_errors_name_the_field_as_the_client_calls_it(
+    strict: TestClient, path: str, inputs: dict[str, Any], name: str
+) -> None:
+    answer = strict.post(path, json={"prompt": "x", **inputs})
+    assert answer.status_code == 422
+    told = answer.json()
+    openai = path in (EDITS, GENERATIONS)
+    message = told["error"]["message"] if openai else told["message"]
+    assert message.startswith(f"{name}: "), message
+    assert ".".join(message.split("\n")) == message
+    where = told["error"]["param"] if openai else ".".join(map(str, told["detail"][0]["loc"][1:]))
+    assert where == name
+
+
+def test_errors_of_a_form_name_its_own_fields(strict: TestClient) -> None:
+    for files, name in (
+        ([("image[]", ("a.png", png())), ("image[]", ("b.png", b"hello"))], "image[] (2)"),
+        ([("image", ("a.png", b"hello"))], "image"),
+        ([("image", ("a.png", b""))], "image"),
+        ([("image", ("a.png", png())), ("mask", ("m.png", b""))], "mask"),
+        ([("image", ("a.png", png())), ("markup", ("m.png", png()))], "markup"),
+    ):
+        answer = strict.post(EDITS, data={"prompt": "x"}, files=files)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (422, name)
+    assert strict.post(EDITS, data={"prompt": "x"}).json()["error"]["param"] == "image"
+    assert strict.post(EDITS, content=b"neither").status_code == 400
+
+
+def test_what_has_no_effect_is_listed_in_warnings(client: TestClient, worker: Worker) -> None:
+    inputs = {"prompt_upsampling": True, "image": b64(png()), "mask": b64(png(value=255)), "guidance": 60}
+    answer = client.post(FILL, json={"prompt": "make it brighter", **inputs}).json()
+    assert [said.partition(":")[0] for said in answer["warnings"]] == ["prompt_upsampling", "guidance"]
+    assert worker.do_next()
+    done = client.get(answer["polling_url"]).json()["result"]
+    assert done["warnings"][:2] == answer["warnings"]
+    assert done["guidance"] == 1  # the copier's own
+    assert "warnings" not in client.post(KONTEXT, json={"prompt": "x", "prompt_upsampling": False}).json()
+
+
+def test_width_and_height_are_honoured(client: TestClient, worker: Worker) -> None:
+    for path, more in ((KONTEXT, {"input_image": b64(png())}), (DEV, {})):
+        result = do(client, worker, path, width=160, height=80, **more)
+        assert sample(client, result).size == (160, 80)
+    # Clients that turn a size into a ratio send both.
+    result = do(client, worker, KONTEXT, width=64, height=48, aspect_ratio="4:3")
+    assert sample(client, result).size == (64, 48)
+
+
+def test_fill_changes_the_picture_inside_its_mask_or_its_transparent_part(
+    client: TestClient, worker: Worker
+) -> None:
+    hole = Image.new("RGBA", (128, 96), (100, 100, 100, 255))
+    hole.paste((100, 100, 100, 0), (0, 0, 64, 96))
+    mask = Image.new("L", (128, 96))
+    mask.paste(255, (0, 0, 64, 96))
+    for inputs in (
+        {"image": b64(png()), "mask": b64(encoded(mask))},
+        {"input_image": b64(png()), "mask": b64(encoded(mask))},
+        {"image": b64(encoded(hole))},
+    ):
+        result = do(client, worker, FILL, output_format="png", **inputs)
+        pixels = np.asarray(sample(client, result), float)
+        assert (pixels[:, 70:] == 100).all()
+        assert pixels[:, :50].mean() > 105
+
+
+def test_formats_and_their_compression(client: TestClient, worker: Worker) -> None:
+    assert sample(client, do(client, worker, DEV)).format == "JPEG"  # as the FLUX API's default for it
+    noise = np.random.default_rng(1).integers(0, 255, (96, 128, 3)).astype(np.uint8)
+    picture = b64(encoded(Image.fromarray(noise)))
+    sizes = [
+        len(client.get(do(client, worker, KONTEXT, seed=1, input_image=picture, **how)["sample"]).content)
+        for how in (
+            {"output_format": "webp", "output_compression": 5},
+            {"output_format": "webp"},
+            {"output_format": "webp", "output_compression": 100},
+        )
+    ]
+    assert sizes == sorted(set(sizes))
+
+
+def test_a_result_of_ones_own_is_a_picture_to_edit(
+    client: TestClient, worker: Worker, database: Database
+) -> None:
+    """It is resolved inside: private addresses cannot be fetched here, and nothing listens at this one."""
+    first = do(client, worker, KONTEXT, input_image=b64(png()), output_format="png")
+    address = first["sample"].partition("?")[0] + "?expires=1&signature=00"  # its time is over
+    again = do(client, worker, KONTEXT, input_image=address, output_format="png")
+    assert (
+        np.asarray(sample(client, again), float).mean() > np.asarray(sample(client, first), float).mean() + 5
+    )
+    with database.reading() as session:
+        jobs = session.scalars(select(Job).order_by(Job.created)).all()
+        assert (jobs[1].parent_id, jobs[1].inputs) == (jobs[0].id, [jobs[0].output])
+    masked = client.post(
+        KONTEXT, json={"prompt": "x", "input_image": first["sample"], "mask": first["sample"]}
+    )
+    assert masked.status_code == 200
+    for wrong in (address.replace(jobs[0].id, "another"), address.replace("localhost", "127.0.0.2")):
+        told = client.post(KONTEXT, json={"prompt": "x", "input_image": wrong})
+        assert told.status_code == 422
+        assert told.json()["message"].startswith("input_image: ")
+
+
+def test_another_accounts_result_is_none_of_ones_own(
+    client: TestClient, worker: Worker, database: Database
+) -> None:
+    first = do(client, worker, KONTEXT, input_image=b64(png()))
+    with database.transaction() as session:
+        from openkontext.service.models import Account
+
+        session.add(Account(id="other", name="other", created=0.0))
+        session.flush()
+        for job in session.scalars(select(Job)):
+            job.account_id = "other"
+    told = client.post(KONTEXT, json={"prompt": "x", "input_image": first["sample"]})  # signed, and in time
+    assert (told.status_code, "no result of yours" in told.json()["message"]) == (422, True)
+
+
+def test_a_polling_url_works_without_a_key(client: TestClient, worker: Worker) -> None:
+    first, second = (client.post(KONTEXT, json={"prompt": "make it"}).json() for _ in range(2))
+    stranger = {"X-Forwarded-For": "192.0.2.1"}  # to whom the machine is not open
+    assert client.get("/v1/get_result", params={"id": first["id"]}, headers=stranger).status_code == 403
+    assert client.get(first["polling_url"], headers=stranger).json()["status"] == "Pending"
+    assert worker.do_next()
+    done = client.get(first["polling_url"], headers=stranger).json()
+    assert done["status"] == "Ready"
+    assert client.get(done["result"]["sample"], headers=stranger).status_code == 200
+    signature = first["polling_url"].rpartition("=")[2]
+    for id, signed in ((second["id"], signature), (first["id"], signature[:-1]), (first["id"], "")):
+        params = {"id": id, "signature": signed}
+        assert client.get("/v1/get_result", params=params, headers=stranger).status_code == 403
+
+
+@pytest.mark.parametrize("model", ["flux-2-pro", "flux-pro-1.1", "flux-pro-1.0-canny", "flux-kontext"])
+def test_a_model_that_is_not_here_is_answered_with_those_that_are(strict: TestClient, model: str) -> None:
+    answer = strict.post(f"/v1/{model}", json={"prompt": "x"})
+    assert answer.status_code == 404
+    for there in (model, "flux-kontext-dev", "flux-kontext-pro", "flux-pro-1.0-fill", "flux-dev"):
+        assert there in answer.json()["detail"]
+
+
+def test_credits_are_a_number(client: TestClient) -> None:
+    assert client.get("/v1/credits").json() == {"credits": 2**53 - 1}  # the local account has no limit
+    assert client.post(KONTEXT, json={"prompt": "x"}).json()["credits"] == 2**53 - 1
+
+
+@given(content=st.binary(min_size=1, max_size=60), width=st.integers(1, 80), data=st.data())
+def test_base64_is_read_in_all_its_forms(content: bytes, width: int, data: st.DataObject) -> None:
+    plain, urlsafe = base64.b64encode(content).decode(), base64.urlsafe_b64encode(content).decode()
+    lines = "\r\n".join(plain[at : at + width] for at in range(0, len(plain), width))
+    mime = base64.encodebytes(content).decode()
+    for text in (plain, urlsafe, lines, mime, plain.rstrip("="), urlsafe.rstrip("="), f"  {plain}\n"):
+        assert decode_text(text) == content
+        kind = data.draw(st.sampled_from(
+            ["image/png", "image/svg+xml", "application/octet-stream", "", "image/png;charset=utf-8",
+             ";charset=us-ascii", "image/jpeg;name=a.jpg;q=1", "IMAGE/PNG"]
+        ))  # fmt: skip
+        assert decode_text(f"data:{kind};base64,{text}") == content
+        assert decode_text(f"Data:{kind}; BASE64,{text.replace('+', '%2B')}") == content
+    assert decode_text("data:image/png," + "".join(f"%{byte:02x}" for byte in content)) == content
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "abcde", "no base64!", "é", "data:image/png;base64,a", "ab=c", "a-b+!"]
+)
+def test_what_is_no_base64_is_said(text: str) -> None:
+    with pytest.raises(InputError, match="neither base64 nor an address"):
+        decode_text(text)
+
+
+def encoded(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
