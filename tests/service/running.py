@@ -27,6 +27,24 @@ def png(width: int = 128, height: int = 96, value: int = 100) -> bytes:
     return buffer.getvalue()
 
 
+def half_mask(width: int = 128, height: int = 96) -> bytes:
+    """A mask whose left half is white and may change."""
+    picture = Image.new("L", (width, height))
+    picture.paste(255, (0, 0, width // 2, height))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def hole(width: int = 128, height: int = 96) -> bytes:
+    """A picture that the copier keeps, whose left half is transparent."""
+    picture = Image.new("RGBA", (width, height), (100, 100, 100, 255))
+    picture.paste((100, 100, 100, 0), (0, 0, width // 2, height))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def b64(content: bytes) -> str:
     return base64.b64encode(content).decode()
 

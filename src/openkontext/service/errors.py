@@ -16,7 +16,7 @@ OPENAI = ("/v1/images/", "/v1/models")
 """Beginnings of the paths whose errors are told as OpenAI's clients read them."""
 INSTEAD = {
     "guidance_scale": "guidance", "num_inference_steps": "steps", "mask_image": "mask", "mask_url": "mask",
-    "size": "width and height, or aspect_ratio", "num_images": "one request for each picture",
+    "num_images": "one request for each picture",
     "n": "one request for each picture", "image": "input_image", "image_url": "input_image",
     "images": "input_image, input_image_2, ...", "input_images": "input_image, input_image_2, ...",
     "cfg_scale": "true_cfg_scale",
