@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,6 +55,32 @@ def check_accessibility(page: Page) -> None:
 def fits_its_width(page: Page) -> bool:
     """Whether nothing sticks out sideways."""
     return bool(page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"))
+
+
+def choose(page: Page, content: bytes, name: str = "photo.png") -> None:
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Choose a picture").click()
+    chooser.value.set_files({"name": name, "mimeType": "image/png", "buffer": content})
+
+
+def ask(page: Page, instruction: str, steps: str = "") -> None:
+    page.get_by_label("Steps", exact=True).evaluate("(field, value) => field.value = value", steps)
+    page.get_by_label("Instruction", exact=True).fill(instruction)
+    page.keyboard.press("Control+Enter")
+
+
+def download(page: Page, folder: Path) -> Path:
+    with page.expect_download() as started:
+        page.get_by_role("link", name="Download").click()
+    saved = folder / started.value.suggested_filename
+    started.value.save_as(saved)
+    return saved
+
+
+def tree(page: Page) -> list[tuple[str, int]]:
+    """The history as it is shown: titles and levels."""
+    items = page.get_by_role("treeitem").all()
+    return [(item.locator("b").inner_text(), int(item.get_attribute("aria-level") or 0)) for item in items]
 
 
 expect.set_options(timeout=PATIENCE)

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect
-from service.browsing import check_accessibility, chromium, fits_its_width, visit
+from service.browsing import ask, check_accessibility, choose, chromium, download, fits_its_width, tree, visit
 from service.running import Service, brightness, png
 
 from openkontext import provenance
@@ -42,32 +42,6 @@ def page(browser: Browser, service: Service) -> Iterator[Page]:
     with visit(browser, service.url) as opened:
         expect(opened.locator("body")).to_have_attribute("data-ready", "true")
         yield opened
-
-
-def choose(page: Page, content: bytes, name: str = "photo.png") -> None:
-    with page.expect_file_chooser() as chooser:
-        page.get_by_role("button", name="Choose a picture").click()
-    chooser.value.set_files({"name": name, "mimeType": "image/png", "buffer": content})
-
-
-def ask(page: Page, instruction: str, steps: str = "") -> None:
-    page.get_by_label("Steps", exact=True).evaluate("(field, value) => field.value = value", steps)
-    page.get_by_label("Instruction", exact=True).fill(instruction)
-    page.keyboard.press("Control+Enter")
-
-
-def download(page: Page, folder: Path) -> Path:
-    with page.expect_download() as started:
-        page.get_by_role("link", name="Download").click()
-    saved = folder / started.value.suggested_filename
-    started.value.save_as(saved)
-    return saved
-
-
-def tree(page: Page) -> list[tuple[str, int]]:
-    """The history as it is shown: titles and levels."""
-    items = page.get_by_role("treeitem").all()
-    return [(item.locator("b").inner_text(), int(item.get_attribute("aria-level") or 0)) for item in items]
 
 
 def test_from_a_picture_to_a_branch_and_a_download(page: Page, tmp_path: Path) -> None:
@@ -208,6 +182,9 @@ def test_a_refusal_is_told_with_its_reason_and_can_be_objected_to(page: Page, se
     expect(page.locator("#message")).to_contain_text("This was refused: the instruction asks for weapons.")
     expect(page.get_by_role("treeitem", selected=True)).to_contain_text("refused")
     expect(page.get_by_label("Instruction", exact=True)).to_have_value("put a rifle into his hands")
+    expect(page.locator("#prompt-problem")).to_contain_text(
+        "This was refused: the instruction asks for weapons."
+    )
     check_accessibility(page)
     page.get_by_role("button", name="This refusal is wrong").click()
     expect(page.get_by_label("What is it about?")).to_have_value("wrong refusal")
@@ -242,7 +219,7 @@ def test_what_cannot_be_read_is_said_before_it_is_sent(page: Page) -> None:
     page.get_by_role("button", name="Use a smaller copy").click()
     expect(page.locator("#base-title")).to_have_text("photo.png, smaller")
     page.keyboard.press("Control+Enter")
-    expect(page.locator("#notices")).to_contain_text("Say what to change")
+    expect(page.locator("#prompt-problem")).to_contain_text("Say what to change")
     expect(page.get_by_label("Instruction", exact=True)).to_be_focused()
 
 

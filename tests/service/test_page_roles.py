@@ -224,7 +224,7 @@ def test_a_full_queue_and_a_service_that_is_gone_are_told_in_words(
         for _ in range(QUEUE_SIZE):
             other.post("/v1/flux-kontext-dev", json={"prompt": "make it", "input_image": b64(png())})
         ask(page, "make it brighter")
-        expect(page.locator("#notices")).to_contain_text("The queue is full; try again in")
+        expect(page.locator("#form-message")).to_contain_text("The queue is full; try again in")
         expect(page.get_by_label("Instruction", exact=True)).to_have_value("make it brighter")
         for _ in range(QUEUE_SIZE):
             service.work()
@@ -233,7 +233,7 @@ def test_a_full_queue_and_a_service_that_is_gone_are_told_in_words(
 
         page.context.set_offline(True)
         ask(page, "make it")
-        expect(page.locator("#notices")).to_contain_text("The service does not answer")
+        expect(page.locator("#form-message")).to_contain_text("The service does not answer")
         service.work()
         page.context.set_offline(False)
         page.get_by_role("button", name="Try again").click()

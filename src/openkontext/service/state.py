@@ -7,6 +7,7 @@ from starlette.requests import HTTPConnection
 
 from openkontext.errors import InputError
 from openkontext.repository import Repository
+from openkontext.safety.policy import load_policy
 from openkontext.service.audit import Audit
 from openkontext.service.database import Database
 from openkontext.service.reviews import Reviews
@@ -35,6 +36,14 @@ class State:
             return Repository.open(self.settings.model, consent=False)
         except InputError:
             return None
+
+    @cached_property
+    def has_reviewers(self) -> bool:
+        """Whether the deployment's profile has people review edits."""
+        try:
+            return load_policy().profile.review.mode != "off"
+        except InputError:  # the workers say what is wrong with it
+            return False
 
     @classmethod
     def open(cls, settings: Settings) -> "State":

@@ -13,6 +13,14 @@ const KINDS = { 401: "denied", 402: "credit", 403: "denied", 404: "missing", 413
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 let csrf = null;
 
+const TEXT_OR_NUMBER = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?/g;
+const TOO_LONG = /^-?\d{16,}$/; // a JavaScript number may lose some of so many digits
+
+/** Read JSON; whole numbers of 16 digits and more, such as seeds of 64 bits, stay whole as texts. */
+export function readJson(text) {
+  return JSON.parse(text.replace(TEXT_OR_NUMBER, (found) => (TOO_LONG.test(found) ? `"${found}"` : found)));
+}
+
 /** Send a request and read its answer: JSON, or a Blob for a picture. Throws a Problem. */
 export async function call(method, path, { json, headers = {} } = {}) {
   const sent = { ...headers };
@@ -27,7 +35,7 @@ export async function call(method, path, { json, headers = {} } = {}) {
   if (answer.ok) {
     if (answer.status === 204) return null;
     const type = answer.headers.get("Content-Type") ?? "";
-    return type.startsWith("application/json") ? answer.json() : answer.blob();
+    return type.startsWith("application/json") ? answer.text().then(readJson) : answer.blob();
   }
   const said = await answer.json().catch(() => ({}));
   const kind = KINDS[answer.status] ?? "fault";
@@ -79,10 +87,10 @@ export function follow(id, { onProgress, onDone, onLost, onBack }) {
       if (lost) onBack();
       lost = false;
     });
-    source.addEventListener("progress", (event) => onProgress(JSON.parse(event.data)));
+    source.addEventListener("progress", (event) => onProgress(readJson(event.data)));
     source.addEventListener("done", (event) => {
       source.close();
-      onDone(JSON.parse(event.data));
+      onDone(readJson(event.data));
     });
     source.addEventListener("error", () => {
       source.close();

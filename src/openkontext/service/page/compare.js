@@ -3,7 +3,7 @@ import { make } from "./dom.js";
 
 /** Show one picture. `words` says what it is; a picture that cannot be shown is told of in words. */
 export function showOne(place, url, words, className = "") {
-  place.replaceChildren(url ? image(place, url, words, className) : make("p", { class: "unseen" }, `${words}: it cannot be shown here.`));
+  place.replaceChildren(url ? image(place, url, words, className) : make("p", { class: "unseen" }, `${words}: this browser cannot show it.`));
 }
 
 /** Show two pictures, before and after, and the line between them. */
@@ -29,6 +29,12 @@ export function showBoth(place, before, after) {
 
 function image(place, url, words, className) {
   const picture = make("img", { src: url, alt: words, class: className, draggable: false });
+  picture.addEventListener("error", () => {
+    // Not every browser shows HEIC and TIFF, which the service reads.
+    const other = [...place.querySelectorAll("img")].find((one) => one !== picture);
+    if (other && className === "before") showOne(place, other.src, "After");
+    else showOne(place, null, words);
+  });
   picture.addEventListener("load", () => {
     // The last picture decides the frame: it is what the edit gave.
     if (!place.lastElementChild || className !== "before") {

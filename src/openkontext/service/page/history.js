@@ -4,13 +4,20 @@ import { make, when } from "./dom.js";
 
 const UNFINISHED = ["queued", "running", "held"];
 const MAX_COLUMN = 6;
+const MAX_VARIANTS = 4; // side by side
 const COLUMN_WIDTH = 18; // pixels, as in edit.css
 const SMALL = { queued: "waiting", held: "waits for a person", cancelled: "cancelled", error: "failed" };
+
+/** Why an edit was refused. */
+export function refusal({ details }) {
+  const said = (details.message ?? "").replace(/^refused: /, "");
+  return `This was refused${said ? `: ${said}` : ""}. Nothing was made of it.`;
+}
 
 /** A picture that was handed in (no `edit`), or an edit. */
 class Node {
   constructor(id, { edit = null, local = null, created }) {
-    Object.assign(this, { id, edit, local, created, parent: null, children: [] });
+    Object.assign(this, { id, edit, local, created, parent: null, children: [], siblings: [this] });
   }
 
   get state() {
@@ -42,12 +49,34 @@ class Node {
     return SMALL[this.state] ?? when(this.edit.created);
   }
 
+  /** The edits that ask the same of the same picture, with other seeds; those that gave nothing are left out. */
+  get variants() {
+    if (!this.edit) return [];
+    const asks = ({ edit }) => JSON.stringify([edit.prompt, { ...edit.options, seed: null }, edit.references, edit.has_mask]);
+    const beside = this.siblings.filter((node) => (node === this || node.unfinished || node.usable) && asks(node) === asks(this));
+    return beside.slice(-MAX_VARIANTS);
+  }
+
+  /** What stands here can be deleted: an edit that is at its end, or a picture whose edits are. */
+  get deletable() {
+    return !this.unfinished && (this.state !== "source" || this.descendants.every((node) => !node.unfinished));
+  }
+
+  get descendants() {
+    return this.children.flatMap((child) => [child, ...child.descendants]);
+  }
+
   /** The picture that stands here, as {blob, url}; null where there is none. */
   async picture() {
     if (this.local) return this.local;
     if (this.edit) return this.state === "ready" ? picture(this.edit.id, "output") : null;
     const shown = this.children.find((child) => !child.refused);
     return shown ? picture(shown.edit.id, "input") : null;
+  }
+
+  /** The picture that it was made from, where the edit that made that is no longer known. */
+  get origin() {
+    return this.edit?.parent_id ? { picture: () => picture(this.edit.id, "input") } : null;
   }
 
   /** What it was made from. */
@@ -60,6 +89,7 @@ class Node {
 /** All that is known of the visitor's edits. */
 export class History {
   nodes = new Map();
+  fromWords = []; // edits that began without a picture
 
   /** A picture that was just handed in. */
   add(local) {
@@ -79,8 +109,27 @@ export class History {
       const node = new Node(edit.id, { edit, created: edit.created });
       this.nodes.set(node.id, node);
       node.parent = edit.parent_id ? this.nodes.get(edit.parent_id) ?? null : this.source(edit, origin);
-      node.parent?.children.push(node);
+      if (node.parent) {
+        node.parent.children.push(node);
+        node.siblings = node.parent.children;
+      } else if (!edit.parent_id) {
+        node.siblings = this.fromWords;
+        this.fromWords.push(node);
+      }
     }
+  }
+
+  /** Forget a node; what was made of it stays, as the beginning of a tree of its own. */
+  remove(node) {
+    this.nodes.delete(node.id);
+    this.fromWords = this.fromWords.filter((other) => other !== node);
+    for (const other of this.fromWords) other.siblings = this.fromWords;
+    for (const child of node.children) Object.assign(child, { parent: null, siblings: [child] });
+    const { parent } = node;
+    if (!parent) return;
+    parent.children = parent.children.filter((other) => other !== node);
+    for (const other of parent.children) other.siblings = parent.children;
+    if (parent.state === "source" && !parent.local && parent.children.length === 0) this.remove(parent);
   }
 
   source(edit, origin) {
@@ -120,10 +169,10 @@ export class History {
   }
 }
 
-/** The list that shows a history; calls choose(node). */
+/** The list that shows a history; calls choose(node) and remove(node). */
 export class Tree {
-  constructor(list, history, choose) {
-    Object.assign(this, { list, history, choose });
+  constructor(list, history, choose, remove) {
+    Object.assign(this, { list, history, choose, remove });
     list.addEventListener("click", (event) => this.pick(event.target.closest("li")));
     list.addEventListener("keydown", (event) => this.key(event));
   }
@@ -182,6 +231,7 @@ export class Tree {
     }[event.key];
     if (to) to()?.focus();
     else if (event.key === "Enter" || event.key === " ") this.pick(item);
+    else if (event.key === "Delete" && node.deletable) this.remove(node);
     else return;
     event.preventDefault();
   }

@@ -3,6 +3,16 @@ import { $, make } from "./dom.js";
 
 const SIDE = 1024; // pixels of the mask's longer side; the service scales it to the picture
 
+function tinted(stencil, colour) {
+  const made = new OffscreenCanvas(stencil.width, stencil.height);
+  const context = made.getContext("2d");
+  context.drawImage(stencil, 0, 0);
+  context.globalCompositeOperation = "source-in";
+  context.fillStyle = colour;
+  context.fillRect(0, 0, made.width, made.height);
+  return made;
+}
+
 export class Mask {
   /** Over a picture of a width and height, in an element that shows it. */
   constructor(place, width, height) {
@@ -14,10 +24,22 @@ export class Mask {
     });
     this.place = place;
     this.ring = make("div", { class: "brush", hidden: true });
-    this.marks = []; // strokes {erase, size, points} and rectangles {rectangle}
+    this.marks = []; // strokes {erase, size, points}, rectangles {rectangle}, earlier masks {stencil}
     this.at = [0.5, 0.5];
     this.down = false;
     this.listen();
+  }
+
+  /** Paint a mask that was handed in before: a picture, white where it may change. */
+  async add(blob) {
+    const bitmap = await createImageBitmap(blob);
+    const stencil = new OffscreenCanvas(bitmap.width, bitmap.height);
+    const context = stencil.getContext("2d");
+    context.drawImage(bitmap, 0, 0);
+    const pixels = context.getImageData(0, 0, bitmap.width, bitmap.height);
+    for (let at = 0; at < pixels.data.length; at += 4) pixels.data[at + 3] = pixels.data[at];
+    context.putImageData(pixels, 0, 0);
+    this.marks.push({ stencil });
   }
 
   get empty() {
@@ -76,8 +98,12 @@ export class Mask {
     context.clearRect(0, 0, width, height);
     context.lineCap = context.lineJoin = "round";
     context.fillStyle = context.strokeStyle = colour;
-    for (const { rectangle, points, size, erase } of this.marks) {
+    for (const { rectangle, stencil, points, size, erase } of this.marks) {
       context.globalCompositeOperation = erase ? "destination-out" : "source-over";
+      if (stencil) {
+        context.drawImage(tinted(stencil, colour), 0, 0, width, height);
+        continue;
+      }
       if (rectangle) {
         const [x, y, w, h] = rectangle;
         context.fillRect(x * width, y * height, w * width, h * height);

@@ -19,6 +19,13 @@ export function report(problem, ...buttons) {
   return tell(problem.message, problem.kind === "busy" ? "wait" : "bad", ...buttons);
 }
 
+/** Whether the visitor has use for a view. One who is alone has no accounts to keep, and reviews only by a profile. */
+function isOffered(name) {
+  const { me, about } = session;
+  if (!me || RANK[me.role] < NEEDED[name]) return false;
+  return !me.open || name === "edit" || name === view || (name === "review" && about.reviews);
+}
+
 /** Load who is signed in. Calls itself again where the service is gone, until it is back. */
 export async function start() {
   setUpTheme();
@@ -49,11 +56,11 @@ export async function refresh() {
   $("who").textContent = me && !me.open ? `${me.account}${me.credit === null ? "" : ` · ${me.credit} credits`}` : "";
   $("sign-in-open").hidden = me !== null;
   $("sign-out").hidden = !me?.csrf;
-  $("views").hidden = !hasRole("reviewer");
   for (const link of $("views").children) {
-    link.hidden = !me || RANK[me.role] < NEEDED[link.dataset.for];
+    link.hidden = !isOffered(link.dataset.for);
     if (link.dataset.for === view) link.setAttribute("aria-current", "page");
   }
+  $("views").hidden = [...$("views").children].filter((link) => !link.hidden).length < 2;
 }
 
 /**

@@ -2,7 +2,11 @@
 import { call, follow, picture } from "./api.js";
 import { showBoth, showOne } from "./compare.js";
 import { $, facts, make, size, when } from "./dom.js";
+import { refusal } from "./history.js";
+import { commands, copyPicture } from "./sharing.js";
 import { feedback, report } from "./shell.js";
+import { Variants } from "./variants.js";
+import { fit, setUpViewer } from "./viewer.js";
 
 const place = () => $("picture");
 
@@ -13,30 +17,48 @@ const IN_FILE = {
 };
 
 export class Stage {
-  /** `actions` has again(node) and finished(node), called when an edit came to its end. */
+  /**
+   * `actions` has again(node), beside(node), useSettings(node) and remove(node) for the buttons; progress(node), and
+   * finished(node), called when an edit came to its end.
+   */
   constructor(actions) {
     this.actions = actions;
     this.node = null;
     this.shown = "";
     this.stop = () => {};
+    this.variants = new Variants($("variants-shown"), (picked) => actions.choose(picked));
+    setUpViewer();
     $("cancel").addEventListener("click", () => this.cancel());
     $("report").addEventListener("click", () => feedback("harmful result", this.node.edit.id));
     $("in-file-open").addEventListener("click", () => this.toggleFile());
+    $("commands-open").addEventListener("click", () => this.toggleCommands());
     $("again").addEventListener("click", () => this.actions.again(this.node));
+    $("beside").addEventListener("click", () => this.actions.beside(this.node));
+    $("use-settings").addEventListener("click", () => this.actions.useSettings(this.node));
+    $("delete").addEventListener("click", () => this.actions.remove(this.node));
+    $("copy").addEventListener("click", () => this.copy());
   }
 
-  /** Show a node, or the empty stage. What is shown already stays. */
-  async show(node) {
-    const shown = node ? `${node.id} ${node.state}` : "";
+  /** Show a node, alone or beside its variants, or the empty stage. What is shown already stays. */
+  async show(node, beside = false) {
+    const shown = node ? `${node.id} ${beside ? "beside" : node.state}` : "";
+    if (node && beside) this.variants.show(node.variants);
     if (this.node === node && this.shown === shown) return;
     this.stop();
     this.stop = () => {};
+    if (this.node !== node || beside) fit();
     Object.assign(this, { node, shown });
     $("empty").hidden = node !== null;
     $("shown").hidden = node === null;
-    for (const part of ["progress", "message", "result", "in-file"]) $(part).hidden = true;
-    $("in-file-open").setAttribute("aria-expanded", "false");
-    if (!node) return;
+    for (const part of ["progress", "message", "result", "in-file", "commands"]) $(part).hidden = true;
+    for (const opens of ["in-file-open", "commands-open"]) $(opens).setAttribute("aria-expanded", "false");
+    $("viewer").hidden = beside;
+    if (!beside) this.variants.hide();
+    if (!node || beside) return;
+    $("use-settings").hidden = !node.edit;
+    const many = node.variants.length;
+    $("beside").hidden = many < 2;
+    $("beside").textContent = `Side by side (${many})`;
     const still = () => this.node === node && this.shown === shown;
     if (node.state === "source") {
       const here = await node.picture();
@@ -91,10 +113,8 @@ export class Stage {
   showMessage(node) {
     const { edit, state } = node;
     if (node.refused) {
-      const said = (edit.details.message ?? "").replace(/^refused: /, "");
-      const why = said ? `: ${said}` : "";
       const wrong = make("button", { type: "button", onclick: () => feedback("wrong refusal", edit.id) }, "This refusal is wrong");
-      this.say("bad", `This was refused${why}. Nothing was made of it.`, wrong);
+      this.say("bad", refusal(edit), wrong);
     } else if (state === "held") {
       this.say("wait", "A person looks at this request before it goes on. You may close this page and come back later.");
     } else if (state === "error" || state === "cancelled") {
@@ -118,7 +138,9 @@ export class Stage {
     const sizes = width ? ` · ${width} × ${height}` : "";
     const took = seconds ? ` · ${seconds.toFixed(1)} s` : "";
     $("caption").replaceChildren(make("b", {}, edit.prompt), make("span", { class: "muted" }, `  seed ${seed}${sizes}${took}`));
-    $("warnings").replaceChildren(...[...warnings, ...notes].map((text) => make("li", {}, text)));
+    for (const [id, told] of [["warnings", warnings], ["notes", notes]]) {
+      $(id).replaceChildren(...told.map((text) => make("li", {}, text.charAt(0).toUpperCase() + text.slice(1))));
+    }
     const extension = edit.options.output_format ?? "png";
     Object.assign($("download"), { href: after.url, download: `openkontext-${edit.id.slice(0, 8)}.${extension}` });
     $("result").hidden = false;
@@ -137,6 +159,24 @@ export class Stage {
       if (this.node.edit.id === edit.id) card.replaceChildren(...inFile(file));
     } catch (problem) {
       card.replaceChildren(make("p", { class: "bad-text" }, problem.message));
+    }
+  }
+
+  toggleCommands() {
+    const card = $("commands");
+    card.hidden = !card.hidden;
+    $("commands-open").setAttribute("aria-expanded", String(!card.hidden));
+    if (!card.hidden) card.replaceChildren(...commands(this.node));
+  }
+
+  async copy() {
+    try {
+      await copyPicture((await this.node.picture()).blob);
+      $("copy").textContent = "Copied";
+      $("status").textContent = "The picture is in the clipboard.";
+      setTimeout(() => ($("copy").textContent = "Copy picture"), 2500);
+    } catch (problem) {
+      report(problem);
     }
   }
 

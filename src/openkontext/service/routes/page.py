@@ -30,6 +30,7 @@ class About(BaseModel):
     guidance: float | None = Field(description="Guidance of the model's own choice.")
     open: bool = Field(description="No key is needed: this machine alone reaches the service.")
     ready: bool = Field(description="A worker has its graphs and filters loaded: edits begin at once.")
+    reviews: bool = Field(description="People review edits: filters may hold one for them.")
     max_upload_bytes: int
     max_pixels: int
     retention_hours: float
@@ -62,6 +63,7 @@ def get_about(request: Request) -> About:
         guidance=config.guidance_scale if config else None,
         open=is_local,
         ready=ready,
+        reviews=state.has_reviewers,
         max_upload_bytes=settings.max_upload_bytes,
         max_pixels=settings.max_pixels,
         retention_hours=settings.retention_hours,
