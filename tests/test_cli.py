@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from copier import CONFIG
+from copier import BRIGHTER, CONFIG
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -151,6 +151,38 @@ def test_size_mask_reference_fit_and_metadata_options(run: Run, copier: Path) ->
     assert "warning: cropped from 128x96 to the 96x96 in its middle" in done.err
     assert Image.open("a.png").size == (128, 128)
     assert images.read_metadata("a.png") == {}
+
+
+def test_the_original_size_and_the_notes_of_sizes_and_masks(run: Run, copier: Path) -> None:
+    noise = np.random.default_rng(1).integers(0, 100, (300, 400, 3)).astype(np.uint8)
+    Image.fromarray(noise).save("large.png")
+    hole = Image.new("RGBA", (400, 300), "white")
+    hole.paste((0, 0, 0, 0), (100, 90, 200, 180))  # 7.5%
+    hole.save("hole.png")
+    asked = ("edit", "large.png", "brighter", "--model", copier, "--guidance", 3)
+    done = run(*asked, "-o", "small.png")
+    assert "note: the picture of 400x300 comes back as 128x96: copier works at that size;" in done.err
+    assert "; --size original keeps its own" in done.err
+    done = run(*asked, "-o", "own.png", "--size", "original", "--mask", "hole.png", "--json")
+    own = np.asarray(Image.open("own.png")).astype(int)
+    outside = np.ones((300, 400), bool)
+    outside[90:180, 100:200] = False
+    np.testing.assert_array_equal(own[outside], noise[outside])
+    assert abs(own[~outside].mean() - noise.mean() - 3 * BRIGHTER * 127.5) < 2
+    read, made = json.loads(done.out)["notes"][:2]
+    assert read.startswith("the mask was read by its transparency: the transparent 7.5% of the picture may")
+    assert made.startswith("made at 128x128; the changed 8% is scaled to 400x300")
+    assert f"note: {made}" in done.err
+
+
+def test_chat_stays_at_the_original_size(run: Run, copier: Path) -> None:
+    Image.new("RGB", (400, 300), (90, 90, 90)).save("large.png")
+    lines = "brighter\nbrighter\n/save two.png\n"
+    done = run("chat", "large.png", "--model", copier, "--size", "original", stdin=lines)
+    assert done.code == 0
+    assert Image.open("two.png").size == (400, 300)
+    assert run("chat", "large.png", "--model", copier, "--size", "64x64", stdin="brighter").code == 0
+    assert run("chat", "large.png", "--model", copier, "--size", "big", stdin="brighter").code == 2
 
 
 def test_repaint_lets_the_model_paint_all_anew(run: Run, copier: Path) -> None:

@@ -213,6 +213,19 @@ def test_no_change_that_can_be_asked_for_counts_as_none(editor: openkontext.Edit
         assert _unchanged(before + noise.normal(0, 0.1, before.shape).astype(np.float32), before)
 
 
+def test_a_large_picture_keeps_its_own_pixels_but_for_the_house(editor: openkontext.Editor) -> None:
+    drawn = Image.open(EXAMPLE).convert("RGB").resize((700, 700), Image.Resampling.BICUBIC)
+    grain = np.random.default_rng(0).integers(-12, 13, (700, 700, 1))
+    large = (np.asarray(drawn).astype(int) + grain).clip(0, 255).astype(np.uint8)
+    result = editor.edit(large, "make the house red", size="original", seed=1)
+    changed = (np.asarray(result.image) != large).any(axis=2)
+    assert result.image.size == (700, 700)
+    assert not changed[:300].any()  # the sky, with its balloon
+    assert not changed[:, 330:].any()  # the ball
+    red, green, _ = np.asarray(result.image)[420:460, 110:150].mean(axis=(0, 1))  # orange before
+    assert red - green > 150
+
+
 def test_no_pixel_of_a_true_change_is_taken_back(editor: openkontext.Editor) -> None:
     """What keeps the input's pixels must not cut off what was asked for, of any kind of edit."""
     from openkontext.evaluation.cases import draw_cases

@@ -178,6 +178,29 @@ def test_what_the_model_leaves_alone_keeps_its_pixels_unless_told(client: httpx2
     assert (np.asarray(Image.open(io.BytesIO(sample))) == noise).all() == keep
 
 
+def test_the_original_size_and_what_is_noted(client: httpx2.Client, service: Service) -> None:
+    import openai
+
+    noise = np.random.default_rng(1).integers(0, 255, (300, 400, 3)).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "PNG")
+    asked = {"prompt": "the picture", "input_image": b64(file.getvalue())}
+    small = poll(client, client.post("/v1/flux-kontext-dev", json=asked).json()["id"])["result"]
+    assert (small["width"], small["height"]) == (128, 96)
+    assert "the picture of 400x300 comes back as 128x96" in small["notes"][0]
+    done = poll(client, client.post("/v1/flux-kontext-dev", json=asked | {"size": "original"}).json()["id"])
+    sample = httpx2.get(done["result"]["sample"]).content
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(sample))), noise)
+    refused = client.post("/v1/flux-kontext-dev", json={"prompt": "x", "size": "original"})
+    assert refused.status_code == 422
+    assert "size" in refused.text
+
+    ours = openai.OpenAI(api_key=service.key, base_url=f"{service.url}/v1")
+    answer = ours.images.edit(image=file.getvalue(), prompt="the picture", size="original")
+    picture = Image.open(io.BytesIO(httpx2_data(f"data:image/png;base64,{answer.data[0].b64_json}")))
+    np.testing.assert_array_equal(np.asarray(picture), noise)
+
+
 def test_a_picture_by_its_address(client: httpx2.Client, receiver: Receiver) -> None:
     accepted = client.post("/v1/flux-kontext-max", json={"prompt": "make it", "input_image": receiver.url})
     done = poll(client, accepted.json()["id"])

@@ -29,7 +29,7 @@ def edit(
     setup: groups.Setup,
     fit: options.FitMode = "stretch",
     mask: Annotated[
-        str | None, typer.Option(metavar="FILE", help="White where the picture may change, black where not.")
+        str | None, typer.Option(metavar="FILE", help="Transparent, or white, where the picture may change.")
     ] = None,
     repaint: options.Repaint = False,
     preview: Preview = None,
