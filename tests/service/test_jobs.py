@@ -194,6 +194,26 @@ def test_credit_queue_and_concurrency_are_bounded(queue: Queue) -> None:
     assert refused.value.retry_after == 60  # one ended in the last ten minutes; at most a minute is said
 
 
+def test_what_is_withdrawn_costs_nothing_also_when_it_is_done(queue: Queue) -> None:
+    done, working, waiting = queue.submit(), queue.submit(), queue.submit()
+    first, second = queue.claim(), queue.claim()  # the oldest first
+    assert first
+    assert second
+    assert queue.finish(first)
+    with pytest.raises(NotAccepted):  # all credit is spent
+        queue.submit()
+    for job in (done, waiting, working):
+        for _ in range(2):  # a second time changes nothing
+            with queue.database.transaction() as session:
+                jobs.withdraw(session, session.get_one(Job, job.id))
+    assert queue.get(done).output is None
+    assert [queue.get(job).state for job in (done, waiting)] == [JobState.CANCELLED] * 2
+    assert queue.finish(second)  # as soon as its worker looks up
+    assert queue.get(working).state == JobState.CANCELLED
+    for _ in range(3):
+        queue.submit()
+
+
 def test_an_idempotency_key_makes_one_job(queue: Queue) -> None:
     made: list[str] = []
 

@@ -292,7 +292,7 @@ def release(session: Session, job_id: str, token: str, *, failed: bool = False) 
 
 
 def cancel(session: Session, job: Job) -> bool:
-    """Cancel a job: at once where it waits, else as soon as its worker looks up.
+    """Cancel a job: at once where it waits, else as soon as its worker looks up. It costs nothing any more.
 
     Returns:
         Whether it was unfinished.
@@ -301,6 +301,7 @@ def cancel(session: Session, job: Job) -> bool:
     if job.state not in UNFINISHED:
         return False
     job.cancelling = True
+    _give_back(session, job)
     if job.state != JobState.RUNNING:
         job.state = JobState.CANCELLED
         _settle(session, job)
