@@ -14,7 +14,13 @@ from typing import Any, Self
 
 import httpx2
 import numpy as np
+import uvicorn
 from PIL import Image
+
+from openkontext.service.app import create_app
+from openkontext.service.processes import bind
+from openkontext.service.protocol import timed
+from openkontext.service.settings import Settings
 
 DEAD = 60.0
 """Seconds after which a test gives up waiting."""
@@ -102,6 +108,32 @@ class Service:
 
     def logs(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.data / "log").read_text().splitlines() if line[0] == "{"]
+
+
+class Server:
+    """The HTTP server of a service in a thread of this process: no worker, no keeper."""
+
+    def __init__(self, settings: Settings) -> None:
+        config = uvicorn.Config(create_app(settings), http=timed(settings), log_config=None)
+        self.server = uvicorn.Server(config)
+        self.socket = bind(settings.model_copy(update={"port": 0}))
+        self.address = self.socket.getsockname()
+        self.url = f"http://127.0.0.1:{self.address[1]}"
+        self._thread = threading.Thread(
+            target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True
+        )
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        ends = time.monotonic() + DEAD
+        while not self.server.started:
+            assert time.monotonic() < ends
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.should_exit = True
+        self._thread.join()
 
 
 def poll(client: httpx2.Client, id: str) -> dict[str, Any]:

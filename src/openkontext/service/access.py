@@ -4,15 +4,17 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import urlsplit
 
-from fastapi import Depends, Request, Security
+from fastapi import Request, Response, Security
+from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPBearer
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
 from openkontext.service import accounts
 from openkontext.service.database import now
@@ -49,20 +51,87 @@ HEADER = Security(APIKeyHeader(name="x-key", auto_error=False))
 _BEARER = Security(HTTPBearer(auto_error=False))
 
 
-def identify(request: Request, _header: Any = HEADER, _bearer: Any = _BEARER) -> Caller:
-    """Who makes a request.
+@dataclass(frozen=True)
+class Needs:
+    """A dependency: who makes a request, if they may make it. `KeyFirst` asks before the body is read.
 
-    Raises:
-        Refused: 403 (401 for OpenAI's clients): there is no valid key, or the account is suspended or banned.
+    Args:
+        terms: whether the terms must be accepted.
+        barred: standings that keep out.
+        scope: that the key must have, one of `accounts.SCOPES`.
+        role: that the account must have at least.
     """
-    state = get_state(request)
-    check_origin(request)
-    with state.database.reading() as session:
-        caller = _identify(request, session, state)
-        if caller is None:
-            status = 401 if request.url.path.startswith(OPENAI) else 403
-            raise Refused(status, "Not authenticated: send a valid key in the header x-key")
-    return caller
+
+    terms: bool = True
+    barred: tuple[Standing, ...] = (Standing.SUSPENDED, Standing.BANNED)
+    scope: str | None = None
+    role: Role | None = None
+
+    def __call__(self, request: Request, _header: Any = HEADER, _bearer: Any = _BEARER) -> Caller:
+        """Who makes a request.
+
+        Raises:
+            Refused: 403 (401 for OpenAI's clients), with what to do.
+        """
+        known: dict[Needs, Caller] = request.scope.setdefault("openkontext.callers", {})
+        if self not in known:
+            known[self] = self._check(request)
+        return known[self]
+
+    def _check(self, request: Request) -> Caller:
+        state = get_state(request)
+        check_origin(request)
+        with state.database.reading() as session:
+            caller = _identify(request, session, state)
+            if caller is None:
+                status = 401 if request.url.path.startswith(OPENAI) else 403
+                raise Refused(status, "Not authenticated: send a valid key in the header x-key")
+        with state.database.reading() as session:  # a new one: the local account may have been made now
+            _check_standing(session, caller, self.barred)
+            if self.terms and not caller.is_local:  # the terms are those of the local user
+                _check_terms(session, caller, state.settings)
+        if self.scope is not None and self.scope not in caller.scopes:
+            raise Refused(403, f"this key may not {self.scope}; ask for one with that scope")
+        if self.role is not None and not caller.role.includes(self.role):
+            raise Refused(403, f"this needs the role {self.role}")
+        return caller
+
+
+identify = Needs(terms=False, barred=())
+"""A dependency: anyone with a key, whatever they did or did not accept."""
+
+
+def may(scope: str, *, suspended: bool = False) -> Needs:
+    """A dependency: the caller may use the service, with a key of this scope.
+
+    Args:
+        scope: one of `accounts.SCOPES`.
+        suspended: whether a suspended account may, too; it always may read.
+    """
+    if suspended or scope == "read":
+        return Needs(scope=scope, barred=(Standing.BANNED,))
+    return Needs(scope=scope)
+
+
+def has_role(role: Role) -> Needs:
+    """A dependency: the caller has at least this role."""
+    return Needs(role=role)
+
+
+class KeyFirst(APIRoute):
+    """A route that asks who is there before it reads the body of a request."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler, behind what its dependencies need."""
+        handle = super().get_route_handler()
+        needs = [each.call for each in self.dependant.dependencies if isinstance(each.call, Needs)]
+
+        async def ask_first(request: Request) -> Response:
+            for need in needs:
+                await run_in_threadpool(need, request)
+            return await handle(request)
+
+        return ask_first
 
 
 def _identify(request: Request, session: Session, state: State) -> Caller | None:
@@ -127,36 +196,13 @@ def check_origin(request: Request) -> None:
         raise Refused(403, "requests from other sites' pages are not taken")
 
 
-def accepted(request: Request, caller: Annotated[Caller, Depends(identify)]) -> Caller:
-    """The caller, who accepted the terms and is not banned.
-
-    Raises:
-        Refused: 403, with what to do.
-    """
-    state = get_state(request)
-    with state.database.reading() as session:
-        _check_standing(session, caller, Standing.BANNED)
-        has_accepted = accounts.has_accepted(session, caller.account_id, service_terms(state.settings))
-        if (
-            not has_accepted and not caller.is_local
-        ):  # the terms are the operator's, who is this machine's user
-            version = state.settings.terms_version
-            raise Refused(403, f"accept the terms first, version {version}: GET /v1/terms, POST /v1/consent")
-    return caller
+def _check_terms(session: Session, caller: Caller, settings: Settings) -> None:
+    if not accounts.has_accepted(session, caller.account_id, service_terms(settings)):
+        version = settings.terms_version
+        raise Refused(403, f"accept the terms first, version {version}: GET /v1/terms, POST /v1/consent")
 
 
-def in_good_standing(request: Request, caller: Annotated[Caller, Depends(accepted)]) -> Caller:
-    """The caller, who is not suspended either.
-
-    Raises:
-        Refused: 403, with what to do.
-    """
-    with get_state(request).database.reading() as session:
-        _check_standing(session, caller, Standing.SUSPENDED, Standing.BANNED)
-    return caller
-
-
-def _check_standing(session: Session, caller: Caller, *barred: Standing) -> None:
+def _check_standing(session: Session, caller: Caller, barred: tuple[Standing, ...]) -> None:
     account = session.get_one(Account, caller.account_id)
     over = account.standing_until is not None and account.standing_until < time.time()
     if account.standing not in barred or over:
@@ -171,34 +217,6 @@ def remedy(caller: Caller) -> str:
     if caller.is_local:
         return f'lift it: openkontext accounts standing {caller.name} good --reason "..."'
     return "appeal: POST /v1/appeals"
-
-
-def may(scope: str, *, suspended: bool = False) -> Callable[[Caller], Caller]:
-    """A dependency: the caller may use the service, with a key of this scope.
-
-    Args:
-        scope: of `accounts.SCOPES`.
-        suspended: whether a suspended account may, too; for reading and deleting it always may.
-    """
-    standing = accepted if suspended or scope == "read" else in_good_standing
-
-    def check(caller: Annotated[Caller, Depends(standing)]) -> Caller:
-        if scope not in caller.scopes:
-            raise Refused(403, f"this key may not {scope}; ask for one with that scope")
-        return caller
-
-    return check
-
-
-def has_role(role: Role) -> Callable[[Caller], Caller]:
-    """A dependency: the caller has at least this role. Others learn only that there is nothing here."""
-
-    def check(caller: Annotated[Caller, Depends(in_good_standing)]) -> Caller:
-        if not caller.role.includes(role):
-            raise Refused(403, f"this needs the role {role}")
-        return caller
-
-    return check
 
 
 def sign_in(state: State, key: str) -> tuple[str, Caller] | None:

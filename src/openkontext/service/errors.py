@@ -72,6 +72,7 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         404: "Not Found",
         409: "Conflict",
         413: "Content Too Large",
+        416: "Range Not Satisfiable",
         429: "Too Many Requests: see Retry-After",
     }
     return {status: {"model": Problem, "description": said[status]} for status in statuses}

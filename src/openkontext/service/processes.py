@@ -80,6 +80,7 @@ def _serve(settings: Settings, descriptor: int | None) -> None:
     import uvicorn
 
     from openkontext.service.app import create_app
+    from openkontext.service.protocol import timed
 
     database = Database(settings.database)
     database.migrate()
@@ -87,6 +88,7 @@ def _serve(settings: Settings, descriptor: int | None) -> None:
     database.close()
     config = uvicorn.Config(
         create_app(settings),
+        http=timed(settings),
         log_config=None,
         access_log=False,
         server_header=False,

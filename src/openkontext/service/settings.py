@@ -89,6 +89,10 @@ class Settings(BaseSettings):
     """Bytes of one picture as handed in."""
     max_request_bytes: PositiveInt = 64 * 2**20
     """Bytes of one request: several pictures in base64."""
+    header_seconds: PositiveFloat = 10
+    """How long a client may take for the head of a request; so long its body is not yet measured."""
+    min_upload_rate: PositiveInt = 4096
+    """Bytes a second, on average, at which a body must come."""
     max_pixels: PositiveInt = 25_000_000
     """Pixels of one picture as handed in, checked before it is decoded."""
     decode_seconds: PositiveInt = 10

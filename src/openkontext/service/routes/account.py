@@ -7,16 +7,18 @@ from pydantic import BaseModel, Field
 from sqlalchemy import func, select
 
 from openkontext.service import accounts
-from openkontext.service.access import COOKIE, Caller, identify, is_open, remedy, sign_in, sign_out
+from openkontext.service.access import COOKIE, Caller, KeyFirst, identify, is_open, remedy, sign_in, sign_out
 from openkontext.service.database import now
 from openkontext.service.errors import Refused, responses
 from openkontext.service.models import Account, Appeal, Feedback, Standing
 from openkontext.service.state import get_state
 from openkontext.service.terms import service_terms
 
-router = APIRouter(tags=["Account"])
+router = APIRouter(tags=["Account"], route_class=KeyFirst)
 Anyone = Annotated[Caller, Depends(identify)]
 MAX_OPEN_APPEALS = 3
+MAX_SIGN_IN = 4096
+"""Bytes of a request to sign in."""
 
 
 class Terms(BaseModel):
@@ -117,7 +119,13 @@ def get_me(request: Request, caller: Anyone) -> Me:
         )
 
 
-@router.post("/v1/session", responses=responses(403), status_code=204, response_class=Response)
+@router.post(
+    "/v1/session",
+    responses=responses(403, 413),
+    status_code=204,
+    response_class=Response,
+    max_body_size=MAX_SIGN_IN,  # of someone without a key yet
+)
 def open_session(request: Request, response: Response, given: Key) -> None:
     """Sign in on the page with a key."""
     state = get_state(request)

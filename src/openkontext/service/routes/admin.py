@@ -9,14 +9,14 @@ from sqlalchemy import select
 from openkontext.errors import InputError
 from openkontext.safety.verdict import IN_WORDS
 from openkontext.service import accounts, trends
-from openkontext.service.access import Caller, has_role
+from openkontext.service.access import Caller, KeyFirst, has_role
 from openkontext.service.database import now
 from openkontext.service.errors import Refused, responses
 from openkontext.service.misuse import DAY
 from openkontext.service.models import Account, Appeal, AuditEntry, EndUser, Feedback, Role, Standing
 from openkontext.service.state import get_state
 
-router = APIRouter(prefix="/v1/admin", tags=["Administration"])
+router = APIRouter(prefix="/v1/admin", tags=["Administration"], route_class=KeyFirst)
 Admin = Annotated[Caller, Depends(has_role(Role.ADMIN))]
 Identifier = Annotated[str, Path(max_length=36)]
 Days = Annotated[int, Query(ge=1, le=90)]

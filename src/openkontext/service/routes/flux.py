@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from openkontext.request import MAX_PROMPT
 from openkontext.service import jobs, owned
-from openkontext.service.access import HEADER, Caller, accepted, identify, may
+from openkontext.service.access import HEADER, Caller, KeyFirst, may
 from openkontext.service.errors import responses
 from openkontext.service.models import Account
 from openkontext.service.results import Result, describe, may_poll, not_found, polling_url
@@ -17,7 +17,7 @@ from openkontext.service.routes.flux_inputs import DevInputs, FillInputs, FluxIn
 from openkontext.service.state import get_state
 from openkontext.service.submitting import submit
 
-router = APIRouter(tags=["FLUX API"])
+router = APIRouter(tags=["FLUX API"], route_class=KeyFirst)
 
 Editing = Annotated[Caller, Depends(may("edit"))]
 Ending = Annotated[Caller, Depends(may("edit", suspended=True))]
@@ -132,7 +132,7 @@ def polling(
     """
     if signature is not None and may_poll(get_state(request).settings, id, signature):
         return None
-    return may("read")(accepted(request, identify(request))).account_id
+    return may("read")(request).account_id
 
 
 @router.get("/v1/get_result", responses=responses(403), dependencies=[HEADER])

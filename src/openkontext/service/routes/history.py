@@ -11,14 +11,14 @@ from pydantic import BaseModel, Field
 from openkontext import images, provenance
 from openkontext.provenance.report import Report
 from openkontext.service import owned
-from openkontext.service.access import Caller, may
+from openkontext.service.access import Caller, KeyFirst, may
 from openkontext.service.asking import as_called
 from openkontext.service.errors import Refused, responses
 from openkontext.service.models import Job, JobState
 from openkontext.service.results import MEDIA_TYPES, Result, describe
 from openkontext.service.state import State, get_state
 
-router = APIRouter(tags=["History"])
+router = APIRouter(tags=["History"], route_class=KeyFirst)
 Ending = Annotated[Caller, Depends(may("edit", suspended=True))]
 Reading = Annotated[Caller, Depends(may("read"))]
 JobId = Annotated[str, Path(max_length=100, description="Of the task.")]

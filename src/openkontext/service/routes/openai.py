@@ -20,7 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from openkontext.service import jobs
-from openkontext.service.access import Caller, identify, may
+from openkontext.service.access import Caller, KeyFirst, identify, may
 from openkontext.service.asking import Asked, Picture
 from openkontext.service.errors import Refused, WrongInputError, openai_error
 from openkontext.service.models import UNFINISHED, Job, JobState
@@ -37,7 +37,7 @@ from openkontext.service.routes.results import LOOK_SECONDS
 from openkontext.service.state import State, get_state
 from openkontext.service.submitting import submit
 
-router = APIRouter(tags=["OpenAI API"])
+router = APIRouter(tags=["OpenAI API"], route_class=KeyFirst)
 REFUSED = (JobState.REQUEST_MODERATED, JobState.CONTENT_MODERATED)
 NO_TOKENS = {
     "input_tokens": 0, "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},

@@ -2,29 +2,40 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
 from openkontext.service import owned
-from openkontext.service.access import Caller, may
+from openkontext.service.access import Caller, KeyFirst, may
 from openkontext.service.errors import Refused, json_responses, responses
 from openkontext.service.models import UNFINISHED, Job, JobState
+from openkontext.service.ranges import answer
 from openkontext.service.results import MEDIA_TYPES, Result, describe, not_found, signature_holds
 from openkontext.service.state import State, get_state
 
-router = APIRouter(tags=["Results"])
+router = APIRouter(tags=["Results"], route_class=KeyFirst)
 LOOK_SECONDS = 0.15
 """How often a followed task is looked at."""
 
 
-@router.get(
-    "/v1/results/{id}/{name}",
-    response_class=Response,
-    responses={200: {"content": {kind: {} for kind in MEDIA_TYPES.values()}}, **responses(403, 404)},
-)
+_CONTENT: dict[str, Any] = {"content": {kind: {} for kind in MEDIA_TYPES.values()}}
+_SAMPLE: dict[str, Any] = {
+    "path": "/v1/results/{id}/{name}",
+    "response_class": Response,
+    "responses": {
+        200: _CONTENT,
+        206: {"description": "The part that Range asks for", **_CONTENT},
+        304: {"description": "Not changed since the ETag of If-None-Match"},
+        **responses(403, 404, 416),
+    },
+}
+
+
+@router.head(**_SAMPLE, operation_id="head_sample")
+@router.get(**_SAMPLE)
 def get_sample(
     request: Request,
     id: Annotated[str, Path(max_length=100)],
@@ -46,7 +57,7 @@ def get_sample(
     except KeyError as error:
         raise Refused(404, "the result is no longer there") from error
     headers = {"Content-Disposition": f'inline; filename="{id}.{kind}"', "Cache-Control": "private, no-store"}
-    return Response(content, media_type=MEDIA_TYPES[kind], headers=headers)
+    return answer(request, content, MEDIA_TYPES[kind], headers)
 
 
 def look(

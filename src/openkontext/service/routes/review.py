@@ -12,12 +12,12 @@ from openkontext.errors import InputError
 from openkontext.safety.policy import load_policy
 from openkontext.safety.review.queue import HeldRequest
 from openkontext.safety.verdict import IN_WORDS
-from openkontext.service.access import Caller, has_role
+from openkontext.service.access import Caller, KeyFirst, has_role
 from openkontext.service.errors import Refused, responses
 from openkontext.service.models import Account, Role
 from openkontext.service.state import State, get_state
 
-router = APIRouter(tags=["Review"])
+router = APIRouter(tags=["Review"], route_class=KeyFirst)
 Reviewing = Annotated[Caller, Depends(has_role(Role.REVIEWER))]
 RequestId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="Of the held request.")]
 PictureRole = Annotated[str, Path(max_length=32, description="As the request names its pictures.")]

@@ -1,0 +1,306 @@
+"""What goes over the wire: clients that leave, that are slow, or that have no key; parts of results."""
+
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from service.running import Server, png
+from sqlalchemy import select, update
+
+from openkontext.service import accounts, jobs, store
+from openkontext.service.audit import Audit
+from openkontext.service.database import Database
+from openkontext.service.jobs import Outcome, Submission
+from openkontext.service.models import Job, JobState
+from openkontext.service.results import signed_url
+from openkontext.service.settings import Settings
+from openkontext.service.terms import service_terms
+
+HEAD_SECONDS = 0.5
+DEAD = 20.0
+"""Seconds after which a test gives up waiting."""
+
+
+@pytest.fixture
+def settings(tmp_path: Path, copier: Path) -> Settings:
+    return Settings(
+        data=tmp_path, secret="s" * 32, model=str(copier), header_seconds=HEAD_SECONDS, min_upload_rate=200
+    )
+
+
+@pytest.fixture
+def database_url(settings: Settings) -> str:
+    return settings.database
+
+
+@pytest.fixture
+def server(settings: Settings, database: Database) -> Iterator[Server]:
+    with Server(settings) as made:
+        yield made
+
+
+@pytest.fixture
+def key(database: Database, audit: Audit, settings: Settings) -> str:
+    with database.transaction() as session:
+        account = accounts.add_account(session, audit, "ann")
+        accounts.accept_terms(session, audit, account.id, service_terms(settings))
+        return accounts.make_key(session, audit, account).key
+
+
+def wait(true: Callable[[], bool]) -> None:
+    ends = time.monotonic() + DEAD
+    while not true():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+
+
+def states(database: Database) -> list[str]:
+    with database.reading() as session:
+        return list(session.scalars(select(Job.state)))
+
+
+def connect(server: Server) -> socket.socket:
+    return socket.create_connection(server.address, timeout=DEAD)
+
+
+def reply(client: socket.socket) -> bytes:
+    """One whole answer."""
+    found = b""
+    while not (whole := re.match(rb"(?s).*?content-length: (\d+)\r\n.*?\r\n\r\n(.*)", found)) or len(
+        whole[2]
+    ) < int(whole[1]):
+        part = client.recv(65536)
+        assert part, found
+        found += part
+    return found
+
+
+def http(path: str, body: bytes, kind: str, **headers: str) -> bytes:
+    """A request as it goes over the wire."""
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "host: 127.0.0.1",
+        f"content-type: {kind}",
+        f"content-length: {len(body)}",
+    ]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def form(**values: object) -> tuple[bytes, str]:
+    request = httpx2.Request("POST", "http://x", data=values, files={"image": ("a.png", png(), "image/png")})
+    return request.read(), request.headers["content-type"]
+
+
+@pytest.mark.parametrize("ending", ["close", "reset", "half"])
+@pytest.mark.parametrize("what", ["edit", "events of an edit", "two pictures"])
+def test_a_client_that_goes_away_cancels_its_edit(
+    server: Server, database: Database, ending: str, what: str
+) -> None:
+    path, (body, kind) = "/v1/images/edits", form(prompt="make it brighter")
+    if what == "events of an edit":
+        body, kind = form(prompt="make it brighter", stream="true", partial_images="1")
+    elif what == "two pictures":
+        path, body, kind = "/v1/images/generations", b'{"prompt": "a house", "n": 2}', "application/json"
+    client = connect(server)
+    client.sendall(http(path, body, kind))
+    wait(lambda: len(states(database)) > 0)
+    time.sleep(2 * HEAD_SECONDS)  # who waits for an answer is not slow
+    assert set(states(database)) == {JobState.QUEUED}
+    if ending == "reset":
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    if ending == "half":  # says that it sends no more, and goes on listening
+        client.shutdown(socket.SHUT_WR)
+        time.sleep(0.3)
+    client.close()
+    wait(lambda: set(states(database)) == {JobState.CANCELLED})
+
+
+def test_a_client_that_stays_gets_its_answer(server: Server, database: Database, settings: Settings) -> None:
+    client = connect(server)
+    client.sendall(http("/v1/images/edits", *form(prompt="make it brighter"), connection="close"))
+    wait(lambda: states(database) == [JobState.QUEUED])
+    with database.transaction() as session:
+        lease = jobs.claim(session, settings)
+        assert lease
+        jobs.finish(session, settings, lease.job.id, lease.token, Outcome(JobState.ERROR, error="no luck"))
+    answer = b""
+    while part := client.recv(65536):
+        answer += part
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"no luck" in answer
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v1/flux-kontext-dev", 403), ("/v1/images/edits", 401), ("/v1/images/generations", 401),
+        ("/v1/feedback", 403), ("/v1/admin/appeals/1/decision", 403),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x"])
+@pytest.mark.parametrize("sent", ["", "ok_0123_wrong"])
+def test_a_key_is_checked_before_a_body_is_read(
+    server: Server, key: str, path: str, status: int, kind: str, sent: str
+) -> None:
+    client = connect(server)
+    headers = {"x_key": sent} if sent else {}
+    head = http(path, b"", kind, **headers).replace(b"content-length: 0", b"content-length: 62914560")
+    client.sendall(head)  # and not a byte of the body
+    answer = reply(client)
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    assert b"valid key" in answer
+    client.close()
+
+
+def test_what_else_a_key_may_not_is_said_before_the_body_too(
+    server: Server, key: str, database: Database, audit: Audit
+) -> None:
+    client = connect(server)
+    with database.transaction() as session:
+        ann = accounts.find_account(session, "ann").id
+        accounts.set_standing(session, audit, ann, accounts.Standing.SUSPENDED, "a drill")
+    head = http("/v1/flux-kontext-dev", b"", "application/json", x_key=key)
+    client.sendall(head.replace(b"content-length: 0", b"content-length: 62914560"))
+    answer = reply(client)
+    assert answer.startswith(b"HTTP/1.1 403")
+    assert b"suspended" in answer
+
+
+def test_a_client_that_sends_all_of_it_anyway_reads_the_answer_and_may_go_on(
+    server: Server, key: str
+) -> None:
+    with httpx2.Client(base_url=server.url, timeout=DEAD) as client:
+        for _ in range(2):
+            refused = client.post("/v1/flux-kontext-dev", content=b"x" * (8 * 2**20))
+            assert refused.status_code == 403
+        assert client.get("/healthz").status_code == 200
+        assert (
+            client.post("/v1/session", content=b"x" * 10_000).status_code == 413
+        )  # nobody knows who that is
+
+
+def test_a_body_without_an_end_is_not_waited_for_after_the_answer(
+    settings: Settings, database: Database, key: str
+) -> None:
+    with Server(settings.model_copy(update={"max_request_bytes": 2**20})) as server:
+        client = connect(server)
+        client.sendall(
+            b"POST /v1/flux-kontext-dev HTTP/1.1\r\nhost: 127.0.0.1\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        assert reply(client).startswith(b"HTTP/1.1 403")
+        with pytest.raises(OSError):  # noqa: PT011, PT012
+            for _ in range(1000):
+                client.sendall(b"10000\r\n" + b"x" * 2**16 + b"\r\n")
+
+
+def drip(client: socket.socket, content: bytes, pause: float) -> bytes:
+    """Send byte after byte until there is an answer, and read it to the end of the connection."""
+    client.settimeout(pause)
+    for index in range(len(content)):
+        try:
+            client.sendall(content[index : index + 1])
+            if answer := client.recv(65536):
+                break
+        except TimeoutError:
+            continue
+        except OSError:
+            return b""
+    else:
+        raise AssertionError("it took all of it")
+    client.settimeout(DEAD)
+    while part := client.recv(65536):
+        answer += part
+    return answer
+
+
+def test_a_head_that_does_not_come_ends_the_connection(server: Server) -> None:
+    head = b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n" + b"x: y\r\n" * 1000
+    assert drip(connect(server), head, 0.05).startswith(b"HTTP/1.1 408")
+    silent = connect(server)
+    assert silent.recv(10) == b""  # closed, and nothing said: nothing was asked
+    assert httpx2.get(f"{server.url}/healthz").status_code == 200
+
+
+def test_a_body_that_is_too_slow_ends_the_connection(server: Server, key: str, database: Database) -> None:
+    request = http(
+        "/v1/flux-kontext-dev", b'{"prompt": "' + b"x" * 1000 + b'"}', "application/json", x_key=key
+    )
+    client = connect(server)
+    head, _, body = request.partition(b"\r\n\r\n")
+    client.sendall(head + b"\r\n\r\n")
+    assert drip(client, body, 0.05).startswith(b"HTTP/1.1 408")  # 20 bytes a second, not 200
+    assert states(database) == []
+
+
+def test_a_slow_client_that_is_fast_enough_is_served(server: Server, key: str, database: Database) -> None:
+    body = b'{"prompt": "a house", "seed": ' + b" " * 600 + b"1}"
+    client = connect(server)
+    request = http("/v1/flux-kontext-dev", body, "application/json", x_key=key)
+    client.sendall(request[: -len(body)])
+    for index in range(0, len(body), 60):  # 600 bytes a second, longer than a head may take
+        client.sendall(body[index : index + 60])
+        time.sleep(0.1)
+    assert reply(client).startswith(b"HTTP/1.1 200")
+    time.sleep(2 * HEAD_SECONDS)  # between two requests a connection may rest
+    client.sendall(http("/v1/flux-kontext-dev", b'{"prompt": "a"}', "application/json", x_key=key))
+    assert reply(client).startswith(b"HTTP/1.1 200")
+
+
+@pytest.fixture
+def sample(server: Server, settings: Settings, database: Database) -> tuple[str, bytes]:
+    """Address and content of a result."""
+    content = png()
+    digest = store.keep(database, store.ImageStore(settings), content)
+    with database.transaction() as session:
+        account = accounts.local_account(session).id
+        asked = Submission(
+            account_id=account, key_id=None, model="m", asked={"prompt": "p"}, base_url=server.url
+        )
+        job = jobs.submit(session, settings, asked)
+        session.execute(update(Job).values(state=JobState.READY, output=digest))
+        return signed_url(job, settings), content
+
+
+def test_a_result_is_read_in_parts(sample: tuple[str, bytes]) -> None:
+    url, content = sample
+    size = len(content)
+    whole = httpx2.get(url)
+    assert (whole.status_code, whole.content) == (200, content)
+    assert whole.headers["accept-ranges"] == "bytes"
+    head = httpx2.head(url)
+    assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(size))
+    assert head.headers["etag"] == whole.headers["etag"]
+    for asked, part in {
+        "bytes=0-9": content[:10],
+        "bytes=10-": content[10:],
+        "bytes=-7": content[-7:],
+        f"bytes=5-{10 * size}": content[5:],
+        f"bytes=-{10 * size}": content,
+        "bytes=0-0": content[:1],
+    }.items():
+        got = httpx2.get(url, headers={"Range": asked})
+        assert (got.status_code, got.content) == (206, part), asked
+        first = size - len(part) if asked.startswith("bytes=-") else int(asked[6:].split("-")[0])
+        assert got.headers["content-range"] == f"bytes {first}-{first + len(part) - 1}/{size}"
+    for asked in (f"bytes={size}-", f"bytes={size + 5}-{size + 9}", "bytes=-0"):
+        got = httpx2.get(url, headers={"Range": asked})
+        assert (got.status_code, got.headers["content-range"]) == (416, f"bytes */{size}"), asked
+    for asked in ("bytes=9-3", "bytes=-", "lines=1-2", "bytes=a-b", "bytes=0-1,5-6"):  # read as none
+        assert httpx2.get(url, headers={"Range": asked}).content == content, asked
+
+
+def test_a_result_that_one_has_is_not_sent_again(sample: tuple[str, bytes]) -> None:
+    url, content = sample
+    tag = httpx2.get(url).headers["etag"]
+    for known in (tag, f'"other", {tag}', f"W/{tag}", "*"):
+        got = httpx2.get(url, headers={"If-None-Match": known})
+        assert (got.status_code, got.content, got.headers["etag"]) == (304, b"", tag), known
+    assert httpx2.get(url, headers={"If-None-Match": '"other"'}).content == content
+    part = {"Range": "bytes=0-9"}
+    assert httpx2.get(url, headers=part | {"If-Range": tag}).status_code == 206
+    assert httpx2.get(url, headers=part | {"If-Range": '"other"'}).content == content
