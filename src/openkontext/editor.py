@@ -338,7 +338,7 @@ class Editor:
                 **decided,
                 "true_cfg_scale": float(request.true_cfg_scale),
                 "negative_prompt": request.negative_prompt,
-                "size": list(inputs.output_size),
+                "size": [request.size, *inputs.output_size],
                 "fit": request.fit,
                 "keep_unchanged": request.keep_unchanged,
                 "mask": mask,

@@ -122,22 +122,22 @@ def settle_sizes(request: EditRequest, picture: Size | None, config: RepositoryC
     """
     shape = request.asked_shape or picture or (1, 1)
     trained = nearest_size(*shape, config.sizes)
-    picture = picture or (trained if request.asked_shape is None else None)
-    if request.asked_shape is None and picture:
-        whole, fit = Fit(picture, picture), Fit(picture, trained, request.fit)
-        if request.size == "auto":
-            return Sizes(whole, fit, fit.output_size)
-        if request.fit != "crop":
-            return Sizes(whole, fit, picture)
+    if request.asked_shape is not None:
+        # The picture first comes to the asked shape, which then stands in its place.
+        output, size = Fit(shape, trained).output_size, trained
+        if request.width and request.height:
+            output = (request.width, request.height)
+            size = model_size(output, trained, config.min_area)
+        return Sizes(Fit(picture or output, output, request.fit), Fit(output, size), output)
+    own = picture or trained
+    whole, fit = Fit(own, own), Fit(own, trained, request.fit)
+    if request.size == "auto":
+        return Sizes(whole, fit, fit.output_size)
+    if request.fit == "crop":
         left, top, right, bottom = fit.source_box
         middle = (right - left, bottom - top)
-        return Sizes(Fit(picture, middle, "crop"), Fit(middle, trained), middle)
-    # The picture first comes to the asked shape, which then stands in its place.
-    output, size = Fit(shape, trained).output_size, trained
-    if request.width and request.height:
-        output = (request.width, request.height)
-        size = model_size(output, trained, config.min_area)
-    return Sizes(Fit(picture or output, output, request.fit), Fit(output, size), output)
+        return Sizes(Fit(own, middle, "crop"), Fit(middle, trained), middle)
+    return Sizes(whole, fit, own)
 
 
 def model_size(asked: Size, trained: Size, min_area: float) -> Size:

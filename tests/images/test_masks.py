@@ -75,6 +75,7 @@ BRIGHTNESS: dict[str, Any] = {
     "mode RGBA, opaque": file(Image.fromarray(WHITE).convert("RGBA")),
     "mode RGBA, almost opaque": rgba(WHITE[..., None], np.where(HOLE, 254, 255)),
     "mode P": palette([0, 0, 0, 255, 255, 255]),
+    "mode P, classes without colours": file(Image.fromarray(HOLE, "P")),
     "mode P, classes in colour": palette([0, 0, 0, 128, 0, 0]),
     "mode I;16 of 0 and 1": file(Image.fromarray(HOLE.astype(np.uint16))),
     "mode I;16": file(Image.fromarray(HOLE * np.uint16(65535))),

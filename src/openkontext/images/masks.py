@@ -118,6 +118,10 @@ def _with_own_numbers(image: Image.Image) -> NDArray[Any]:
         return values if alpha is None else np.stack([values, np.asarray(alpha)], axis=-1)
     if image.has_transparency_data:
         return np.asarray(image.convert("RGBA"))
+    if image.mode == "P" and image.convert("RGB").getcolors(
+        1
+    ):  # numbers of classes, without colours for them
+        return np.asarray(image)
     return np.asarray(image if image.mode in ("1", "L", "RGB") else image.convert("RGB"))
 
 
