@@ -25,9 +25,9 @@ def main(folder: Path, lora_rank: int, steps: int, shard: bool) -> None:
     shares: list[float] = []
     prepare = finetune.Engine.prepare
 
-    def watched(self, model, **settings):
+    def watched(self, model, optimizer, **settings):
         whole = sum(p.numel() for p in model.parameters())
-        trained = prepare(self, model, **settings)
+        trained = prepare(self, model, optimizer, **settings)
         parts = [p.to_local() if isinstance(p, DTensor) else p for p in trained.model.parameters()]
         shares.append(sum(p.numel() for p in parts) / whole)
         return trained

@@ -23,9 +23,8 @@ from openkontext.train.finetune import FinetuneRecipe, train_finetune
 from openkontext.train.flow import FlowRecipe, train_flow
 from openkontext.train.guidance import GuidanceRecipe
 from openkontext.train.ladd import LaddRecipe
-from openkontext.train.latents import PairCache, write_chunk
+from openkontext.train.latents import PairCache, encode, write_chunk
 from openkontext.train.loop import RunRecipe
-from openkontext.train.recipe import encode
 from openkontext.train.text import TextEncoders, TextRecipe, train_text
 
 STEPS = 24

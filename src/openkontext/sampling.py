@@ -147,14 +147,26 @@ def denoise(
         yield Step(index, count, float(sigma_next), latents, denoised)
 
 
+def shift(image_seq_len: int, base_shift: float = 0.5, max_shift: float = 1.15) -> float:
+    """The shift mu of a picture: on the line through two sizes, also beyond them.
+
+    Source: `get_lin_function` in the reference.
+
+    Args:
+        image_seq_len: tokens of the picture being made; those of the context do not count.
+        base_shift: mu at 256 tokens.
+        max_shift: mu at 4096 tokens.
+    """
+    return base_shift + (max_shift - base_shift) / (4096 - 256) * (image_seq_len - 256)
+
+
 def schedule(
     num_inference_steps: int, image_seq_len: int, base_shift: float = 0.5, max_shift: float = 1.15
 ) -> Float:
     """Noise levels of every step, shifted towards noise the more tokens the picture has.
 
-    Evenly spaced t in 1..0 becomes exp(mu) / (exp(mu) + 1/t - 1), with mu on the line through (256 tokens,
-    `base_shift`) and (4096 tokens, `max_shift`), also beyond them (`get_schedule` in the reference).
-    Computed in float32 in the order of diffusers' scheduler.
+    Evenly spaced t in 1..0 becomes exp(mu) / (exp(mu) + 1/t - 1), with mu of `shift` (`get_schedule` in the
+    reference). Computed in float32 in the order of diffusers' scheduler.
 
     Args:
         num_inference_steps: N, at least 1.
@@ -170,7 +182,7 @@ def schedule(
     """
     if num_inference_steps < 1:
         raise InputError(f"num_inference_steps must be at least 1, not {num_inference_steps}")
-    mu = base_shift + (max_shift - base_shift) / (4096 - 256) * (image_seq_len - 256)
+    mu = shift(image_seq_len, base_shift, max_shift)
     t = np.linspace(1, 1 / num_inference_steps, num_inference_steps).astype(np.float32)
     sigmas = math.exp(mu) / (math.exp(mu) + (1 / t - 1))
     return np.append(sigmas, np.float32(0))

@@ -16,7 +16,7 @@ from openkontext.sampling import schedule
 from openkontext.train.base import Base
 from openkontext.train.batch import Batch, Text, ids_of, velocity
 from openkontext.train.distill import train_guidance, train_ladd
-from openkontext.train.engine import Engine
+from openkontext.train.engine import Engine, adamw
 from openkontext.train.finetune import flow_loss
 from openkontext.train.guidance import GuidanceRecipe, guidance_loss, guided_velocity
 from openkontext.train.ladd import (
@@ -79,7 +79,7 @@ def a_teacher(toy: Toy, steps: int, dropout: float = 0.0) -> FluxTransformer:
     torch.manual_seed(0)
     transformer = FluxTransformer(TOY)
     engine = Engine(RUN)
-    trained = engine.prepare(transformer, rate=3e-3, decay=0.98)
+    trained = engine.prepare(transformer, adamw(3e-3), decay=0.98)
     rng = np.random.default_rng(0)
     for step in range(steps):
         engine.step(

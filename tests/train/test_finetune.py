@@ -15,7 +15,7 @@ from openkontext.model.lora import load_lora, merge_lora
 from openkontext.repository import Repository
 from openkontext.train.base import Base
 from openkontext.train.batch import Batch, Text, logit_normal
-from openkontext.train.finetune import flow_loss, shift_of
+from openkontext.train.finetune import flow_loss
 
 RECIPE = """
 stage = "finetune"
@@ -132,9 +132,9 @@ def test_the_loss_is_that_of_the_straight_path() -> None:
 
 def test_timesteps_are_shifted_as_the_schedule_is() -> None:
     base = Base.load("nano")
-    mu = shift_of(base, 256)
+    mu = base.shift(256)
     assert mu == base.config.base_shift
-    assert shift_of(base, 4096) == pytest.approx(base.config.max_shift)
+    assert base.shift(4096) == pytest.approx(base.config.max_shift)
     # Half of all draws lie above the shifted middle of the schedule, exp(mu) / (exp(mu) + 1).
     draws = logit_normal(20_000, mu, np.random.default_rng(0))
     assert (draws > np.exp(mu) / (np.exp(mu) + 1)).float().mean().item() == pytest.approx(0.5, abs=0.015)

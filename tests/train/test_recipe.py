@@ -1,6 +1,6 @@
 """Recipes: what is read, and what is refused in one line."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,9 @@ from openkontext.runtime.components import Components
 from openkontext.text import Tokenizers
 from openkontext.train.engine import Engine
 from openkontext.train.flow import FlowRecipe, Kontext, rate_factor
-from openkontext.train.loop import RunRecipe
-from openkontext.train.recipe import load_text_encoders, read_recipe, run_recipe
+from openkontext.train.loop import RunRecipe, duration
+from openkontext.train.recipe import STAGES, read_recipe
+from openkontext.train.scratch import load_text_encoders, run_recipe
 from openkontext.train.start import Start, start_from
 from openkontext.train.text import TextEncoders
 from openkontext.train.vocabulary import train_tokenizers
@@ -41,6 +42,13 @@ def test_the_shipped_recipes_read() -> None:
         ("stage = 'flow'\n[flow]\nsteps = 'many'", "flow.steps = 'many'"),
         ("stage = 'flow'\nstages = 1", "stages is not a setting"),
         ("stage =", "cannot read the recipe"),
+        ("stage = 'flow'\n[run]\nshard = true", "run.shard is not a setting of this stage; there are acc"),
+        ("stage = 'finetune'\n[run]\ncompile = true", "run.compile is not a setting of this stage"),
+        ("stage = 'ladd'\n[run]\nsample_steps = 5", "run.sample_steps is not a setting of this stage"),
+        (
+            "stage = 'latents'\n[run]\nlog_steps = 5",
+            "log_steps is not a setting of this stage",
+        ),
     ],
 )
 def test_a_bad_recipe_is_one_line(tmp_path: Path, text: str, says: str) -> None:
@@ -50,6 +58,41 @@ def test_a_bad_recipe_is_one_line(tmp_path: Path, text: str, says: str) -> None:
         read_recipe(path)
     assert says in str(error.value)
     assert "\n" not in str(error.value).replace(text, "")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_switch_that_a_stage_takes_is_a_field_and_is_taken(tmp_path: Path, stage: str) -> None:
+    defaults = {field.name: field.default for field in fields(RunRecipe)}
+    run = ""
+    for name in sorted(STAGES[stage].run):
+        value = f'"{defaults[name]}"' if isinstance(defaults[name], str) else str(defaults[name]).lower()
+        run += f"{name} = {value}\n"
+    own = '[finetune]\npairs = "pairs.csv"\n' if stage == "finetune" else ""
+    (tmp_path / "recipe.toml").write_text(f"stage = '{stage}'\n{own}[run]\n{run}")
+    assert read_recipe(tmp_path / "recipe.toml").run == RunRecipe()
+
+
+def test_processes_are_refused_where_they_would_do_nothing() -> None:
+    recipe = read_recipe(RECIPES / "nano" / "1-text.toml")
+    with pytest.raises(InputError, match="the stage text runs in one process; leave out --processes"):
+        recipe.check_processes(2)
+    recipe.check_processes(1)
+    read_recipe(RECIPES / "nano" / "4-flow.toml").check_processes(2)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.4, "0 s"),
+        (59, "59 s"),
+        (90, "2 min"),
+        (3599, "1 h 0 min"),
+        (834_360, "9 d 16 h"),
+        (2 * 3600 + 300, "2 h 5 min"),
+    ],
+)
+def test_the_time_left_is_said_as_people_say_it(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
 
 
 def test_a_missing_recipe_and_a_missing_stage_are_named(tmp_path: Path) -> None:

@@ -20,9 +20,8 @@ from openkontext.model.config import PRESETS, AutoencoderConfig
 from openkontext.train import latents
 from openkontext.train.autoencoder import AutoencoderRecipe, train_autoencoder
 from openkontext.train.flow import FlowRecipe, train_flow
-from openkontext.train.latents import PairCache, write_chunk
+from openkontext.train.latents import PairCache, encode, write_chunk
 from openkontext.train.parallel import average_gradients, launch, rank
-from openkontext.train.recipe import encode
 from openkontext.train.text import TextEncoders, TextRecipe, train_text
 from openkontext.train.vocabulary import Taught, train_tokenizers
 

@@ -30,10 +30,12 @@ def train(
 ) -> None:
     """Train one stage, or go on with it where it was stopped."""
     _prepare(threads)
-    from openkontext.train.recipe import read_recipe, run_recipe
+    from openkontext.train.recipe import read_recipe
+    from openkontext.train.scratch import run_recipe
     from openkontext.train.start import start_from
 
     settings = read_recipe(recipe, "train")
+    settings.check_processes(processes)
     if start is not None:
         start_from(start, work, settings.config)
     run_recipe(settings, work, processes)
@@ -93,7 +95,7 @@ def _prepare(threads: int) -> None:
     try:
         import torch
 
-        import openkontext.train.recipe  # noqa: F401
+        import openkontext.train.scratch  # noqa: F401
     except ImportError as error:
         raise InputError(f"training needs {error.name}; {how_to_install('train')}") from None
     if threads:

@@ -1,7 +1,5 @@
 """Single edits of any kind, each on a scene of its own, for evaluation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Edits: a scene before, the scene after, and what was asked."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -22,9 +20,10 @@ TASKS: dict[str, tuple[str, ...]] = {
 }
 """The five tasks of KontextBench (arXiv 2506.15742), and the kinds of edit of each."""
 
-#: Kinds that change one word about the scene, and those that change one thing and leave the rest.
 GLOBAL_KINDS = ("background", "season", "time", "look", "style")
+"""Kinds that change one word about the scene."""
 LOCAL_KINDS = (*TASKS["local"], *TASKS["text"])
+"""Kinds that change one thing and leave the rest."""
 KINDS = tuple(kind for kinds in TASKS.values() for kind in kinds)
 IMPOSSIBLE = "impossible"
 """The kind of an edit that asks for what cannot be: nothing may change. Belongs to no task."""
@@ -43,12 +42,12 @@ class Edit:
     kind: str
     before: Scene
     after: Scene
-    #: The thing that the instruction names, as it is before; None where it names none.
     subject: Thing | None = None
-    #: The thing that the instruction asks for, as it is after; None where it asks for none.
+    """The thing that the instruction names, as it is before; None where it names none."""
     result: Thing | None = None
-    #: Two edits in one instruction, one after the other; or the one edit that is not possible.
-    parts: tuple[Edit, ...] = ()
+    """The thing that the instruction asks for, as it is after; None where it asks for none."""
+    parts: tuple["Edit", ...] = ()
+    """Two edits in one instruction, one after the other; or the one edit that is not possible."""
 
     def region(self) -> np.ndarray:
         """What the edit may change: bool [height, width]; everything for an edit of the whole picture.

@@ -4,8 +4,6 @@ Variants of a scene share most of its picture, so a family costs few renderings 
 pairs. Nothing in a family is held out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from operator import attrgetter

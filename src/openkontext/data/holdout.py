@@ -4,8 +4,6 @@ Fixed before the first training run. Training scenes do not contain them and tra
 for them.
 """
 
-from __future__ import annotations
-
 import zlib
 
 from openkontext.data.landscapes import LANDSCAPES
@@ -17,8 +15,8 @@ from openkontext.data.things import ALL_SHAPES
 _SHAPE_INDEX = {name: i for i, name in enumerate(ALL_SHAPES)}
 _COLOUR_INDEX = {name: i for i, name in enumerate(COLOURS)}
 
-#: One time of day, one season and one look for half of the landscapes each.
 _LANDSCAPE_TIMES = {("beach", "sunset"), ("forest", "night"), ("mountains", "sunset"), ("city", "night")}
+"""One time of day, one season and one look for half of the landscapes each."""
 _LANDSCAPE_SEASONS = {("meadow", "winter"), ("desert", "autumn"), ("city", "autumn"), ("beach", "winter")}
 _LANDSCAPE_LOOKS = {
     ("desert", "sepia"),

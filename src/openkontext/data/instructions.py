@@ -4,8 +4,6 @@ Some phrasings are held out of training, so that evaluation can ask in words tha
 differently.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Six landscapes, in three seasons, at three times of day."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -19,8 +17,8 @@ class TimeOfDay:
 
     sky_top: RGB
     sky_bottom: RGB
-    #: Factors on red, green and blue of all that is lit.
     light: tuple[float, float, float]
+    """Factors on red, green and blue of all that is lit."""
 
 
 TIMES: dict[str, TimeOfDay] = {
@@ -218,7 +216,7 @@ def _weather(picture: Image.Image, season: str, rng: np.random.Generator) -> Non
 def draw_landscape(
     landscape: str, season: str, time: str, width: int, height: int, detail: int
 ) -> np.ndarray:
-    """Draws a landscape without things.
+    """Draw a landscape without things.
 
     Args:
         landscape: One of LANDSCAPES.

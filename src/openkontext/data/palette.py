@@ -1,10 +1,7 @@
 """Colours of the scenes, as sRGB bytes."""
 
-from __future__ import annotations
-
 RGB = tuple[int, int, int]
 
-#: Main colours a thing can have. Far enough apart to be told apart under evening and night light.
 COLOURS: dict[str, RGB] = {
     "red": (214, 40, 44),
     "orange": (247, 127, 24),
@@ -16,6 +13,7 @@ COLOURS: dict[str, RGB] = {
     "white": (246, 246, 244),
     "black": (42, 42, 48),
 }
+"""Main colours a thing can have. Far enough apart to be told apart under evening and night light."""
 
 
 def mix(a: RGB, b: RGB, share: float) -> RGB:

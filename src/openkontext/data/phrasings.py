@@ -1,9 +1,5 @@
 """The words of instructions: how each kind of edit can be asked for, and what its values are called."""
 
-from __future__ import annotations
-
-#: Phrasings by kind: those that training uses, and those held out of it. {it} names the thing, {a} the thing
-#: asked for ("a red ball"), {new} its shape or its colour and shape, {colour}, {place}, {value} the rest.
 PHRASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "recolour": (
         (
@@ -221,8 +217,9 @@ PHRASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("show this robot {where}", "draw the same robot {where}", "i want this robot {where}"),
     ),
 }
+"""Phrasings by kind: those that training uses, and those held out of it. {it} names the thing, {a} the thing
+asked for ("a red ball"), {new} its shape or its colour and shape, {colour}, {place}, {value} the rest."""
 
-#: Whole instructions for values that also go by other words.
 SAYINGS: dict[tuple[str, str], tuple[str, ...]] = {
     ("season", "winter"): ("make it snow", "let it snow", "cover everything in snow", "add snow"),
     ("season", "autumn"): ("make it fall", "make the leaves fall"),
@@ -245,6 +242,7 @@ SAYINGS: dict[tuple[str, str], tuple[str, ...]] = {
         "turn it into a negative",
     ),
 }
+"""Whole instructions for values that also go by other words."""
 
 VALUES: dict[str, tuple[str, ...]] = {
     "meadow": ("a meadow", "the meadow", "a green meadow", "a field"),
@@ -285,7 +283,6 @@ DESTINATIONS: dict[str, tuple[str, ...]] = {
     "sky middle": ("to the top in the middle", "to the middle of the sky"),
     "sky right": ("to the top right", "to the right of the sky"),
 }
-#: Where something is drawn anew.
 WHERE: dict[str, tuple[str, ...]] = {
     "meadow": ("in a meadow", "in a field"),
     "forest": ("in a forest", "in the woods"),
@@ -294,6 +291,7 @@ WHERE: dict[str, tuple[str, ...]] = {
     "desert": ("in the desert", "in a sandy desert"),
     "city": ("in the city", "in a town"),
 }
+"""Where something is drawn anew."""
 WHEN = {"day": "", "sunset": " at sunset", "night": " at night"}
 SIZES = {True: ("bigger", "larger"), False: ("smaller",)}
 NUMBERS = ("one", "two", "three")

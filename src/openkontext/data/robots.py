@@ -3,8 +3,6 @@
 There are 3 heads, 4 tops, 3 bodies, 3 feet, and a colour each for head and body: 7,776 robots.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 HEADS = ("round", "square", "wide")
@@ -21,5 +19,5 @@ class Robot:
     top: str
     body: str
     feet: str
-    #: Colour of the head.
     face: str
+    """Colour of the head."""

@@ -1,7 +1,5 @@
 """Random scenes."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from openkontext.data.holdout import landscape_held_out, text_held_out, thing_held_out
@@ -75,12 +73,12 @@ def random_scene(rng: np.random.Generator, size: tuple[int, int] | None = None) 
     return Scene(width, height, landscape, season, time, tuple(things), detail=int(rng.integers(1 << 20)))
 
 
-#: Words on signs; letters and digits in any order come beside them.
 _TEXTS = (
     "OPEN", "SALE", "CAFE", "TAXI", "STOP", "EXIT", "ZOO", "BUS", "TEA", "HELP", "SHOP", "PARK", "FISH",
     "MILK", "CAKE", "JAZZ", "GYM", "WOW", "HI", "YES", "NO", "GO", "24H", "VIP", "OK", "BAR", "INN",
     "ICE", "QUIZ", "KIDS",
 )  # fmt: skip
+"""Words on signs; letters and digits in any order come beside them."""
 
 
 def random_text(rng: np.random.Generator) -> str:

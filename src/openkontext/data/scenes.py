@@ -5,8 +5,6 @@ through a look (colour, black and white, ...). Everything is drawn by this packa
 files.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,11 +15,9 @@ from openkontext.data.things import PLAIN, SIGN, Form, draw_thing, main_colour_a
 
 LOOKS = ("colour", "black and white", "sepia", "inverted")
 
-#: The pictures' sizes, (width, height) in pixels, near 128 x 128 in area.
 SIZES = ((128, 128), (144, 112), (112, 144), (160, 96), (96, 160))
+"""The pictures' sizes, (width, height) in pixels, near 128 x 128 in area."""
 
-#: Where things can be: the centre of the foot for places on the ground, the centre for places in the sky, as
-#: shares of the picture's width and height.
 PLACES: dict[str, tuple[float, float]] = {
     "left": (0.19, 0.84),
     "middle": (0.5, 0.88),
@@ -30,14 +26,16 @@ PLACES: dict[str, tuple[float, float]] = {
     "sky middle": (0.5, 0.17),
     "sky right": (0.8, 0.2),
 }
+"""Where things can be: the centre of the foot for places on the ground, the centre for places in the sky, as
+shares of the picture's width and height."""
 GROUND_PLACES = ("left", "middle", "right")
 SKY_PLACES = ("sky left", "sky middle", "sky right")
 
-#: Size of a thing that an instruction adds, as a share of the picture's shorter side.
 GROUND_SIZE = 0.32
+"""Size of a thing that an instruction adds, as a share of the picture's shorter side."""
 SKY_SIZE = 0.25
-#: Size of a robot: large enough to be recognised.
 ROBOT_SIZE = 0.46
+"""Size of a robot: large enough to be recognised."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +45,10 @@ class Thing:
     shape: str
     colour: str
     place: str
-    #: Side of its square, as a share of the picture's shorter side.
     size: float
-    #: Offset from the place, as shares of the picture's width and height.
+    """Side of its square, as a share of the picture's shorter side."""
     dx: float = 0.0
+    """Offset from the place, as shares of the picture's width and height."""
     dy: float = 0.0
     form: Form = PLAIN
 
@@ -71,10 +69,10 @@ class Scene:
     time: str
     things: tuple[Thing, ...]
     look: str = "colour"
-    #: How it is drawn, see `openkontext.data.styles`.
     style: str = "plain"
-    #: Chooses the landscape's incidental detail (hills, stars, windows).
+    """How it is drawn, see `openkontext.data.styles`."""
     detail: int = 0
+    """Chooses the landscape's incidental detail (hills, stars, windows)."""
 
 
 def back_to_front(scene: Scene) -> list[Thing]:
@@ -105,7 +103,7 @@ def _place(
 
 
 def _shadow(picture: np.ndarray, left: int, top: int, side: int) -> None:
-    """Darkens a soft ellipse where a thing meets the ground."""
+    """Darken a soft ellipse where a thing meets the ground."""
     half_height = max(side // 9, 1)
     y, x = np.mgrid[-half_height : half_height + 1, 0:side].astype(np.float32)
     distance = (x / side * 2 - 1) ** 2 + (y / (half_height + 0.5)) ** 2
@@ -130,7 +128,7 @@ def _apply_look(picture: np.ndarray, look: str) -> np.ndarray:
 
 
 def render(scene: Scene) -> np.ndarray:
-    """Draws a scene: uint8 [height, width, 3]."""
+    """Draw a scene: uint8 [height, width, 3]."""
     picture = draw_landscape(
         scene.landscape, scene.season, scene.time, scene.width, scene.height, scene.detail
     ).copy()

@@ -5,8 +5,6 @@ a letter is one pattern in one token wherever it stands; at any offset it would 
 small model learns.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Styles of drawing: a whole picture as a pencil drawing, a watercolour and the like."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image, ImageFilter
 

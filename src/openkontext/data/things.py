@@ -4,8 +4,6 @@ Every drawing is a list of parts in a unit square (x to the right, y down, the g
 is the role "main", "dark" or "light" (the main colour and its shades) or a fixed colour.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -74,7 +72,6 @@ _PETALS = tuple(
     )
 )
 
-#: Things that stand on the ground, back to front.
 GROUND_THINGS: dict[str, tuple[Part, ...]] = {
     "ball": (
         _ellipse("main", 0.08, 0.16, 0.92, 1.0),
@@ -153,8 +150,8 @@ GROUND_THINGS: dict[str, tuple[Part, ...]] = {
         _polygon(_WOOD, (0.02, 0.74), (0.98, 0.74), (0.82, 1.0), (0.18, 1.0)),
     ),
 }
+"""Things that stand on the ground, back to front."""
 
-#: Things that hang in the sky.
 SKY_THINGS: dict[str, tuple[Part, ...]] = {
     "balloon": (
         _polygon(_STRING, (0.485, 0.76), (0.515, 0.76), (0.54, 1.0), (0.51, 1.0)),
@@ -179,11 +176,12 @@ SKY_THINGS: dict[str, tuple[Part, ...]] = {
         _ellipse((16, 16, 20), 0.7, 0.27, 0.78, 0.35),
     ),
 }
+"""Things that hang in the sky."""
 
 SHAPES: dict[str, tuple[Part, ...]] = {**GROUND_THINGS, **SKY_THINGS}
 
-#: Things whose drawing depends on what stands on them, or on who they are. They stand on the ground.
 SIGN, ROBOT = "sign", "robot"
+"""Things whose drawing depends on what stands on them, or on who they are. They stand on the ground."""
 ALL_SHAPES = (*SHAPES, SIGN, ROBOT)
 
 
@@ -191,24 +189,24 @@ ALL_SHAPES = (*SHAPES, SIGN, ROBOT)
 class Form:
     """What a thing has beyond its shape and its colour."""
 
-    #: How many of it stand together in its square: 1, 2 or 3.
     count: int = 1
-    #: What a sign says.
+    """How many of it stand together in its square: 1, 2 or 3."""
     text: str = ""
-    #: Who a robot is.
+    """What a sign says."""
     robot: Robot | None = None
+    """Who a robot is."""
 
 
 PLAIN = Form()
 MOST = 3
 """Things of one kind that stand together at most."""
 
-#: Left, top and side of each of so many things in their common square, back to front.
 _GROUPS: dict[int, tuple[tuple[float, float, float], ...]] = {
     1: ((0.0, 0.0, 1.0),),
     2: ((0.0, 0.44, 0.56), (0.44, 0.44, 0.56)),
     3: ((0.22, 0.0, 0.56), (0.0, 0.44, 0.56), (0.44, 0.44, 0.56)),
 }
+"""Left, top and side of each of so many things in their common square, back to front."""
 
 _STEEL: RGB = (150, 156, 166)
 _EYE: RGB = (24, 26, 32)
@@ -313,7 +311,7 @@ def _draw(parts: tuple[Part, ...], size: int, shades: dict[str, RGB], fixed: RGB
 
 @lru_cache(maxsize=4096)
 def draw_thing(shape: str, colour: str, size: int, form: Form = PLAIN) -> tuple[np.ndarray, np.ndarray]:
-    """Draws one thing, lit from the upper left.
+    """Draw one thing, lit from the upper left.
 
     Returns:
         Its colours, float32 [size, size, 3] in 0..255, and its opacity, float32 [size, size] in 0..1.

@@ -1,7 +1,5 @@
 """Stages that begin with a whole model: from a recipe to what is left in the work folder."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from pathlib import Path
@@ -36,7 +34,7 @@ Recipe = FinetuneRecipe | GuidanceRecipe | LaddRecipe
 
 
 def run_stage(recipe: Recipe, run: RunRecipe, work: Path, processes: int = 1) -> Path:
-    """Runs a stage, or goes on where it was stopped.
+    """Run a stage, or go on where it was stopped.
 
     Returns:
         What was made: `lora.safetensors`, or the folder `checkpoint` where all weights were trained.
@@ -94,7 +92,7 @@ def _run(recipe: Recipe, run: RunRecipe, work: Path) -> None:
 
 
 def _leave(recipe: Recipe, base: Base, model: FluxTransformer, folder: Path) -> None:
-    """Writes what was trained: the adapter, or the whole model."""
+    """Write what was trained: the adapter, or the whole model."""
     lora = adapter_lora(model)
     if rank() != 0:
         return
@@ -106,7 +104,7 @@ def _leave(recipe: Recipe, base: Base, model: FluxTransformer, folder: Path) -> 
 
 
 def export_stage(recipe: Recipe, work: Path, out: Path, overwrite: bool = False) -> None:
-    """Writes a repository of what a stage has made, an adapter merged into its model, ready to edit with.
+    """Write a repository of what a stage has made, an adapter merged into its model, ready to edit with.
 
     Raises:
         InputError: `out` exists or cannot be written.

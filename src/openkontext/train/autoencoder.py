@@ -1,7 +1,5 @@
 """The autoencoder's stage: pictures in, the same pictures out, through a small latent."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +15,8 @@ from openkontext.data.sampler import choose
 from openkontext.data.scenes import render
 from openkontext.model.autoencoder import Autoencoder, ResnetBlock
 from openkontext.model.config import AutoencoderConfig
-from openkontext.train.loop import Average, Run, RunRecipe, warm_cosine
-from openkontext.train.optimiser import MuonAdamW
+from openkontext.train.engine import Engine, Trained, muon_adamw
+from openkontext.train.loop import Run, RunRecipe, warm_cosine
 
 
 @dataclass(frozen=True)
@@ -27,26 +25,26 @@ class AutoencoderRecipe:
 
     steps: int = 6000
     batch_size: int = 16
-    #: Side of the square crops, in pixels.
     crop: int = 64
-    #: Learning rate of Muon, for the convolutions.
+    """Side of the square crops, in pixels."""
     muon_rate: float = 0.02
-    #: Learning rate of AdamW, for everything else.
+    """Learning rate of Muon, for the convolutions."""
     adam_rate: float = 1.5e-3
+    """Learning rate of AdamW, for everything else."""
     warm_up: int = 100
-    #: Pictures rendered before the first step; every step draws crops from them.
     pictures: int = 4000
-    #: Weight of the divergence from a unit normal, per latent value.
+    """Pictures rendered before the first step; every step draws crops from them."""
     kl_weight: float = 2e-4
-    #: Weight of the difference between neighbouring pixels, which keeps edges sharp.
+    """Weight of the divergence from a unit normal, per latent value."""
     edge_weight: float = 0.5
-    #: Weight of the difference of 4x4 means, which keeps colours true.
+    """Weight of the difference between neighbouring pixels, which keeps edges sharp."""
     colour_weight: float = 2.0
-    #: Weight of the squared difference, which large errors dominate.
+    """Weight of the difference of 4x4 means, which keeps colours true."""
     square_weight: float = 3.0
-    #: Most deviation of further noise on the latent, as a share of the latent's own; each picture draws its
-    #: own share of it. A decoder that bears it bears a transformer's small errors.
+    """Weight of the squared difference, which large errors dominate."""
     latent_noise: float = 0.0
+    """Most deviation of further noise on the latent, as a share of the latent's own; each picture draws its
+    own share of it. A decoder that bears it bears a transformer's small errors."""
     average_decay: float = 0.998
     seed: int = 0
 
@@ -86,7 +84,7 @@ def _edges(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _initialise(model: Autoencoder) -> None:
-    """Begins with signals of unit gain, residual branches that add nothing, and little noise on the latent.
+    """Begin with signals of unit gain, residual branches that add nothing, and little noise on the latent.
 
     With torch's own initialisation every convolution shrinks its signal, and the first thousand steps go into
     growing it.
@@ -123,7 +121,7 @@ def train_autoencoder(
     run_recipe: RunRecipe = RunRecipe(),  # noqa: B008 - frozen
     begin: Autoencoder | None = None,
 ) -> Autoencoder:
-    """Trains or goes on training; resumes from `folder` to the step.
+    """Train or go on training; resume from `folder` to the step.
 
     Args:
         recipe: How long and how hard.
@@ -144,50 +142,57 @@ def train_autoencoder(
     else:
         model.load_state_dict(begin.state_dict())
     model = channels_last(model)
-    optimiser = MuonAdamW(
-        model, _wide_convolution, muon_rate=recipe.muon_rate, adam_rate=recipe.adam_rate, weight_decay=1e-3
+    engine = Engine(run_recipe)
+    optimizer = muon_adamw(
+        _wide_convolution, muon_rate=recipe.muon_rate, adam_rate=recipe.adam_rate, weight_decay=1e-3
     )
-    average = Average(model, recipe.average_decay)
-    parts = {"model": model, "optimiser": optimiser, "average": average}
-    run = Run(folder, parts, rng, recipe.steps, run_recipe, recipe.batch_size)
+    trained = engine.prepare(model, optimizer, decay=recipe.average_decay)
+    samples = recipe.batch_size * run_recipe.accumulate
+    run = Run(folder, {"trained": trained}, rng, recipe.steps, run_recipe, samples)
     pictures = _pictures(recipe.pictures, np.random.default_rng([recipe.seed, 2]), kinds)
-    half = run_recipe.half()
+
+    def loss() -> tuple[Tensor, dict[str, Tensor]]:
+        images = _crops(pictures, recipe, rng).to(engine.device, memory_format=torch.channels_last)
+        return _loss(model, images, recipe, engine)
 
     for step in run.steps_left():
-        images = _crops(pictures, recipe, rng).to(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            mean, logvar = model.encode(images)
-            mean, logvar = mean.float(), logvar.float().clamp(-12, 4)
-            further = recipe.latent_noise * mean.detach().std() * torch.rand(len(mean), 1, 1, 1)
-            noise = ((0.5 * logvar).exp().square() + further.square()).sqrt()
-            output = model.decode(mean + torch.randn_like(mean) * noise).float()
-        kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
-        pixel = F.l1_loss(output, images)
-        square = F.mse_loss(output, images)
-        colour = F.l1_loss(F.avg_pool2d(output, 4), F.avg_pool2d(images, 4))
-        loss = (
-            pixel
-            + recipe.edge_weight * _edges(output, images)
-            + recipe.colour_weight * colour
-            + recipe.square_weight * square
-            + recipe.kl_weight * kl
-        )
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step(warm_cosine(step, recipe.steps, recipe.warm_up))
-        average.update(model)
-        psnr = -10 * torch.log10(square.detach() / 4)
-        run.record({"pixel": pixel, "psnr": psnr, "colour": colour, "kl": kl, "norm": norm})
-    return averaged_autoencoder(config, average, pictures[:256])
+        run.record(engine.step(trained, loss, warm_cosine(step, recipe.steps, recipe.warm_up)))
+    return averaged_autoencoder(config, trained, pictures[:256])
+
+
+def _loss(
+    model: Autoencoder, images: Tensor, recipe: AutoencoderRecipe, engine: Engine
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The whole loss of pictures [B, 3, H, W], and what to log of it."""
+    with engine.precision():
+        mean, logvar = model.encode(images)
+        mean, logvar = mean.float(), logvar.float().clamp(-12, 4)
+        share = torch.rand(len(mean), 1, 1, 1, device=mean.device)
+        further = recipe.latent_noise * mean.detach().std() * share
+        noise = ((0.5 * logvar).exp().square() + further.square()).sqrt()
+        output = model.decode(mean + torch.randn_like(mean) * noise).float()
+    kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
+    pixel = F.l1_loss(output, images)
+    square = F.mse_loss(output, images)
+    color = F.l1_loss(F.avg_pool2d(output, 4), F.avg_pool2d(images, 4))
+    loss = (
+        pixel
+        + recipe.edge_weight * _edges(output, images)
+        + recipe.colour_weight * color
+        + recipe.square_weight * square
+        + recipe.kl_weight * kl
+    )
+    parts = {"pixel": pixel, "psnr": -10 * torch.log10(square.detach() / 4), "colour": color, "kl": kl}
+    return loss, {name: part.detach() for name, part in parts.items()}
 
 
 @torch.no_grad()
 def averaged_autoencoder(
-    config: AutoencoderConfig, average: Average, pictures: list[np.ndarray]
+    config: AutoencoderConfig, trained: Trained, pictures: list[np.ndarray]
 ) -> Autoencoder:
     """The autoencoder of the averaged weights, its scale and shift measured on pictures."""
     model = Autoencoder(config)
-    model.load_state_dict(average.values)
+    model.load_state_dict({name: value.cpu() for name, value in trained.average.items()})
     latents = []
     for picture in pictures:
         images = torch.from_numpy(picture)[None].permute(0, 3, 1, 2).float() / 127.5 - 1

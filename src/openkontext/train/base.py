@@ -1,7 +1,5 @@
 """The model that a stage begins with, and what its frozen parts make of pictures and words."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from openkontext.model.autoencoder import Autoencoder
 from openkontext.model.pipeline import Pipeline
 from openkontext.model.text_encoders import encode_text
 from openkontext.repository import Repository, RepositoryConfig
+from openkontext.sampling import shift
 from openkontext.text import Tokenizers
 
 
@@ -29,7 +28,7 @@ class Base:
     config: RepositoryConfig
 
     @classmethod
-    def load(cls, name: str | Path) -> Base:
+    def load(cls, name: str | Path) -> "Base":
         """Load a model.
 
         Args:
@@ -55,6 +54,10 @@ class Base:
             shift_factor=numbers.autoencoder.shift_factor,
         )
         return cls(pipeline, config)
+
+    def shift(self, tokens: int) -> float:
+        """The schedule's shift mu for a picture of so many tokens."""
+        return shift(tokens, self.config.base_shift, self.config.max_shift)
 
     @cached_property
     def _autoencoder(self) -> Autoencoder:

@@ -1,7 +1,5 @@
 """What a step of training sees, wherever the pairs come from, and the transformer's answer to it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,14 +22,14 @@ class Text:
     pooled: Tensor
     """CLIP's pooled embeddings [B, width]."""
 
-    def where(self, keep: Tensor, other: Text) -> Text:
+    def where(self, keep: Tensor, other: "Text") -> "Text":
         """These where `keep` [B] is true, and `other`, a batch of one, elsewhere."""
         return Text(
             torch.where(keep[:, None, None], self.tokens, other.tokens),
             torch.where(keep[:, None], self.pooled, other.pooled),
         )
 
-    def repeated(self, count: int) -> Text:
+    def repeated(self, count: int) -> "Text":
         """A batch of one, so many times over."""
         return Text(self.tokens.expand(count, -1, -1), self.pooled.expand(count, -1))
 
@@ -56,7 +54,7 @@ class Batch:
     def __len__(self) -> int:
         return len(self.target)
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
         text, empty = (Text(t.tokens.to(device), t.pooled.to(device)) for t in (self.text, self.empty))
         target, context, img_ids = (x.to(device) for x in (self.target, self.context, self.img_ids))
@@ -73,7 +71,7 @@ def ids_of(target: Grid, context: Grid | None) -> Tensor:
 class Examples(Protocol):
     """Where batches come from."""
 
-    def draw(self, rng: np.random.Generator, count: int) -> Batch:
+    def draw(self, rng: np.random.Generator, count: int) -> "Batch":
         """A batch of so many examples of one size; all chance comes from `rng`."""
 
 

@@ -1,8 +1,7 @@
 """The stages `guidance` and `ladd`: a student learns from a teacher, step by step."""
 
-from __future__ import annotations
-
 import copy
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,12 @@ from openkontext.errors import InputError
 from openkontext.model.transformer import FluxTransformer
 from openkontext.train.base import Base
 from openkontext.train.batch import Examples
-from openkontext.train.engine import Engine, Trained
-from openkontext.train.finetune import shift_of
+from openkontext.train.engine import Engine, Trained, adamw
 from openkontext.train.guidance import GuidanceRecipe, guidance_loss
 from openkontext.train.ladd import Discriminator, Judged, LaddRecipe, judge, noise_levels, student_loss
 from openkontext.train.loop import Run, RunRecipe, warm_cosine
 from openkontext.train.lora import add_adapter
-from openkontext.train.parallel import average_gradients, rank, world_size
+from openkontext.train.parallel import rank, world_size
 from openkontext.train.teacher import Teacher
 
 
@@ -31,7 +29,7 @@ def train_guidance(
     run_recipe: RunRecipe,
     stop: int | None = None,
 ) -> FluxTransformer:
-    """Distils guidance, or goes on with it; resumes from `folder` to the step.
+    """Distil guidance, or go on with it; resume from `folder` to the step.
 
     Args:
         recipe: How long and how hard.
@@ -56,7 +54,7 @@ def train_guidance(
             teacher,
             batch,
             rng,
-            timestep_mean=shift_of(base, batch.target.shape[1]) if mean is None else mean,
+            timestep_mean=base.shift(batch.target.shape[1]) if mean is None else mean,
             scales=recipe.scales,
             teacher_guidance=recipe.teacher_guidance,
             text_dropout=recipe.text_dropout,
@@ -75,7 +73,7 @@ def train_ladd(
     run_recipe: RunRecipe,
     stop: int | None = None,
 ) -> FluxTransformer:
-    """Distils many steps into few, or goes on with it; resumes from `folder` to the step.
+    """Distil many steps into few, or go on with it; resume from `folder` to the step.
 
     Args and result as for `train_guidance`.
     """
@@ -87,8 +85,8 @@ def train_ladd(
         heads = Discriminator(blocks, config.hidden_size, config.pooled_projection_dim, recipe.width)
     heads.to(engine.device)
     # Small, so that every process keeps its own copy and only gradients meet.
-    optimiser = torch.optim.AdamW(heads.parameters(), recipe.discriminator_rate, (0.5, 0.99), weight_decay=0)
-    discriminator = Trained(heads, optimiser, recipe.discriminator_rate, 0.0)
+    optimizer = adamw(recipe.discriminator_rate, betas=(0.5, 0.99))(heads)
+    discriminator = Trained(heads, optimizer, decay=0.0, max_norm=math.inf)
     rng = np.random.default_rng([recipe.seed, 9, rank()])
     parts = {"student": student, "discriminator": discriminator}
     run = Run(folder, parts, rng, recipe.steps, run_recipe, _samples(recipe, run_recipe))
@@ -105,32 +103,15 @@ def train_ladd(
         seen.append(judged)
         return value, metrics
 
+    def verdict() -> tuple[Tensor, dict[str, Tensor]]:
+        return judge(heads, seen.pop(0), recipe.penalty)
+
     for step in run.steps_left(stop):
-        factor = warm_cosine(step, recipe.steps, recipe.warm_up)
-        metrics = engine.step(student, loss, factor)
-        metrics |= _teach_discriminator(discriminator, seen, recipe, min((step + 1) / recipe.warm_up, 1.0))
-        seen.clear()
-        run.record(metrics)
+        metrics = engine.step(student, loss, warm_cosine(step, recipe.steps, recipe.warm_up))
+        discriminator.optimizer.zero_grad()  # of the student's loss
+        warm = min((step + 1) / recipe.warm_up, 1.0)
+        run.record(engine.step(discriminator, verdict, warm) | metrics)
     return _finished(engine, student)
-
-
-def _teach_discriminator(
-    discriminator: Trained, seen: list[Judged], recipe: LaddRecipe, factor: float
-) -> dict[str, float]:
-    """One step of the discriminator on what the student's step has shown it."""
-    discriminator.optimiser.zero_grad(set_to_none=True)  # of the student's loss
-    sums: dict[str, float] = {}
-    for judged in seen:
-        value, parts = judge(discriminator.model, judged, recipe.penalty)  # type: ignore[arg-type]
-        (value / len(seen)).backward()
-        for name, part in parts.items():
-            sums[name] = sums.get(name, 0.0) + float(part) / len(seen)
-    average_gradients(discriminator.model)
-    for group in discriminator.optimiser.param_groups:
-        group["lr"] = discriminator.rate * factor
-    discriminator.optimiser.step()
-    discriminator.optimiser.zero_grad(set_to_none=True)
-    return sums
 
 
 def _begin(
@@ -146,7 +127,7 @@ def _begin(
         raise InputError("shard = true needs rank above 0: a teacher of its own would be whole on every GPU")
     teacher = Teacher(transformer)
     engine = Engine(run_recipe)
-    student = engine.prepare(transformer, rate=recipe.learning_rate, decay=recipe.average_decay)
+    student = engine.prepare(transformer, adamw(recipe.learning_rate), decay=recipe.average_decay)
     teacher.follow(student.model, engine)
     return engine, student, teacher
 

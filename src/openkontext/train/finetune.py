@@ -4,8 +4,6 @@ The loss is that of rectified flow with logit-normal timesteps, shifted by the r
 schedule is (arXiv 2403.03206, 2506.15742). Autoencoder and text encoders stay as they are.
 """
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ from torch import Tensor, nn
 from openkontext.model.transformer import FluxTransformer
 from openkontext.train.base import Base
 from openkontext.train.batch import Batch, logit_normal, noised, normal, velocity
-from openkontext.train.engine import Engine
+from openkontext.train.engine import Engine, adamw
 from openkontext.train.loop import Run, RunRecipe, warm_cosine
 from openkontext.train.lora import TARGETS, add_adapter
 from openkontext.train.pairs import PairExamples
@@ -32,31 +30,31 @@ SHOWN = 4
 class FinetuneRecipe:
     """What to learn from, how long and how hard."""
 
-    #: The pairs: a table, a shard or a folder of these; see `openkontext.train.records`.
     pairs: str
-    #: What to begin with: "nano", a repository, or a checkpoint in diffusers' layout.
+    """The pairs: a table, a shard or a folder of these; see `openkontext.train.records`."""
     model: str = "nano"
-    #: Rank of the adapter; 0 trains all of the transformer's weights.
+    """What to begin with: "nano", a repository, or a checkpoint in diffusers' layout."""
     rank: int = 16
-    #: The adapter's scale is alpha / rank.
+    """Rank of the adapter; 0 trains all of the transformer's weights."""
     alpha: float = 16.0
-    #: Ends of the names of the layers to adapt.
+    """The adapter's scale is alpha / rank."""
     targets: tuple[str, ...] = TARGETS
+    """Ends of the names of the layers to adapt."""
     steps: int = 500
-    #: Pairs in a batch, over all processes.
     batch_size: int = 8
+    """Pairs in a batch, over all processes."""
     learning_rate: float = 1e-3
     warm_up: int = 20
-    #: Guidance that the transformer is told; None for the model's own default, at which it will be used.
     guidance: float | None = None
-    #: Share of the examples that see no instruction.
+    """Guidance that the transformer is told; None for the model's own default, at which it will be used."""
     text_dropout: float = 0.0
-    #: Mean of the normal number that becomes the timestep; None shifts it as the sampler's schedule.
+    """Share of the examples that see no instruction."""
     timestep_mean: float | None = None
-    #: Of the weights that are kept in the end.
+    """Mean of the normal number that becomes the timestep; None shifts it as the sampler's schedule."""
     average_decay: float = 0.99
-    #: Pairs, the last ones, that are only shown on the sheets of samples and never trained on.
+    """Of the weights that are kept in the end."""
     held_out: int = 0
+    """Pairs, the last ones, that are only shown on the sheets of samples and never trained on."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -89,12 +87,6 @@ def flow_loss(
     return loss, {"loss": loss.detach()}
 
 
-def shift_of(base: Base, tokens: int) -> float:
-    """The schedule's shift mu for a picture of so many tokens, see `openkontext.sampling.schedule`."""
-    slope = (base.config.max_shift - base.config.base_shift) / (4096 - 256)
-    return base.config.base_shift + slope * (tokens - 256)
-
-
 def train_finetune(
     recipe: FinetuneRecipe,
     base: Base,
@@ -103,7 +95,7 @@ def train_finetune(
     run_recipe: RunRecipe,
     stop: int | None = None,
 ) -> FluxTransformer:
-    """Finetunes, or goes on with it; resumes from `folder` to the step.
+    """Finetune, or go on with it; resume from `folder` to the step.
 
     Args:
         recipe: How long and how hard.
@@ -125,7 +117,7 @@ def train_finetune(
     else:
         transformer.float().requires_grad_(True)
     engine = Engine(run_recipe)
-    trained = engine.prepare(transformer, rate=recipe.learning_rate, decay=recipe.average_decay)
+    trained = engine.prepare(transformer, adamw(recipe.learning_rate), decay=recipe.average_decay)
     rng = np.random.default_rng([recipe.seed, 7, rank()])
     samples = recipe.batch_size * run_recipe.accumulate
     run = Run(folder, {"trained": trained}, rng, recipe.steps, run_recipe, samples)
@@ -138,7 +130,7 @@ def train_finetune(
             trained.model,
             batch,
             rng,
-            timestep_mean=shift_of(base, batch.target.shape[1]) if mean is None else mean,
+            timestep_mean=base.shift(batch.target.shape[1]) if mean is None else mean,
             guidance=guidance,
             text_dropout=recipe.text_dropout,
         )

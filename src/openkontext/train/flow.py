@@ -4,8 +4,7 @@ x_t = (1 - t) x_0 + t noise, and the transformer predicts the velocity noise - x
 2403.03206 for the logit-normal timesteps).
 """
 
-from __future__ import annotations
-
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +17,10 @@ from openkontext.data.instructions import describe, phrase, slip
 from openkontext.latents import PATCH, position_ids
 from openkontext.model.config import ModelConfig
 from openkontext.model.transformer import FluxTransformer, Modulation
+from openkontext.train.engine import Engine, muon_adamw
 from openkontext.train.latents import Pair, PairCache
-from openkontext.train.loop import Average, Run, RunRecipe
-from openkontext.train.optimiser import MuonAdamW
-from openkontext.train.parallel import average_gradients, rank, world_size
+from openkontext.train.loop import Run, RunRecipe
+from openkontext.train.parallel import rank, world_size
 from openkontext.train.readout import Readout
 from openkontext.train.spelling import sign_text
 from openkontext.train.text import TextEncoders
@@ -33,31 +32,30 @@ class FlowRecipe:
 
     steps: int = 4000
     batch_size: int = 32
-    #: Learning rate of Muon, for the matrices inside the blocks.
     muon_rate: float = 0.02
-    #: Learning rate of AdamW, for everything else.
+    """Learning rate of Muon, for the matrices inside the blocks."""
     adam_rate: float = 1.2e-3
+    """Learning rate of AdamW, for everything else."""
     warm_up: int = 100
-    #: Share of the steps, at the end, over which the learning rates fall to 0.
     decay: float = 0.25
-    #: Timesteps are sigmoid(mean + normal): above 0 shifts them to noise.
+    """Share of the steps, at the end, over which the learning rates fall to 0."""
     timestep_mean: float = 0.8
-    #: Loss weight of tokens that the edit changes, against 1 elsewhere.
+    """Timesteps are sigmoid(mean + normal): above 0 shifts them to noise."""
     changed_weight: float = 7.0
-    #: Mean difference of a token's latents from which it counts as changed.
+    """Loss weight of tokens that the edit changes, against 1 elsewhere."""
     changed_from: float = 0.25
-    #: Weight of what is read out of the transformer's middle, see `openkontext.train.readout`.
+    """Mean difference of a token's latents from which it counts as changed."""
     readout_weight: float = 0.1
-    #: Share of the instructions that have a spelling slip.
+    """Weight of what is read out of the transformer's middle, see `openkontext.train.readout`."""
     slips: float = 0.05
-    #: Share of the examples that see no instruction, for classifier-free guidance.
+    """Share of the instructions that have a spelling slip."""
     text_dropout: float = 0.08
-    #: Guidance scales are drawn from 1 up to this and mean nothing yet: the stage `guidance` teaches them.
+    """Share of the examples that see no instruction, for classifier-free guidance."""
     guidance_scale: float = 4.0
+    """Guidance scales are drawn from 1 up to this and mean nothing yet: the stage `guidance` teaches them."""
     average_decay: float = 0.999
-    #: Share of the steps that train text to image: no input picture, and a description as the prompt.
     text_to_image: float = 0.06
-    #: Weight of each kind of edit, among those that the model is taught.
+    """Share of the steps that train text to image: no input picture, and a description as the prompt."""
     kinds: dict[str, float] = field(
         default_factory=lambda: {
             "recolour": 0.14,
@@ -79,6 +77,7 @@ class FlowRecipe:
             "impossible": 0.1,
         }
     )
+    """Weight of each kind of edit, among those that the model is taught."""
     seed: int = 0
 
 
@@ -109,9 +108,9 @@ def _loss(
     pairs: list[Pair],
     recipe: FlowRecipe,
     rng: np.random.Generator,
-    half: bool,
+    engine: Engine,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The whole loss, and what to log of it; `half` computes in bfloat16."""
+    """The whole loss, and what to log of it."""
     with_context = rng.random() >= recipe.text_to_image
     say = (
         (lambda pair: phrase(pair.edit, rng))
@@ -121,29 +120,31 @@ def _loss(
     texts = ["" if rng.random() < recipe.text_dropout else say(pair) for pair in pairs]
     texts = [slip(text, rng) if rng.random() < recipe.slips else text for text in texts]
     tokens = [pair.tokens() for pair in pairs]
-    before, after = (torch.from_numpy(np.stack([t[i] for t in tokens])).float() for i in (0, 1))
+    before, after = (
+        torch.from_numpy(np.stack([t[i] for t in tokens])).float().to(engine.device) for i in (0, 1)
+    )
     changed = (after - before).abs().mean(-1) > recipe.changed_from
     if not with_context:
         after, changed = before, torch.ones_like(changed)
     count, length = len(pairs), after.shape[1]
     noise = torch.randn_like(after)
     # The published graph takes bfloat16 timesteps; these have no other.
-    t = torch.sigmoid(torch.randn(count) + recipe.timestep_mean).bfloat16().float()
+    t = torch.sigmoid(torch.randn(count, device=after.device) + recipe.timestep_mean).bfloat16().float()
     noised = torch.lerp(after, noise, t[:, None, None])
     rows, columns = pairs[0].grid
     ids = [position_ids(PATCH * rows, PATCH * columns, image) for image in range(1 + with_context)]
     scale = torch.from_numpy(rng.uniform(1, recipe.guidance_scale, count).astype(np.float32))
 
-    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+    with engine.precision():
         pooled, text = model.text(texts)
         velocity: Tensor = model.transformer(
             hidden_states=torch.cat((noised, before), dim=1) if with_context else noised,
             encoder_hidden_states=text,
             pooled_projections=pooled,
             timestep=t,
-            img_ids=torch.from_numpy(np.concatenate(ids)),
-            txt_ids=torch.zeros(text.shape[1], 3),
-            guidance=scale,
+            img_ids=torch.from_numpy(np.concatenate(ids)).to(after.device),
+            txt_ids=torch.zeros(text.shape[1], 3, device=after.device),
+            guidance=scale.to(after.device),
         )
     velocity = velocity[:, :length].float()
     scenes = [[p.edit.after, p.edit.before] if with_context else [p.edit.before] for p in pairs]
@@ -176,7 +177,7 @@ def train_flow(
     begin: Callable[[FluxTransformer], None] | None = None,
     run_recipe: RunRecipe = RunRecipe(),  # noqa: B008 - frozen
 ) -> Kontext:
-    """Trains or goes on training transformer and text encoders; resumes from `folder` to the step.
+    """Train or go on training transformer and text encoders; resume from `folder` to the step.
 
     Args:
         recipe: How long and how hard.
@@ -196,23 +197,23 @@ def train_flow(
     if begin is not None:
         begin(model.transformer)
     if run_recipe.compile:
+        if rank() == 0:
+            print("compiling the transformer's blocks: the first steps take minutes", file=sys.stderr)
         model.transformer.compile_blocks()
-    half = run_recipe.half()
+    engine = Engine(run_recipe)
+    optimizer = muon_adamw(_inside_blocks, muon_rate=recipe.muon_rate, adam_rate=recipe.adam_rate)
+    trained = engine.prepare(model, optimizer, decay=recipe.average_decay)
     # All processes begin with the same weights, and go on with chance of their own.
     rng = np.random.default_rng([recipe.seed, 6, rank()])
     torch.manual_seed(int(rng.integers(1 << 62)))
-    optimiser = MuonAdamW(model, _inside_blocks, muon_rate=recipe.muon_rate, adam_rate=recipe.adam_rate)
-    average = Average(model, recipe.average_decay)
-    parts = {"model": model, "optimiser": optimiser, "average": average}
-    run = Run(folder, parts, rng, recipe.steps, run_recipe, recipe.batch_size)
-    for step in run.steps_left(stop):
+    samples = recipe.batch_size * run_recipe.accumulate
+    run = Run(folder, {"trained": trained}, rng, recipe.steps, run_recipe, samples)
+
+    def loss() -> tuple[Tensor, dict[str, Tensor]]:
         pairs = cache.draw(rng, recipe.batch_size // world_size(), recipe.kinds)
-        loss, metrics = _loss(model, pairs, recipe, rng, half)
-        loss.backward()
-        average_gradients(model)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step(rate_factor(step, recipe))
-        average.update(model)
-        if run.record(metrics):
+        return _loss(model, pairs, recipe, rng, engine)
+
+    for step in run.steps_left(stop):
+        if run.record(engine.step(trained, loss, rate_factor(step, recipe))):
             cache.refresh()
     return model

@@ -6,8 +6,6 @@ empty instruction, so that the student goes on answering it as its teacher does:
 and the student can be a teacher once more.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,25 +20,25 @@ from openkontext.train.teacher import Teacher
 class GuidanceRecipe:
     """What to learn from, how long and how hard; defaults as for nano."""
 
-    #: The teacher: a model as in `finetune`; None for the `checkpoint` of the work folder.
     model: str | None = None
-    #: Pairs as in `finetune`; None for the rendered ones in the work folder's `latents`.
+    """The teacher: a model as in `finetune`; None for the `checkpoint` of the work folder."""
     pairs: str | None = None
-    #: Rank of the student's adapter; 0 trains all of its weights.
+    """Pairs as in `finetune`; None for the rendered ones in the work folder's `latents`."""
     rank: int = 0
+    """Rank of the student's adapter; 0 trains all of its weights."""
     alpha: float = 16.0
     steps: int = 1000
     batch_size: int = 32
     learning_rate: float = 2e-4
     warm_up: int = 50
-    #: Scales are drawn evenly from this range; at 1 the student is its teacher.
     scales: tuple[float, float] = (1.0, 4.0)
-    #: Guidance that the teacher is told: one at which its embedding has no effect.
+    """Scales are drawn evenly from this range; at 1 the student is its teacher."""
     teacher_guidance: float = 1.0
-    #: Share of the examples that see no instruction.
+    """Guidance that the teacher is told: one at which its embedding has no effect."""
     text_dropout: float = 0.1
-    #: Mean of the normal number that becomes the timestep; None shifts it as the sampler's schedule.
+    """Share of the examples that see no instruction."""
     timestep_mean: float | None = None
+    """Mean of the normal number that becomes the timestep; None shifts it as the sampler's schedule."""
     average_decay: float = 0.995
     seed: int = 0
 

@@ -6,8 +6,6 @@ judges, real or made: the discriminator sees with the teacher's eyes. Beside tha
 student is held to where the teacher's own many steps lead.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,40 +26,40 @@ _TIME = 64
 class LaddRecipe:
     """What to learn from, how long and how hard; defaults as for nano."""
 
-    #: The teacher: a model as in `finetune`; None for the `guidance/checkpoint` of the work folder.
     model: str | None = None
-    #: Pairs as in `finetune`; None for the rendered ones in the work folder's `latents`.
+    """The teacher: a model as in `finetune`; None for the `guidance/checkpoint` of the work folder."""
     pairs: str | None = None
-    #: Rank of the student's adapter; 0 trains all of its weights.
+    """Pairs as in `finetune`; None for the rendered ones in the work folder's `latents`."""
     rank: int = 0
+    """Rank of the student's adapter; 0 trains all of its weights."""
     alpha: float = 16.0
     steps: int = 1000
     batch_size: int = 16
-    #: Of the student.
     learning_rate: float = 1e-4
-    #: Of the discriminator's heads.
+    """Of the student."""
     discriminator_rate: float = 5e-4
+    """Of the discriminator's heads."""
     warm_up: int = 50
-    #: Denoising steps that the student is made for.
     student_steps: int = 4
-    #: How often each of these noise levels is drawn, pure noise first; None draws all alike.
+    """Denoising steps that the student is made for."""
     shares: tuple[float, ...] | None = None
-    #: Steps of the teacher from a noise level to the clean picture.
+    """How often each of these noise levels is drawn, pure noise first; None draws all alike."""
     teacher_steps: int = 8
-    #: Weight of the adversarial loss.
+    """Steps of the teacher from a noise level to the clean picture."""
     adversarial_weight: float = 0.1
-    #: Weight of the distance from the teacher's clean picture.
+    """Weight of the adversarial loss."""
     distillation_weight: float = 1.0
-    #: Weight of the gradient penalty on the discriminator (R1).
+    """Weight of the distance from the teacher's clean picture."""
     penalty: float = 1e-4
-    #: What the discriminator is shown as real: the pairs' pictures ("data") or the teacher's ("teacher").
+    """Weight of the gradient penalty on the discriminator (R1)."""
     real: str = "data"
-    #: Guidance that teacher and student are told; None for the model's own default.
+    """What the discriminator is shown as real: the pairs' pictures ("data") or the teacher's ("teacher")."""
     guidance: float | None = None
-    #: Channels of the heads.
+    """Guidance that teacher and student are told; None for the model's own default."""
     width: int = 64
-    #: Mean of the normal number that becomes the noise level at which the discriminator looks.
+    """Channels of the heads."""
     noise_mean: float = 0.0
+    """Mean of the normal number that becomes the noise level at which the discriminator looks."""
     average_decay: float = 0.995
     seed: int = 0
 
@@ -73,7 +71,7 @@ class LaddRecipe:
 
 
 class Head(nn.Module):
-    """Judges one block's tokens, place by place, in the light of noise level and instruction.
+    """Judge one block's tokens, place by place, in the light of noise level and instruction.
 
     The last product is a projection discriminator's (arXiv 1802.05637).
     """

@@ -5,8 +5,6 @@ from its number, and is drawn again when the chunk is opened. Families of one ki
 a folder with the kind's name, beside those of all kinds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +16,27 @@ from torch import Tensor
 from openkontext.data.edits import Edit
 from openkontext.data.families import family
 from openkontext.data.scenes import Scene, render
+from openkontext.latents import pack
+from openkontext.model.autoencoder import Autoencoder
 
 FAMILIES = 50
 
 Encode = Callable[[Tensor], np.ndarray]
 """Pictures [B, 3, H, W] in -1..1 -> packed, scaled latents [B, tokens, 64] float32."""
+
+
+@torch.no_grad()
+def encode(autoencoder: Autoencoder, images: Tensor, *, half: bool = False) -> np.ndarray:
+    """Pictures [B, 3, H, W] in -1..1 -> the transformer's tokens [B, H/16 * W/16, 64] float32.
+
+    `half` computes in bfloat16, which moves the latents by 0.4% of their spread.
+    """
+    config = autoencoder.config
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        # A few at a time stay within the processor's caches.
+        parts = images.to(memory_format=torch.channels_last).split(8)
+        mean = torch.cat([autoencoder.encode(part)[0].float() for part in parts])
+    return pack(((mean - config.shift_factor) * config.scaling_factor).numpy())
 
 
 def _family(seed: int, number: int, kinds: Collection[str]) -> tuple[list[Edit], list[Scene]]:
@@ -33,7 +47,7 @@ def _family(seed: int, number: int, kinds: Collection[str]) -> tuple[list[Edit],
 def write_chunk(
     folder: Path, chunk: int, encode: Encode, kinds: Collection[str], seed: int = 0, only: str = ""
 ) -> None:
-    """Draws and encodes a chunk of families, of these kinds or one alone; does nothing where it is there."""
+    """Draw and encode a chunk of families, of these kinds or one alone; do nothing where it is there."""
     path = folder / only / f"latents-{chunk:05d}.npy"
     if path.exists():
         return
@@ -54,6 +68,16 @@ def write_chunk(
     with new.open("wb") as file:
         np.save(file, np.concatenate(rows))
     new.replace(path)
+
+
+@dataclass(frozen=True)
+class LatentsRecipe:
+    """How many families of pairs to draw and encode, and where among all families to begin."""
+
+    families: int = 2000
+    first: int = 0
+    only: str = ""
+    """One kind that these families hold alone, for more of its pairs than all families give; "" for all."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +115,7 @@ class PairCache:
         self.refresh()
 
     def refresh(self) -> None:
-        """Opens the chunks that are new."""
+        """Open the chunks that are new."""
         folders: list[tuple[Path, Collection[str]]] = [(self.folder, self.kinds)]
         folders += [(self.folder / kind, (kind,)) for kind in self.kinds]
         for folder, kinds in folders:

@@ -1,6 +1,4 @@
-"""What every training stage shares: the state that survives a kill, the log and the averaged weights."""
-
-from __future__ import annotations
+"""What every training stage shares: the state that survives a kill, and the log."""
 
 import math
 import os
@@ -13,62 +11,34 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from openkontext.train.metrics import Metrics
 from openkontext.train.parallel import gather, rank
-
-
-class Average:
-    """Exponential moving average of a module's parameters, with a warm-up of its decay."""
-
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.step = 0
-        self.values = {name: value.detach().clone() for name, value in module.named_parameters()}
-
-    @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
-        """Moves the average towards the module's present parameters."""
-        self.step += 1
-        share = 1 - min(self.decay, (1 + self.step) / (10 + self.step))
-        names = list(self.values)
-        parameters = dict(module.named_parameters())
-        torch._foreach_lerp_([self.values[n] for n in names], [parameters[n].detach() for n in names], share)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The averaged parameters and the number of updates."""
-        return {"step": self.step, "values": self.values}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what `state_dict` gave."""
-        self.step = state["step"]
-        for name, value in state["values"].items():
-            self.values[name].copy_(value)
 
 
 @dataclass(frozen=True)
 class RunRecipe:
     """How a stage runs, whatever it trains: the table `[run]` of a recipe."""
 
-    #: Steps between two rows of the metrics, which are means over these steps.
     log_steps: int = 50
-    #: Time between two saves of the state, in minutes.
+    """Steps between two rows of the metrics, which are means over these steps."""
     save_minutes: float = 3.0
-    #: Steps between two sheets of samples; 0 makes one at the end.
+    """Time between two saves of the state, in minutes."""
     sample_steps: int = 0
-    #: Type of the arithmetic: "bf16" (the weights that train stay float32), "no" for float32, or "auto" for
-    #: the faster one here: see `computes_in_half`.
+    """Steps between two sheets of samples; 0 makes one at the end."""
     precision: str = "auto"
-    #: Whether the stage flow compiles the transformer's blocks: a minute or two at the start, then a fifth
-    #: more samples/s on a CPU. It needs a C++ compiler.
+    """Type of the arithmetic: "bf16" (the weights that train stay float32), "no" for float32, or "auto" for
+    the faster one here: see `computes_in_half`."""
     compile: bool = False
-    #: Batches whose gradients make one step.
+    """Whether the stage flow compiles the transformer's blocks: a minute or two at the start, then a fifth
+    more samples/s on a CPU. It needs a C++ compiler."""
     accumulate: int = 1
-    #: Whether the backward pass computes each block again instead of keeping what it needs.
+    """Batches whose gradients make one step."""
     gradient_checkpointing: bool = False
-    #: Whether the weights are spread over all processes (FSDP2) instead of each having its own copy.
+    """Whether the backward pass computes each block again instead of keeping what it needs."""
     shard: bool = False
+    """Whether the weights are spread over all processes (FSDP2) instead of each having its own copy."""
 
     def __post_init__(self) -> None:
         if self.precision not in ("auto", "bf16", "no"):
@@ -144,7 +114,7 @@ class Run:
             part.load_state_dict(state["parts"][name])
 
     def save(self) -> None:
-        """Writes the state beside the old one, then replaces it; all processes of a step together."""
+        """Write the state beside the old one, then replace it; all processes of a step together."""
         cuda = (torch.cuda.get_rng_state_all(),) if torch.cuda.is_available() else ()
         chance = gather((self.rng.bit_generator.state, torch.get_rng_state(), *cuda))
         state = {
@@ -165,7 +135,7 @@ class Run:
         new.replace(self.folder / "state.pt")
 
     def record(self, values: Mapping[str, float | Tensor]) -> bool:
-        """Adds a step's metrics to their means, which become a row every `log_steps`.
+        """Add a step's metrics to their means, which become a row every `log_steps`.
 
         Returns:
             Whether a row was written.
@@ -181,7 +151,7 @@ class Run:
         return True
 
     def log(self, values: dict[str, float]) -> None:
-        """Adds a row to `metrics.csv` and TensorBoard, and a line to stderr."""
+        """Add a row to `metrics.csv` and TensorBoard, and a line to stderr."""
         if rank() != 0:
             return
         self._metrics.add(self.step, {"seconds": round(self.seconds), **values})
@@ -190,16 +160,16 @@ class Run:
         if steps > 0 and seconds > 0:
             if self.samples:
                 text += f"  {self.samples * steps / seconds:.3g} samples/s"
-            text += f"  {(self.steps - self.step) * seconds / steps / 60:.0f} min left"
+            text += f"  {duration((self.steps - self.step) * seconds / steps)} left"
         print(f"step {self.step}/{self.steps}  {text}", file=sys.stderr, flush=True)
 
     def picture(self, pixels: np.ndarray) -> None:
-        """Keeps a sheet of samples as `samples/step-000500.png`, and in TensorBoard: uint8 [H, W, 3]."""
+        """Keep a sheet of samples as `samples/step-000500.png`, and in TensorBoard: uint8 [H, W, 3]."""
         if rank() == 0:
             self._metrics.picture(self.step, pixels)
 
     def steps_left(self, stop: int | None = None) -> Iterator[int]:
-        """Yields the number of each step still to do (before `stop`); saves in between and at the end."""
+        """Yield the number of each step still to do (before `stop`); save in between and at the end."""
         last_save = mark = time.monotonic()
         while self.step < (self.steps if stop is None else min(stop, self.steps)):
             yield self.step
@@ -212,6 +182,19 @@ class Run:
                 self.save()
                 last_save = now
         self.save()
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: "40 s", "12 min", "3 h 5 min", "9 d 16 h"."""
+    if round(seconds) < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    hours = round(minutes / 60)
+    return f"{hours // 24} d {hours % 24} h"
 
 
 def warm_cosine(step: int, steps: int, warm_up: int) -> float:

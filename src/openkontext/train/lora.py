@@ -1,7 +1,5 @@
 """Adapters that train: PEFT's LoRA layers in our transformer, and what they have learnt, as in a file."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """A stage's metrics as `metrics.csv`, its sheets of samples, and both for TensorBoard."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 from typing import Any
@@ -40,7 +38,7 @@ class Metrics:
         return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
 
     def add(self, step: int, values: dict[str, float]) -> None:
-        """Adds a row; a metric that earlier rows lack gets a column of its own."""
+        """Add a row; a metric that earlier rows lack gets a column of its own."""
         row = {"step": step, **values}
         if self._columns is None or not set(row) <= set(self._columns):
             self._write([*self.rows(), row])
@@ -52,7 +50,7 @@ class Metrics:
         self._writer().flush()
 
     def picture(self, step: int, pixels: np.ndarray) -> None:
-        """Keeps a sheet of samples: uint8 [H, W, 3]."""
+        """Keep a sheet of samples: uint8 [H, W, 3]."""
         path = self.folder / "samples" / f"step-{step:06d}.png"
         path.parent.mkdir(exist_ok=True)
         new = path.with_name(f".{path.name}")

@@ -4,8 +4,6 @@ Chunk k holds what could be used of records CHUNK * k and on. It appears whole o
 that was killed goes on with the next one.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json
@@ -87,7 +85,7 @@ def build_cache(data: str | Path, folder: Path, base: Base) -> tuple[int, list[S
 
 
 def report(count: int, skipped: list[Skipped]) -> None:
-    """Says on stderr how many pairs there are, and names every record that was skipped."""
+    """Say on stderr how many pairs there are, and name every record that was skipped."""
     for each in skipped:
         print(f"skipped {each.name}: {each.reason}", file=sys.stderr)
     print(f"{count} pairs, {len(skipped)} skipped", file=sys.stderr)
@@ -120,7 +118,7 @@ class PairExamples:
             groups[pair.target, pair.context].append(pair)
         self._groups = list(groups.values())
 
-    def split(self, held_out: int) -> tuple[PairExamples, PairExamples]:
+    def split(self, held_out: int) -> tuple["PairExamples", "PairExamples"]:
         """All but the last ones, to train on, and these, to show; where none is held out, all are both.
 
         Raises:
@@ -204,7 +202,7 @@ def _write_chunk(path: Path, records: list[Record | Skipped], base: Base) -> Non
 def _encode(
     index: int, record: Record, base: Base, tensors: dict[str, Tensor], pairs: list[dict[str, Any]]
 ) -> Skipped | None:
-    """Adds a record to a chunk, or says why it cannot."""
+    """Add a record to a chunk, or say why it cannot."""
     grids: dict[str, Grid | None] = {"before": None}
     encoded: dict[str, Tensor] = {}
     for role, source in (("before", record.before), ("after", record.after)):

@@ -4,8 +4,6 @@ On a CPU one thread a process is faster than one process with several threads: t
 are too short to be worth waiting for each other's threads.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Callable
@@ -16,9 +14,12 @@ import torch
 from torch import distributed, nn
 from torch.multiprocessing.spawn import start_processes
 
+_BUCKET = 1 << 25
+"""Values of which the processes agree at once: 128 MiB of float32."""
+
 
 def launch(function: Callable[..., Any], processes: int, *args: Any) -> None:
-    """Calls a function in so many processes at once, which can then average gradients; returns when all have.
+    """Call a function in so many processes at once, which can then average gradients; return when all have.
 
     Args:
         function: What each process calls; it must be importable by name.
@@ -69,10 +70,20 @@ def world_size() -> int:
 
 
 def average_gradients(model: nn.Module) -> None:
-    """Gives every process the mean of all processes' gradients."""
+    """Give every process the mean of all processes' gradients, some megabytes of them at a time."""
     if world_size() == 1:
         return
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    bucket: list[nn.Parameter] = []
+    for parameter in [p for p in model.parameters() if p.requires_grad]:
+        bucket.append(parameter)
+        if sum(each.numel() for each in bucket) >= _BUCKET:
+            _average(bucket)
+            bucket = []
+    if bucket:
+        _average(bucket)
+
+
+def _average(parameters: list[nn.Parameter]) -> None:
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     together = torch.cat([gradient.reshape(-1) for gradient in gradients])
     distributed.all_reduce(together)

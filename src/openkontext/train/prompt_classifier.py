@@ -251,7 +251,7 @@ def write(path: Path, arrays: dict[str, NDArray[np.generic]]) -> None:
 
 
 def report(model: classifier.Classifier, unseen: list[Example]) -> None:
-    """Prints what share of prompts of unseen lines is refused, by class."""
+    """Print what share of prompts of unseen lines is refused, by class."""
     for name in classifier.CLASSES:
         texts = [e.text for e in unseen if (e.category or classifier.BENIGN) == name]
         if texts:
@@ -262,7 +262,7 @@ def report(model: classifier.Classifier, unseen: list[Example]) -> None:
 
 
 def main() -> None:
-    """Trains and writes the classifier."""
+    """Train and write the classifier."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=6)

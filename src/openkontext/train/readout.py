@@ -9,8 +9,6 @@ goes where; asked for it outright, it learns that first. A second head reads out
 away after training.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
@@ -126,6 +124,7 @@ class Readout(nn.Module):
         labels = torch.from_numpy(
             np.stack([np.concatenate([contents(s) for s in images]) for images in scenes])
         )
+        labels = labels.to(changed.device)
         more = labels.shape[1] - changed.shape[1]
         logits = self.head(self.norm(self._tokens[:, -labels.shape[1] :].float())).split(self._sizes, dim=-1)
         answers = (F.pad(changed.long(), (0, more), value=UNSAID), *labels.unbind(-1))

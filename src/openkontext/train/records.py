@@ -9,8 +9,6 @@
 Paths are relative to the table. A record without `before` teaches text to image.
 """
 
-from __future__ import annotations
-
 import json
 import tarfile
 from collections.abc import Iterator

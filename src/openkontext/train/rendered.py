@@ -1,7 +1,5 @@
 """The renderer's cached pairs as examples: latents of the work folder, with new phrasings each time."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

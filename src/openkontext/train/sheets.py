@@ -1,7 +1,5 @@
 """Sheets of samples: what a model in training makes of some pairs, by the sampler that editing uses."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

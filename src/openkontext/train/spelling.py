@@ -4,8 +4,6 @@ Text tokens have no position in the transformer, so that the order of letters re
 encoder alone; and an encoder that is not asked for it may as well take an instruction as a bag of words.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 
@@ -50,7 +48,8 @@ class Spelling(nn.Linear):
             The loss, of float32; 0 where no sign is spoken of.
         """
         offsets = [encoding.offsets for encoding in tokenizer.encode_batch(instructions)]
-        fields = torch.tensor([spelled(*row) for row in zip(instructions, signs, offsets, strict=True)])
+        rows = [spelled(*row) for row in zip(instructions, signs, offsets, strict=True)]
+        fields = torch.tensor(rows, device=text.device)
         errors = F.cross_entropy(self(text.float()).transpose(1, 2), fields, reduction="none")
         letter = (fields != UNSAID) & (fields != LONGEST)
         means = [errors[where].sum() / where.sum().clamp(min=1) for where in (letter, fields == LONGEST)]
@@ -86,7 +85,7 @@ def spelled(instruction: str, sign: str, offsets: Sequence[tuple[int, int]]) -> 
 
 @torch.no_grad()
 def look_beside(t5: T5EncoderModel) -> None:
-    """Turns the first heads of a new T5 to the token before, the one after, and the one two before.
+    """Turn the first heads of a new T5 to the token before, the one after, and the one two before.
 
     Its relative biases begin near 0, and while attention goes by content alone they hardly learn; without
     them it cannot tell one order of words from another. The last head stays free.

@@ -4,8 +4,6 @@ A smaller one grows: blocks that it lacks begin as identities, so that the trans
 computed before (as in Net2Net, arXiv 1511.05641), and words that both vocabularies have keep their embedding.
 """
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +32,7 @@ _EMBEDDINGS = {
 
 
 def start_from(path: str | Path, work: Path, config: ModelConfig) -> None:
-    """Begins a work folder with the weights of a repository.
+    """Begin a work folder with the weights of a repository.
 
     Where the vocabularies are as large as the model's, the words are taken over too, and no stage has to be
     run before `latents`. Otherwise the stage `text` comes first.
@@ -81,7 +79,7 @@ class Start:
     work: Path
 
     @classmethod
-    def load(cls, work: Path) -> Start | None:
+    def load(cls, work: Path) -> "Start | None":
         """None where the work folder began empty."""
         path = work / _FOLDER / "weights.pt"
         return cls(torch.load(path), work) if path.exists() else None
@@ -92,7 +90,7 @@ class Start:
         return Taught.load(self.work / _FOLDER).kinds
 
     def check(self, config: ModelConfig, name: str | Path) -> None:
-        """Raises InputError where the model cannot grow out of these weights."""
+        """Raise InputError where the model cannot grow out of these weights."""
         with torch.device("meta"):
             model = Kontext(config, TextEncoders(config))
         parts = {"transformer": model.transformer, "clip": model.text.clip, "t5": model.text.t5}
@@ -107,11 +105,11 @@ class Start:
                     )
 
     def into_transformer(self, transformer: nn.Module) -> None:
-        """Sets the weights there are; blocks beyond them stay as they begin."""
+        """Set the weights there are; blocks beyond them stay as they begin."""
         transformer.load_state_dict({**transformer.state_dict(), **self.weights["transformer"]})
 
     def into_text(self, text: TextEncoders) -> None:
-        """Sets the weights there are; a word's embedding follows the word to its new number."""
+        """Set the weights there are; a word's embedding follows the word to its new number."""
         for (part, (folder, _)), module, tokenizer in zip(
             _EMBEDDINGS.items(), (text.clip, text.t5), text.tokenizers, strict=True
         ):

@@ -1,7 +1,5 @@
 """The frozen model that a student learns from, and what its blocks see in a picture."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +32,7 @@ class Teacher:
             block.register_forward_hook(self._keep)
 
     def follow(self, prepared: nn.Module, engine: Engine) -> None:
-        """Goes where the student has gone: takes its prepared model where both are one."""
+        """Go where the student has gone: take its prepared model where both are one."""
         self.model = prepared if self._adapted else engine.autocast(self.model.to(engine.device))
 
     def __call__(self, **inputs: Any) -> Tensor:

@@ -5,8 +5,6 @@ values it names, and T5's tokens where letters go. The heads that read them are 
 on training together with the transformer.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -29,6 +27,7 @@ from openkontext.data.styles import STYLES
 from openkontext.data.things import ALL_SHAPES, MOST
 from openkontext.model.config import ModelConfig
 from openkontext.model.text_encoders import build_clip, build_t5, encode_text
+from openkontext.train.engine import Engine, adamw
 from openkontext.train.loop import Run, RunRecipe, warm_cosine
 from openkontext.train.spelling import UNSAID, Spelling, look_beside, sign_text
 
@@ -54,16 +53,16 @@ class TextRecipe:
 
     steps: int = 800
     batch_size: int = 64
-    #: The kinds of edit to be taught; the later stages keep to them.
     kinds: tuple[str, ...] = (*KINDS, IMPOSSIBLE)
+    """The kinds of edit to be taught; the later stages keep to them."""
     learning_rate: float = 1.5e-3
     warm_up: int = 50
-    #: Where the encoders begin as another model's: weight of how far the features of its own instructions
-    #: move. Its transformer goes by them; without this it would have to learn all words anew.
     keep_weight: float = 10.0
-    #: Whether T5 begins anew where the encoders begin as another model's, and learns to answer as that one
-    #: does: for one that takes an instruction as a bag of words.
+    """Where the encoders begin as another model's: weight of how far the features of its own instructions
+    move. Its transformer goes by them; without this it would have to learn all words anew."""
     fresh_t5: bool = False
+    """Whether T5 begins anew where the encoders begin as another model's, and learns to answer as that one
+    does: for one that takes an instruction as a bag of words."""
     seed: int = 0
 
 
@@ -93,7 +92,10 @@ class TextEncoders(nn.Module):
 
     def forward(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Pooled embeddings [B, pooled] and text tokens [B, length, width]."""
-        clip_ids, t5_ids = (torch.tensor([e.ids for e in t.encode_batch(texts)]) for t in self.tokenizers)
+        device = self.clip.device
+        clip_ids, t5_ids = (
+            torch.tensor([e.ids for e in t.encode_batch(texts)], device=device) for t in self.tokenizers
+        )
         return encode_text(self.clip, self.t5, clip_ids, t5_ids)
 
 
@@ -182,6 +184,58 @@ def _distance(features: Iterable[Tensor], others: Iterable[Tensor]) -> Tensor:
     ).sum()
 
 
+class _Learning:
+    """The encoders with the heads that read them, and what their features shall stay near to.
+
+    Args:
+        encoders: That learn.
+        reader: Answers the questions.
+        before: The encoders as they began, frozen; None where they know nothing yet.
+        known: Numbers of the kinds of edit that `before` knows.
+    """
+
+    def __init__(
+        self, encoders: TextEncoders, reader: _Reader, before: TextEncoders | None, known: Collection[int]
+    ) -> None:
+        self.encoders, self.reader, self.before, self.known = encoders, reader, before, known
+        self.spelling = Spelling(encoders.t5.config.d_model)
+        parts = {"encoders": encoders, "reader": reader, "spelling": self.spelling}
+        self.trained = nn.ModuleDict(parts)
+
+    def loss(
+        self, batch: tuple[list[str], list[str], Tensor], recipe: TextRecipe, engine: Engine
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The whole loss of instructions, what they write on signs and the right answers; what to log."""
+        texts, signs, answers = batch
+        told = [*texts, ""] if self.before else texts  # the empty one is what guidance goes by
+        with engine.precision():
+            features = self.encoders(told)
+        read = self.reader(*(feature[: len(texts)].float() for feature in features))
+        asked, right = _asked(read, answers.to(engine.device))
+        spelt = self.spelling.loss(features[1][: len(texts)], texts, signs, self.encoders.tokenizers[1])
+        loss = asked + spelt
+        parts = {"loss": loss.detach(), "right": right, "spelling": spelt.detach()}
+        if self.before:
+            kept = [i for i, kind in enumerate(answers[:, 0].tolist()) if kind in self.known] + [-1]
+            with engine.precision():
+                moved = _distance([f[kept] for f in features], self.before([told[i] for i in kept]))
+            parts["moved"] = moved.detach()
+            loss = loss + recipe.keep_weight * moved
+        return loss, parts
+
+
+def _asked(read: tuple[list[Tensor], list[Tensor]], answers: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean cross entropy of all questions that have an answer, and the share of right ones."""
+    losses, right = [], []
+    for logits in read:
+        for i, answer in enumerate(logits):
+            said = answers[:, i] != UNSAID
+            if said.any():
+                losses.append(F.cross_entropy(answer, answers[:, i], ignore_index=UNSAID))
+                right.append((answer.argmax(-1) == answers[:, i])[said].float().mean())
+    return torch.stack(losses).mean(), torch.stack(right).mean()
+
+
 def train_text(
     recipe: TextRecipe,
     config: ModelConfig,
@@ -191,7 +245,7 @@ def train_text(
     begin: Callable[[TextEncoders], None] | None = None,
     known: Collection[str] = (),
 ) -> TextEncoders:
-    """Trains or goes on training both encoders; resumes from `folder` to the step.
+    """Train or go on training both encoders; resume from `folder` to the step.
 
     Args:
         recipe: How long and how hard.
@@ -213,40 +267,14 @@ def train_text(
     if recipe.fresh_t5 or begin is None:
         look_beside(encoders.t5)
     numbers = {_QUESTIONS["kind"].index(kind) for kind in known}
-    reader = _Reader(config.clip.hidden_size, config.t5.d_model)
-    spelling = Spelling(config.t5.d_model)
-    both = nn.ModuleDict({"encoders": encoders, "reader": reader, "spelling": spelling})
-    optimiser = torch.optim.AdamW(both.parameters(), lr=recipe.learning_rate, weight_decay=0.01)
-    parts = {"model": both, "optimiser": optimiser}
-    run = Run(folder, parts, rng, recipe.steps, run_recipe, recipe.batch_size)
+    engine = Engine(run_recipe)
+    learning = _Learning(encoders, _Reader(config.clip.hidden_size, config.t5.d_model), before, numbers)
+    optimizer = adamw(recipe.learning_rate, betas=(0.9, 0.999), weight_decay=0.01)
+    trained = engine.prepare(learning.trained, optimizer, decay=0.0)
+    samples = recipe.batch_size * run_recipe.accumulate
+    run = Run(folder, {"trained": trained}, rng, recipe.steps, run_recipe, samples)
     batches = _batches(recipe, rng)
     for step in run.steps_left():
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.learning_rate * warm_cosine(step, recipe.steps, recipe.warm_up)
-        texts, signs, answers = next(batches)
-        with torch.autocast("cpu", torch.bfloat16, enabled=run_recipe.half()):
-            told = [*texts, ""] if before else texts  # the empty one is what guidance goes by
-            features = encoders(told)
-            if before:
-                kept = [i for i, kind in enumerate(answers[:, 0].tolist()) if kind in numbers] + [-1]
-                moved = _distance([each[kept] for each in features], before([told[i] for i in kept]))
-        read = reader(*(feature[: len(texts)].float() for feature in features))
-        losses, right = [], []
-        for logits in read:
-            for i, answer in enumerate(logits):
-                if (answers[:, i] != UNSAID).any():
-                    losses.append(F.cross_entropy(answer, answers[:, i], ignore_index=UNSAID))
-                    said = answers[:, i] != UNSAID
-                    right.append((answer.argmax(-1) == answers[:, i])[said].float().mean())
-        spelt = spelling.loss(features[1][: len(texts)], texts, signs, encoders.tokenizers[1])
-        loss = torch.stack(losses).mean() + spelt
-        metrics = {"loss": loss, "right": torch.stack(right).mean(), "spelling": spelt.detach()}
-        if before:
-            metrics["moved"] = moved.detach()
-            loss = loss + recipe.keep_weight * moved
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
-        optimiser.step()
-        run.record(metrics)
+        factor = warm_cosine(step, recipe.steps, recipe.warm_up)
+        run.record(engine.step(trained, lambda: learning.loss(next(batches), recipe, engine), factor))
     return encoders

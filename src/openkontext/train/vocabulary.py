@@ -1,7 +1,5 @@
 """The two tokenizers of a small model, trained on its instructions: CLIP's byte pairs and T5's unigrams."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math
@@ -30,13 +28,13 @@ class Taught:
     words: tuple[str, ...]
 
     @classmethod
-    def load(cls, folder: Path) -> Taught:
-        """Reads what `save` wrote."""
+    def load(cls, folder: Path) -> "Taught":
+        """Read what `save` wrote."""
         record = json.loads((folder / "taught.json").read_text(encoding="utf-8"))
         return cls(tuple(record["kinds"]), tuple(record["words"]))
 
     def save(self, folder: Path) -> None:
-        """Writes `taught.json` into a folder."""
+        """Write `taught.json` into a folder."""
         text = json.dumps({"kinds": self.kinds, "words": self.words}, indent=0)
         (folder / "taught.json").write_text(text + "\n", encoding="utf-8")
 
@@ -146,7 +144,7 @@ def train_tokenizers(
     count: int = 10_000,
     seed: int = 0,
 ) -> None:
-    """Writes `tokenizer/` (CLIP), `tokenizer_2/` (T5) and `taught.json`: the kinds of edit and their words.
+    """Write `tokenizer/` (CLIP), `tokenizer_2/` (T5) and `taught.json`: the kinds of edit and their words.
 
     Each tokenizer has the settings beside it that transformers and diffusers look for: padding, and the most
     tokens. `lengths` and `vocab_sizes` are CLIP's and T5's.

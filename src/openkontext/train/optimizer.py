@@ -1,9 +1,7 @@
-"""Muon for matrices and convolutions, AdamW for everything else, as one optimiser.
+"""Muon for matrices and convolutions, AdamW for everything else, as one optimizer.
 
 Muon (Jordan et al. 2024) makes each update orthogonal.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +13,7 @@ from openkontext.train.parallel import gather, rank, world_size
 
 
 class MuonAdamW:
-    """One step of both optimisers at a time.
+    """One step of both optimizers at a time.
 
     Several processes share Muon's work, which is most of a step's: each makes the updates of some matrices,
     keeps their momentum, and hands the new values to the others.
@@ -42,7 +40,6 @@ class MuonAdamW:
         chosen = {id(p) for p in self.matrices}
         # torch's Muon takes matrices: it is handed views of the convolutions' weights as such.
         self.views = [p if p.ndim == 2 else nn.Parameter(_as_matrix(p.data)) for p in self.matrices]
-        self.rates = (muon_rate, adam_rate)
         # Largest first, dealt out in turn: no process has much more to do than another.
         order = sorted(self.views, key=lambda view: -view.numel())
         self.shares = [order[i :: world_size()] for i in range(world_size())]
@@ -56,33 +53,39 @@ class MuonAdamW:
             ),
         )
 
-    def step(self, factor: float) -> None:
-        """One step at `factor` times the learning rates; clears the gradients."""
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Settings of both optimizers, their learning rates among them."""
+        return [group for optimizer in self.both for group in optimizer.param_groups]
+
+    def zero_grad(self) -> None:
+        """Clear the gradients."""
+        for parameter in (*self.matrices, *self.views):
+            parameter.grad = None
+        self.both[1].zero_grad(set_to_none=True)
+
+    def step(self) -> None:
+        """One step of both, at the learning rates of `param_groups`."""
         for parameter, view in zip(self.matrices, self.views, strict=True):
             if view is not parameter and parameter.grad is not None:
                 view.grad = _as_matrix(parameter.grad)
-                parameter.grad = None
-        for optimiser, rate in zip(self.both, self.rates, strict=True):
-            for group in optimiser.param_groups:
-                group["lr"] = rate * factor
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+        for optimizer in self.both:
+            optimizer.step()
         if world_size() > 1:
             self._exchange()
 
     @torch.no_grad()
     def _exchange(self) -> None:
-        """Gives every process the matrices that the others have moved, and clears all gradients of them."""
+        """Give every process the matrices that the others have moved."""
         for owner, share in enumerate(self.shares):
             together = torch.cat([view.flatten() for view in share])
             distributed.broadcast(together, owner)
             for view, value in zip(share, together.split([v.numel() for v in share]), strict=True):
-                view.grad = None
                 if owner != rank():
                     view.copy_(value.view_as(view))
 
     def state_dict(self) -> dict[str, Any]:
-        """Both optimisers' states, Muon's momentum by matrix; a call of all processes."""
+        """Both optimizers' states, Muon's momentum by matrix; a call of all processes."""
         muon, adam = self.both
         numbers = {id(view): i for i, view in enumerate(self.views)}
         own = {numbers[id(view)]: state["momentum_buffer"] for view, state in muon.state.items()}
@@ -90,7 +93,7 @@ class MuonAdamW:
         return {"momentum": momentum, "adam": adam.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what `state_dict` gave, with whatever number of processes."""
+        """Take over what `state_dict` gave, with whatever number of processes."""
         muon, adam = self.both
         mine = {id(view) for view in self.shares[rank()]}
         for number, value in state["momentum"].items():
