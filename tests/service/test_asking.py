@@ -170,6 +170,9 @@ def test_a_field_that_a_route_does_not_have_is_refused_by_its_name(
         (EDITS, {"image": b64(png()), "mask": b64(png())}, "mask"),
         (EDITS, {"image": b64(png()), "mask": {"image_url": "aGk="}}, "mask.image_url"),
         (EDITS, {"image": [b64(png())] * 5}, "image (5)"),
+        (EDITS, {"image": b64(png()), "mask": {"url": "aGk="}}, "mask.url"),
+        (EDITS, {"image": ["aGk=", 3]}, "image.1"),
+        (EDITS, {"images": [{}]}, "images.0.image_url"),
         (EDITS, {"image": b64(png()), "quality": "best"}, "quality"),
         (EDITS, {"image": b64(png()), "quality": "high", "steps": 4}, "quality"),
         (EDITS, {"image": b64(png()), "input_fidelity": "low"}, "input_fidelity"),
@@ -194,6 +197,16 @@ def test_errors_name_the_field_as_the_client_calls_it(
     assert ".".join(message.split("\n")) == message
     where = told["error"]["param"] if openai else ".".join(map(str, told["detail"][0]["loc"][1:]))
     assert where == name
+
+
+@pytest.mark.parametrize("path", [KONTEXT, EDITS, GENERATIONS])
+@pytest.mark.parametrize("body", ["", "no JSON", "[]", "3", "null"])
+def test_a_body_that_is_no_object_is_said(strict: TestClient, path: str, body: str) -> None:
+    answer = strict.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code in (400, 422)
+    told = answer.json()
+    message = told["error"]["message"] if path != KONTEXT else told["message"]
+    assert message.startswith("the body ")
 
 
 def test_errors_of_a_form_name_its_own_fields(strict: TestClient) -> None:

@@ -22,6 +22,8 @@ INSTEAD = {
     "cfg_scale": "true_cfg_scale",
 }  # fmt: skip
 """What the FLUX API's models take in place of fields that other APIs have."""
+KINDS = ("str", "bytes", "list[str]", "list[union[bytes,str]]", "ImageReference")
+"""What pydantic says besides of where an error is: which kind of a value it tried."""
 NO_PROMPTS = "is not taken: the model knows no picture as a prompt; edit one with /v1/flux-kontext-dev"
 
 
@@ -112,9 +114,15 @@ async def invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     details: list[dict[str, Any]] = [dict(detail) for detail in error.errors()]
     for detail in details:
-        detail["loc"] = [part for part in detail["loc"] if part not in ("str", "list[str]")]
+        detail["loc"] = [part for part in detail["loc"] if part not in KINDS]
         if detail["type"] == "extra_forbidden":
             detail["msg"] = _not_taken(request, str(detail["loc"][-1]))
+        elif detail["type"] == "json_invalid":
+            detail |= {"loc": ["body"], "msg": "the body is no JSON"}
+        elif detail["loc"] in ([], ["body"]):
+            detail["msg"] = "the body must be a JSON object"
+        elif detail["type"] == "missing":
+            detail["msg"] = "is missing"
         detail["msg"] = detail["msg"].removeprefix("Value error, ")
     name = ".".join(str(part) for part in details[0]["loc"] if part != "body")
     said = details[0]["msg"]
@@ -127,6 +135,8 @@ def _not_taken(request: Request, name: str) -> str:
         return "is not taken here; leave it out"
     if name in ("image_prompt", "image_prompt_strength"):
         return NO_PROMPTS
+    if name.startswith("input_image") and "kontext" in request.url.path:
+        return "is not taken: an edit takes four pictures at most"
     if name.startswith("input_image"):
         return "is not taken by this model; edit with /v1/flux-kontext-dev, which takes four pictures"
     instead = INSTEAD.get(name)
