@@ -127,6 +127,21 @@ def test_settings_without_a_field_are_named_and_can_be_left_out(page: Page, api:
     assert {name: options.get(name) for name in asked} == {**asked, "true_cfg_scale": None}
 
 
+def test_a_result_of_the_pictures_own_size(page: Page, api: httpx2.Client) -> None:
+    choose(page, png(300, 200))
+    page.get_by_text("More options").click()
+    page.get_by_label("Shape", exact=True).select_option(label="the picture's own size")
+    ask(page, "make it brighter")
+    expect(page.locator("#caption")).to_contain_text("300 × 200")
+    last = api.get("/v1/jobs", params={"limit": 1}).json()["edits"][0]
+    assert pixels(api.get(f"/v1/jobs/{last['id']}/pictures/output").content).shape == (200, 300, 3)
+    notes = page.get_by_role("list", name="Notes").get_by_role("listitem").all_inner_texts()
+    assert [note.lower() for note in notes] == [note.lower() for note in last["result"]["notes"]]
+    page.reload()
+    page.get_by_role("button", name="Use these settings").click()
+    expect(page.get_by_label("Shape", exact=True)).to_have_value("original")
+
+
 def test_variants_stand_side_by_side_and_one_is_gone_on_from(page: Page, api: httpx2.Client) -> None:
     choose(page, png(value=101))
     page.get_by_text("More options").click()

@@ -9,6 +9,7 @@ const WITHOUT_FIELD = {
   safety_tolerance: "Safety tolerance", output_compression: "Quality",
 };
 const KEPT = "prompt"; // in this tab's storage, over a reload
+const ORIGINAL = "original"; // of the sizes that the API takes: the picture's own
 let carried = {};
 
 /** What an edit asked for, as the API takes it, with a seed or none. */
@@ -35,9 +36,10 @@ export function asked() {
   return {
     prompt: $("prompt").value.trim(),
     seed: $("seed").value || undefined,
-    aspect_ratio: width ? undefined : shape || undefined,
+    size: shape === ORIGINAL ? shape : undefined,
+    aspect_ratio: width || shape === ORIGINAL ? undefined : shape || undefined,
     width, height,
-    fit: shape ? $("fit").value : undefined,
+    fit: shape && shape !== ORIGINAL ? $("fit").value : undefined,
     steps: number("steps"),
     guidance: number("guidance"),
     output_format: $("format").value,
@@ -50,8 +52,8 @@ export function asked() {
 /** Fill the form with what an edit or a file asked for; what it does not name goes back to the usual. */
 export function fill(settings) {
   setPrompt(settings.prompt ?? "");
-  const { width, height, aspect_ratio: ratio } = settings;
-  const shape = width && height ? `${width}x${height}` : ratio ?? "";
+  const { width, height, aspect_ratio: ratio, size } = settings;
+  const shape = width && height ? `${width}x${height}` : ratio ?? (size === ORIGINAL ? size : "");
   if (![...$("ratio").options].some((option) => (option.getAttribute("value") ?? option.text) === shape)) {
     $("ratio").append(make("option", { value: shape }, shape.replace("x", " × ")));
   }
