@@ -124,6 +124,10 @@ async def invalid(request: Request, error: Exception) -> JSONResponse:
         elif detail["type"] == "missing":
             detail["msg"] = "is missing"
         detail["msg"] = detail["msg"].removeprefix("Value error, ")
+    first = [part for part in details[0]["loc"] if part != "body"][:1]
+    alike = [detail for detail in details if first and first[0] in detail["loc"][:2]]
+    # Of a field that may have several forms, the innermost error is of the form that was meant.
+    details.sort(key=lambda detail: (detail in alike, len(detail["loc"])), reverse=True)
     name = ".".join(str(part) for part in details[0]["loc"] if part != "body")
     said = details[0]["msg"]
     return _answer(request, 422, f"{name}: {said}" if name else said, {}, details)
