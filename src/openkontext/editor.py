@@ -260,7 +260,8 @@ class Editor:
 
         # Check what was handed in, and settle the sizes.
         inputs = read_inputs(request, config)
-        warnings = [*inputs.warnings, *self.tokenizers.warnings(request.prompt), *request.warnings]
+        words = self.tokenizers.warnings(request.prompt, config.name)
+        warnings = [*inputs.warnings, *words, *request.warnings]
         screening = self._screen(request, inputs, seed=seed, steps=count, guidance=guidance)
         screening.admit()
 

@@ -45,7 +45,7 @@ class Tokenizers:
     """The two tokenizers of a model repository, opened when first used."""
 
     def __init__(self, repository: "Repository") -> None:
-        self._path, self._name = repository.path, repository.config.name
+        self._path = repository.path
         self._clip_length = repository.config.clip_length
         self._t5_length = repository.config.text_length
         words = repository.config.words
@@ -69,17 +69,21 @@ class Tokenizers:
         """
         return [] if self._words is None else unknown_words(prompt, self._words)
 
-    def warnings(self, prompt: str) -> list[str]:
+    def warnings(self, prompt: str, model: str) -> list[str]:
         """What of an instruction the model will not see or not know, for the user.
+
+        Args:
+            prompt: the instruction.
+            model: what to call it.
 
         Raises:
             InputError: as `encode`.
         """
         said = []
         if unknown := self.unknown_words(prompt):
-            said.append(f"{self._name} was never taught {_named(unknown)}; it may ignore or misread that")
+            said.append(f"{model} was never taught {_named(unknown)}; it may ignore or misread that")
         if cut := self.encode(prompt).cut:
-            said.append(f"the instruction is too long for {self._name}, which does not see its end: '{cut}'")
+            said.append(f"the instruction is too long for {model}, which does not see its end: '{cut}'")
         return said
 
     @cached_property
