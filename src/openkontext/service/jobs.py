@@ -82,6 +82,9 @@ class Outcome:
     """Where a person shall decide: the seed that makes it the same request again."""
 
 
+LATE = Outcome(JobState.ERROR, error="the deadline passed")
+
+
 def repeated(session: Session, account_id: str, key: str | None, fingerprint: str | None) -> Job | None:
     """The job that an idempotency key already stands for, if any.
 
@@ -172,20 +175,26 @@ def take_turn(session: Session, settings: Settings, key_id: str, count: int = 1)
     session.execute(update(ApiKey).where(ApiKey.id == key_id).values(**values))
 
 
-def claim(session: Session, settings: Settings) -> Lease | None:
-    """The job to do next: the oldest that waits, or whose worker has fallen silent."""
+def claim(session: Session, settings: Settings, worker: str = "") -> Lease | None:
+    """The job to do next: the oldest that waits, or whose worker has fallen silent.
+
+    Args:
+        session: to write in.
+        settings: of the service.
+        worker: who takes it, so that `give_up` finds what it held.
+    """
     free = or_(Job.state == JobState.QUEUED, and_(Job.state == JobState.RUNNING, Job.leased_until < now()))
     oldest = select(Job).where(free).order_by(Job.created).limit(1)
     while job := session.scalar(oldest.with_for_update(skip_locked=True)):
         at = session.scalar(select(now())) or 0.0
-        token = str(uuid.uuid4())
+        token = f"{worker}:{uuid.uuid4()}"
         job.lease, job.leased_until, job.state = token, at + settings.lease_seconds, JobState.RUNNING
         job.started = job.started or at
         session.flush()
         if job.cancelling:
             finish(session, settings, job.id, token, Outcome(JobState.CANCELLED))
         elif at > job.deadline:
-            finish(session, settings, job.id, token, Outcome(JobState.ERROR, error="the deadline passed"))
+            finish(session, settings, job.id, token, LATE)
         elif job.attempts >= settings.max_attempts:
             reason = f"{job.attempts} workers stopped while they worked on it"
             finish(session, settings, job.id, token, Outcome(JobState.ERROR, error=reason))

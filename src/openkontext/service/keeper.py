@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from openkontext.errors import InputError
-from openkontext.service import jobs, misuse
+from openkontext.service import jobs, misuse, recovery
 from openkontext.service.audit import Audit
 from openkontext.service.database import Database, now
 from openkontext.service.fetching import post
@@ -54,6 +54,7 @@ class Keeper:
                     next_tidy = time.monotonic() + SWEEP_SECONDS
                 if time.monotonic() >= next_review:
                     self.reviews.follow()
+                    self.end_late()
                     next_review = time.monotonic() + REVIEW_SECONDS
                 if not self.deliver_next():
                     self.stopping.wait(LOOK_SECONDS)
@@ -73,6 +74,13 @@ class Keeper:
             judged = misuse.judge_all(session, self.settings, self.audit)
         if erased or deleted or judged:
             log.info("tidied", erased=erased, deleted=deleted, judged=judged)
+
+    def end_late(self) -> None:
+        """End what is past its deadline, also where there is no worker."""
+        with self.database.transaction() as session:
+            ended = recovery.expire(session, self.settings)
+        if ended:
+            log.info("ended", jobs=ended)
 
     def deliver_next(self) -> bool:
         """Try the delivery that is due; returns whether there was one.

@@ -15,16 +15,20 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from openkontext.errors import InputError
 from openkontext.repository import Repository
-from openkontext.service import accounts
+from openkontext.service import accounts, recovery
 from openkontext.service.database import Database
 from openkontext.service.logs import set_up_logs
+from openkontext.service.models import new_id
 from openkontext.service.readiness import is_ready
 from openkontext.service.settings import Settings
 
 ROLES = ("server", "worker", "keeper")
+NAME = "OPENKONTEXT_WORKER"
+"""Variable of the name by which a worker marks what it holds."""
 SUPERVISED = "OPENKONTEXT_SUPERVISED"
 """Set for processes that end when whoever started them is gone."""
 GRACE_SECONDS = 20.0
@@ -66,7 +70,7 @@ def run_role(role: str, settings: Settings, descriptor: int | None = None) -> No
     if role == "worker":
         from openkontext.service.worker import Worker
 
-        work = Worker(settings, database)
+        work = Worker(settings, database, name=os.environ.get(NAME))
     else:
         from openkontext.service.keeper import Keeper
 
@@ -140,8 +144,11 @@ def bind(settings: Settings) -> socket.socket:
 class _Child:
     role: str
     process: subprocess.Popen[bytes]
+    name: str
+    """By which a worker marks what it holds."""
     started: float = field(default_factory=time.monotonic)
     pause: float = 0.0
+    is_dead: bool = False
 
 
 class Supervisor:
@@ -180,12 +187,12 @@ class Supervisor:
             signal.signal(signal_number, lambda *_: self.stopping.set())
         roles = ["server", "keeper", *["worker"] * self.settings.workers]
         try:
-            self.children = [_Child(role, self._start(role, listening)) for role in roles]
+            self.children = [self._child(role, listening) for role in roles]
             serving(f"http://{host}:{listening.getsockname()[1]}")
             waiting = True
             while not self.stopping.wait(0.1):
                 for child in self.children:
-                    self._look_after(child, listening)
+                    self._look_after(child, listening, database)
                 if waiting and self._is_ready(database):
                     ready()
                     waiting = False
@@ -198,19 +205,26 @@ class Supervisor:
         with database.reading() as session:
             return is_ready(session, self.settings)
 
-    def _start(self, role: str, listening: socket.socket) -> subprocess.Popen[bytes]:
+    def _child(self, role: str, listening: socket.socket) -> _Child:
+        name = new_id()
+        return _Child(role, self._start(role, listening, name), name)
+
+    def _start(self, role: str, listening: socket.socket, name: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "openkontext", "serve", "--role", role]
         passed: tuple[int, ...] = ()
         if role == "server":
             passed = (listening.fileno(),)
             command += ["--descriptor", str(listening.fileno())]
-        environment = os.environ | self.settings.environment() | {SUPERVISED: "1"}
+        environment = os.environ | self.settings.environment() | {SUPERVISED: "1", NAME: name}
         return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, pass_fds=passed)
 
-    def _look_after(self, child: _Child, listening: socket.socket) -> None:
+    def _look_after(self, child: _Child, listening: socket.socket, database: Database) -> None:
         code = child.process.poll()
         if code is None:
             return
+        if not child.is_dead:
+            child.is_dead = True
+            _give_up(database, child)
         lived = time.monotonic() - child.started
         if code == InputError.exit_code and lived < 60:
             raise InputError(f"the {child.role} could not start; its own line above says why")
@@ -218,7 +232,8 @@ class Supervisor:
         if lived < child.pause:
             return
         log.warning("started again", role=child.role, code=code)
-        child.process, child.started = self._start(child.role, listening), time.monotonic()
+        child.name, child.is_dead = new_id(), False
+        child.process, child.started = self._start(child.role, listening, child.name), time.monotonic()
 
     def _stop(self) -> None:
         for child in self.children:
@@ -231,6 +246,19 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 child.process.kill()
                 child.process.wait()
+
+
+def _give_up(database: Database, child: _Child) -> None:
+    """Put back what a dead worker held: nobody need wait for its leases to end."""
+    if child.role != "worker":
+        return
+    try:
+        with database.transaction() as session:
+            jobs = recovery.give_up(session, child.name)
+    except SQLAlchemyError as error:  # such as a database that is away; the leases end by themselves
+        log.warning("leases not given up", error=type(error).__name__)
+        return
+    log.warning("worker died", code=child.process.returncode, jobs=jobs)
 
 
 def _until_told(stop: Callable[[], None]) -> None:

@@ -27,9 +27,15 @@ def is_ready(session: Session, settings: Settings) -> bool:
 
 
 @contextmanager
-def saying_ready(database: Database, settings: Settings) -> Iterator[None]:
-    """A worker of this process is ready, for as long as the block runs."""
-    id, done = new_id(), threading.Event()
+def saying_ready(database: Database, settings: Settings, name: str | None = None) -> Iterator[None]:
+    """A worker of this process is ready, for as long as the block runs.
+
+    Args:
+        database: of the service.
+        settings: of the service.
+        name: of the worker; a new one when None.
+    """
+    id, done = name or new_id(), threading.Event()
 
     def say() -> None:
         with database.transaction() as session:

@@ -15,7 +15,7 @@ from openkontext.service.database import Database
 from openkontext.service.engine import Delivery, Engine, EngineLostError, Stop, open_engine
 from openkontext.service.jobs import Lease, Outcome
 from openkontext.service.misuse import judge, note_refusal
-from openkontext.service.models import Job, JobState
+from openkontext.service.models import Job, JobState, new_id
 from openkontext.service.readiness import saying_ready
 from openkontext.service.settings import Settings
 from openkontext.service.store import ImageStore, keep
@@ -33,12 +33,16 @@ class Worker:
         settings: of the service.
         database: where the jobs are.
         engine: what edits; opened from the settings when None.
+        name: by which its supervisor knows what it holds; a new one when None.
     """
 
-    def __init__(self, settings: Settings, database: Database, engine: Engine | None = None) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, engine: Engine | None = None, name: str | None = None
+    ) -> None:
         self.settings, self.database = settings, database
         self.store, self.audit = ImageStore(settings), Audit(settings)
         self.stopping = threading.Event()
+        self.name = name or new_id()
         self.engine = engine or open_engine(settings, self.stopping)
 
     def run(self) -> None:
@@ -49,7 +53,7 @@ class Worker:
         """
         self.engine.preload()
         threads = [threading.Thread(target=self._run) for _ in range(self.engine.concurrency)]
-        with saying_ready(self.database, self.settings):
+        with saying_ready(self.database, self.settings, self.name):
             log.info("ready", role="worker")
             for thread in threads:
                 thread.start()
@@ -73,7 +77,7 @@ class Worker:
     def do_next(self) -> bool:
         """Do one job; returns whether there was one."""
         with self.database.transaction() as session:
-            lease = jobs.claim(session, self.settings)
+            lease = jobs.claim(session, self.settings, self.name)
         if lease is None:
             return False
         started = time.monotonic()

@@ -12,6 +12,7 @@ from openkontext.service import jobs, owned
 from openkontext.service.access import HEADER, Caller, KeyFirst, may
 from openkontext.service.errors import responses
 from openkontext.service.models import Account
+from openkontext.service.recovery import ended_late
 from openkontext.service.results import Result, describe, may_poll, not_found, polling_url
 from openkontext.service.routes.flux_inputs import DevInputs, FillInputs, FluxInputs, KontextInputs
 from openkontext.service.state import get_state
@@ -147,7 +148,9 @@ def get_result(
         job = owned.find(session, id)
         if job is None or account_id not in (None, job.account_id):
             return not_found(id)
-        return describe(job, state.settings, job.preview)
+        if not ended_late(state.database, state.settings, job):
+            return describe(job, state.settings, job.preview)
+    return get_result(request, account_id, id)
 
 
 @router.post("/v1/cancel", responses=responses(403))

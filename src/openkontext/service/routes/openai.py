@@ -24,6 +24,7 @@ from openkontext.service.access import Caller, KeyFirst, identify, may
 from openkontext.service.asking import Asked, Picture
 from openkontext.service.errors import Refused, WrongInputError, openai_error
 from openkontext.service.models import UNFINISHED, Job, JobState
+from openkontext.service.recovery import ended_late
 from openkontext.service.results import signed_url
 from openkontext.service.routes import flux
 from openkontext.service.routes.flux import IdempotencyKey
@@ -295,7 +296,8 @@ class _Answer:
     def _read(self) -> list[Job]:
         with self.state.database.reading() as session:
             mine = select(Job).where(Job.id.in_(self.ids)).options(undefer(Job.preview))
-            return sorted(session.scalars(mine), key=lambda job: self.ids.index(job.id))
+            found = sorted(session.scalars(mine), key=lambda job: self.ids.index(job.id))
+        return self._read() if ended_late(self.state.database, self.state.settings, *found) else found
 
     def _withdraw(self) -> None:
         with self.state.database.transaction() as session:

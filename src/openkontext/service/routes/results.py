@@ -13,6 +13,7 @@ from openkontext.service.access import Caller, KeyFirst, may
 from openkontext.service.errors import Refused, json_responses, responses
 from openkontext.service.models import UNFINISHED, Job, JobState
 from openkontext.service.ranges import answer
+from openkontext.service.recovery import ended_late
 from openkontext.service.results import MEDIA_TYPES, Result, describe, not_found, signature_holds
 from openkontext.service.state import State, get_state
 
@@ -68,8 +69,10 @@ def look(
         job = owned.own(session, caller.account_id, id)
         if job is None:
             return not_found(id), True, None
-        preview = job.preview if job.progress != seen else None
-        return describe(job, state.settings, preview), job.state not in UNFINISHED, job.progress
+        if not ended_late(state.database, state.settings, job):
+            preview = job.preview if job.progress != seen else None
+            return describe(job, state.settings, preview), job.state not in UNFINISHED, job.progress
+    return look(state, caller, id, seen)
 
 
 @router.get(
