@@ -3,7 +3,9 @@
 import base64
 import dataclasses
 import io
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from service.running import b64, half_mask, hole, png
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from openkontext import EditRequest, InputError
 from openkontext.service.app import create_app
@@ -319,6 +321,40 @@ def test_a_polling_url_works_without_a_key(client: TestClient, worker: Worker) -
     for id, signed in ((second["id"], signature), (first["id"], signature[:-1]), (first["id"], "")):
         params = {"id": id, "signature": signed}
         assert client.get("/v1/get_result", params=params, headers=stranger).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("ends", "message", "left"),
+    [
+        (("ready", "request_moderated"), "no", ("cancelled", "request_moderated")),
+        (("queued", "content_moderated"), "no", ("cancelled", "content_moderated")),
+        (("ready", "error"), "a defect", ("cancelled", "error")),
+        (("held", "request_moderated"), "no", ("cancelled", "request_moderated")),
+        (("ready", "held"), "a person's review", ("ready", "held")),
+    ],
+)
+def test_results_of_one_request_end_together(
+    client: TestClient, database: Database, ends: tuple[str, str], message: str, left: tuple[str, str]
+) -> None:
+    def made() -> list[Job]:
+        with database.reading() as session:
+            return list(session.scalars(select(Job).order_by(Job.created, Job.id)))
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(client.post, GENERATIONS, json={"prompt": "x", "n": 2})
+        while len(jobs := made()) < 2:
+            time.sleep(0.01)
+        with database.transaction() as session:  # as workers would
+            for job, state in zip(jobs, ends, strict=True):
+                values = {"state": state, "refusal": {"message": "no"} if "moderated" in state else None}
+                values["error"] = "a defect" if state == "error" else None
+                session.execute(update(Job).where(Job.id == job.id).values(**values))
+        answer = asked.result(20)
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]["message"]
+    assert [job.state for job in made()] == list(left)
+    if "held" in left:  # both can be had later
+        assert all(job.id in answer.json()["error"]["message"] for job in jobs)
 
 
 @pytest.mark.parametrize("model", ["flux-2-pro", "flux-pro-1.1", "flux-pro-1.0-canny", "flux-kontext"])
