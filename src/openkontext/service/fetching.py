@@ -6,6 +6,7 @@ that was checked, so that a second answer of the name server changes nothing. Re
 
 import ipaddress
 import socket
+import ssl
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -72,8 +73,46 @@ def check_url(url: str, settings: Settings) -> None:
             raise InputError("the address is private; give one that the internet reaches")
 
 
-class _PublicOnly(httpcore2.SyncBackend):
-    """Connects to public addresses only."""
+class _Ending(httpcore2.NetworkStream):
+    """A connection that is over at its time, also where its other end sends a byte now and then."""
+
+    def __init__(self, stream: httpcore2.NetworkStream, ends: float) -> None:
+        self._stream, self._ends = stream, ends
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, self._left(timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, self._left(timeout))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore2.NetworkStream:
+        return _Ending(self._stream.start_tls(ssl_context, server_hostname, self._left(timeout)), self._ends)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+    def _left(self, timeout: float | None) -> float:
+        left = self._ends - time.monotonic()
+        if left <= 0:
+            raise httpcore2.ReadTimeout("it takes too long")
+        return left if timeout is None else min(timeout, left)
+
+
+class _Backend(httpcore2.SyncBackend):
+    """Connects to public addresses only, unless others are allowed, and not for long.
+
+    Args:
+        settings: of the service.
+        ends: when connections are over, on the monotonic clock.
+    """
+
+    def __init__(self, settings: Settings, ends: float) -> None:
+        self._anywhere, self._ends = settings.allow_private_addresses, ends
 
     def connect_tcp(
         self,
@@ -83,6 +122,9 @@ class _PublicOnly(httpcore2.SyncBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.NetworkStream:
+        if self._anywhere:
+            made = super().connect_tcp(host, port, timeout, local_address, socket_options)
+            return _Ending(made, self._ends)
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
@@ -90,11 +132,12 @@ class _PublicOnly(httpcore2.SyncBackend):
         addresses = [str(address[0]) for *_, address in found]
         if not addresses or not all(is_public(address) for address in addresses):
             raise httpcore2.ConnectError("the address is private")
-        return super().connect_tcp(addresses[0], port, timeout, local_address, socket_options)
+        made = super().connect_tcp(addresses[0], port, timeout, local_address, socket_options)
+        return _Ending(made, self._ends)
 
 
-def _pool(settings: Settings) -> httpcore2.ConnectionPool:
-    backend = httpcore2.SyncBackend() if settings.allow_private_addresses else _PublicOnly()
+def _pool(settings: Settings, ends: float) -> httpcore2.ConnectionPool:
+    backend = _Backend(settings, ends)
     return httpcore2.ConnectionPool(network_backend=backend, max_keepalive_connections=0)
 
 
@@ -105,7 +148,7 @@ def fetch(url: str, settings: Settings, max_bytes: int) -> bytes:
         InputError: the address is none or private, it does not answer in time, or the file is too large.
     """
     ends = time.monotonic() + settings.fetch_seconds
-    with _pool(settings) as pool:
+    with _pool(settings, ends) as pool:
         for _ in range(MAX_REDIRECTS + 1):
             check_url(url, settings)
             try:
@@ -136,7 +179,7 @@ def post(url: str, content: bytes, headers: dict[str, str], settings: Settings) 
     sent = [("Content-Type", "application/json"), ("User-Agent", AGENT), *headers.items()]
     try:
         with (
-            _pool(settings) as pool,
+            _pool(settings, time.monotonic() + settings.fetch_seconds) as pool,
             pool.stream(
                 "POST", url, headers=sent, content=content, extensions=_timeouts(settings.fetch_seconds)
             ) as answer,

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from openkontext.service import store
 from openkontext.service.database import now
 from openkontext.service.erasing import erasure, wipe
-from openkontext.service.models import UNFINISHED, Account, ApiKey, Job, JobState, Webhook
+from openkontext.service.models import UNFINISHED, Account, ApiKey, Job, JobState, Webhook, receiver_of
 from openkontext.service.settings import Settings
 
 LOCK = 0x6F6D  # of PostgreSQL's advisory locks: submissions take turns, so that the queue's bound holds
@@ -345,7 +345,7 @@ def _settle(session: Session, job: Job) -> None:
     if job.state != JobState.READY:
         _give_back(session, job)
     if job.webhook_url:
-        session.add(Webhook(job_id=job.id, next_attempt=job.finished))
+        session.add(Webhook(job_id=job.id, receiver=receiver_of(job.webhook_url), next_attempt=job.finished))
     session.flush()
 
 

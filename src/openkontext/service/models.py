@@ -3,6 +3,7 @@
 import uuid
 from enum import StrEnum
 from typing import Any
+from urllib.parse import urlsplit
 
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, LargeBinary, MetaData, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
@@ -46,6 +47,11 @@ class JobState(StrEnum):
 
 UNFINISHED = (JobState.QUEUED, JobState.RUNNING, JobState.HELD)
 """States that a job leaves again."""
+
+
+def receiver_of(url: str) -> str:
+    """Host and port of a webhook's address."""
+    return urlsplit(url).netloc.lower()
 
 
 def new_id() -> str:
@@ -227,6 +233,8 @@ class Webhook(Base):
     __table_args__ = (Index(None, "delivered", "next_attempt"),)
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    receiver: Mapped[str] = mapped_column(default="", server_default="")
+    """Host and port that it goes to."""
     attempts: Mapped[int] = mapped_column(default=0)
     next_attempt: Mapped[float | None]
     """None once it is delivered or given up."""
