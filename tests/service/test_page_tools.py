@@ -142,6 +142,36 @@ def test_a_result_of_the_pictures_own_size(page: Page, api: httpx2.Client) -> No
     expect(page.get_by_label("Shape", exact=True)).to_have_value("original")
 
 
+def test_a_picture_that_the_browser_cannot_show_is_edited(page: Page, api: httpx2.Client) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (128, 96), (140, 140, 140)).save(buffer, "TIFF")
+    choose(page, buffer.getvalue(), "scan.tiff")
+    expect(page.locator("#picture")).to_contain_text("scan.tiff: this browser cannot show it.")
+    page.get_by_role("button", name="Paint where it may change").click()
+    expect(page.locator("#form-message")).to_contain_text("nothing can be painted over it")
+    ask(page, "make it brighter")
+    expect(page.get_by_role("img", name="After")).to_be_visible()
+    expect(page.locator("#picture img")).to_have_count(1)
+    check_accessibility(page)
+
+
+def test_older_edits_are_loaded_when_asked_for(browser: Browser, service: Service) -> None:
+    def fewer(route: Route) -> None:
+        url = httpx2.URL(route.request.url)
+        route.fulfill(json=httpx2.get(url.copy_set_param("limit", 2)).json())
+
+    with httpx2.Client(base_url=service.url) as api, visit(browser, service.url) as page:
+        for seed in range(5):
+            edit(api, prompt="make it old", seed=seed)
+        page.route(re.compile(r"/v1/jobs(\?.*)?$"), fewer)
+        page.reload()
+        mine = page.get_by_role("treeitem", name="make it old")
+        for count in (2, 4):
+            expect(mine).to_have_count(count)
+            page.get_by_role("button", name="Older edits").click()
+        expect(mine).to_have_count(5)
+
+
 def test_variants_stand_side_by_side_and_one_is_gone_on_from(page: Page, api: httpx2.Client) -> None:
     choose(page, png(value=101))
     page.get_by_text("More options").click()

@@ -27,6 +27,7 @@ const history = new History();
 const tree = new Tree($("tree"), history, goTo, remove);
 const stage = new Stage({ again, finished, useSettings, remove, choose: goTo, beside: (node) => goTo(node, true), progress: () => tree.show(chosen) });
 let chosen = null; // node of the history that is shown
+let older = null; // the last edit that was loaded, where there are older ones
 let beside = false; // whether it is shown beside its variants
 let mask = null; // {brush, node}
 
@@ -75,7 +76,7 @@ async function showAll() {
   const here = await from?.picture();
   if (from !== base()) return;
   $("base-picture").hidden = !here;
-  if (here) $("base-picture").src = here.url;
+  if (here) $("base-picture").src = here.url; // hidden again where the browser cannot show it
   $("base-title").textContent = from ? from.title : "No picture";
   $("base-name").textContent = from ? (from.edit ? "edits this result" : "edits this picture") : "words alone make a new one";
   $("drop").hidden = chosen === null;
@@ -243,6 +244,15 @@ async function remove(node) {
   (document.querySelector("#tree [tabindex='0']") ?? $("prompt")).focus();
 }
 
+/** Load the newest edits, or those that are older than all that are known. */
+async function loadEdits() {
+  const told = await call("GET", older ? `/v1/jobs?after=${older}` : "/v1/jobs").catch((problem) => (report(problem), null));
+  if (!told) return;
+  older = told.next;
+  history.take(told.edits);
+  $("older").hidden = older === null;
+}
+
 /** An edit came to its end. */
 async function finished(node) {
   try {
@@ -297,8 +307,11 @@ async function paint() {
   if (chosen !== from || from.state !== "source") await showAlone(from);
   if (mask?.node !== from) {
     const shown = $("picture").querySelector("img");
-    if (!shown) return;
-    await shown.decode();
+    if (!(await shown?.decode().then(() => true, () => false))) {
+      tellAtForm("This browser cannot show the picture, so nothing can be painted over it. Save it as PNG or JPEG first.", "wait");
+      stage.show(chosen, beside);
+      return;
+    }
     mask = { brush: new Mask($("picture"), shown.naturalWidth, shown.naturalHeight), node: from };
   }
   mask.brush.show(true);
@@ -332,6 +345,7 @@ function setUp() {
   for (const id of ["choose", "replace"]) on(id, "click", () => $("file").click());
   on("file", "change", () => ($("file").files[0] && take($("file").files[0]), ($("file").value = "")));
   on("drop", "click", () => goTo(null));
+  on("older", "click", async () => (await loadEdits(), showAll()));
   on("reference", "click", () => $("reference-file").click());
   on("reference-file", "change", async () => (await addReferences([...$("reference-file").files]), ($("reference-file").value = "")));
   on("as-reference", "click", async () => {
@@ -346,6 +360,7 @@ function setUp() {
   on("seed-reuse", "click", () => (($("seed").value = chosen.edit.result.seed), showAll(), $("seed").focus()));
   on("seed-random", "click", () => (($("seed").value = ""), showAll(), $("seed").focus()));
   on("seed", "input", showAll);
+  $("base-picture").addEventListener("error", () => ($("base-picture").hidden = true));
   takeDropped(take);
   addEventListener("popstate", () => chooseNamed());
   document.addEventListener("keydown", (event) => {
@@ -376,10 +391,7 @@ $("limit").textContent = `, up to ${Math.floor(bytes / 2 ** 20)} MiB and ${Math.
 $("steps").placeholder = steps ?? "";
 $("guidance").placeholder = guidance ?? "";
 $("history-kept").textContent = `Kept for ${hours} hours, then deleted.`;
-if (session.me) {
-  const told = await call("GET", "/v1/jobs").catch((problem) => (report(problem), { edits: [] }));
-  history.take(told.edits);
-}
+if (session.me) await loadEdits();
 await chooseNamed(history.unfinished.at(-1));
 document.body.dataset.ready = "true";
 poll();

@@ -205,7 +205,12 @@ export class Tree {
     const thumb = make("div", { class: "thumb", "aria-hidden": "true" }, mark);
     item.append(thumb, make("div", { class: "node" }, make("b", {}, node.title), make("span", { class: kind }, node.words)));
     const small = node.state === "ready" ? picture(node.edit.id, "thumbnail") : node.picture();
-    small.then((found) => found && thumb.replaceWith(make("img", { class: "thumb", src: found.url, alt: "" })));
+    small.then((found) => {
+      if (!found) return;
+      const shown = make("img", { class: "thumb", src: found.url, alt: "" });
+      shown.addEventListener("error", () => shown.replaceWith(thumb)); // not every browser shows HEIC and TIFF
+      thumb.replaceWith(shown);
+    });
     return item;
   }
 
