@@ -1,7 +1,7 @@
 """The checks that come with openkontext, each as a `verdict.Check`."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import SecretStr
 
 from openkontext.errors import InputError
-from openkontext.safety import nudenet
+from openkontext.safety import nudenet, nudity
 from openkontext.safety.known.material import KnownMaterial, Match
 from openkontext.safety.policy import Remote
 from openkontext.safety.signs import signs
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 PICTURES = frozenset({Stage.INPUT, Stage.OUTPUT})
 """Stages at which one picture is looked at."""
 
-_GENITAL = frozenset({"anus_exposed", "female_genitalia_exposed", "male_genitalia_exposed"})
 _SURELY_A_PERSON = 0.3
 """NudeNet's confidence in a part from which somebody is in the picture."""
 _CLOTHED = 0.25
@@ -115,28 +114,19 @@ class BodyCheck:
     """What of people a picture shows, by NudeNet."""
 
     name = "nudenet"
-    version = nudenet.MODEL.version
+    version = f"{nudenet.MODEL.version}, rule {nudity.VERSION}"
     stages = PICTURES
     turn = Turn.COSTLY
 
     def scores(self, subject: Subject) -> Mapping[str, float]:
         """Scores of nudity and sexual content; the signs "person" and "face".
 
-        What seems bare must seem so in the mirror, too: the lower of both scores counts. In drawings the
-        model takes a leaf or a ball for a part of a person, and in the mirror it does not.
+        Of bare parts those count that `nudity` takes for real.
         """
         pixels = _pixels(subject)
-        parts = nudenet.detect(pixels)
-
-        def surest(parts: Iterable[nudenet.Part], names: Iterable[str] | None) -> float:
-            return max((part.score for part in parts if names is None or part.name in names), default=0.0)
-
-        bare = {"nudity": surest(parts, nudenet.NUDE), "sexual": surest(parts, _GENITAL)}
-        if any(bare.values()):
-            mirrored = nudenet.detect(np.ascontiguousarray(pixels[:, ::-1]))
-            bare["nudity"] = min(bare["nudity"], surest(mirrored, nudenet.NUDE))
-            bare["sexual"] = min(bare["sexual"], surest(mirrored, _GENITAL))
-        return bare | {"person": surest(parts, None), "face": surest(parts, nudenet.FACES)}
+        parts = nudity.real_parts(pixels, nudenet.detect(pixels))
+        people = {"person": nudity.surest(parts), "face": nudity.surest(parts, nudenet.FACES)}
+        return nudity.scores(pixels, parts) | people
 
 
 class KnownMaterialCheck:

@@ -53,8 +53,8 @@ NUDE = frozenset(
 FACES = frozenset({"face_female", "face_male"})
 """Classes that are faces."""
 
-_SIDE = 320
-"""Pixels of the square that the model sees."""
+SIDE = 320
+"""Pixels of the square that the model was trained on."""
 _MIN_SCORE = 0.2
 """Below, a box is noise; the package draws the line at the same place."""
 _OVERLAP = 0.45
@@ -73,18 +73,19 @@ class Part:
     """Left, top, right, bottom in pixels of the picture."""
 
 
-def detect(pixels: NDArray[np.uint8]) -> tuple[Part, ...]:
+def detect(pixels: NDArray[np.uint8], side: int = SIDE) -> tuple[Part, ...]:
     """Find the parts of people in a picture, the surest first.
 
     Args:
         pixels: uint8 [H, W, 3], sRGB, upright.
+        side: pixels of the square that the model sees, a multiple of 32.
 
     Raises:
         InputError: the package nudenet is not installed, or its model is not the known one.
     """
-    scale = _SIDE / max(pixels.shape[:2])
-    height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
-    square = Image.new("RGB", (_SIDE, _SIDE))
+    scale = side / max(pixels.shape[:2])
+    height, width = (max(1, round(length * scale)) for length in pixels.shape[:2])
+    square = Image.new("RGB", (side, side))
     square.paste(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
     (output,) = MODEL.run(images=planar(np.asarray(square), 0, 1))
     boxes, scores = output[0, :4].T / scale, output[0, 4:].T
@@ -99,13 +100,18 @@ def detect(pixels: NDArray[np.uint8]) -> tuple[Part, ...]:
     parts: list[Part] = []
     for box, name, score in zip(corners, best[kept], confidence[kept], strict=True):
         part = Part(CLASSES[int(name)], float(score), tuple(int(at) for at in box))  # type: ignore[arg-type]
-        if not any(part.name == other.name and _overlap(part.box, other.box) > _OVERLAP for other in parts):
+        if not any(part.name == other.name and overlap(part.box, other.box) > _OVERLAP for other in parts):
             parts.append(part)
     return tuple(parts)
 
 
-def _overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> float:
-    """Intersection over union of two boxes."""
+def overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> float:
+    """Intersection over union of two boxes.
+
+    Args:
+        one: left, top, right, bottom.
+        other: likewise.
+    """
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     if width <= 0 or height <= 0:
