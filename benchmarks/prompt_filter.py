@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from prompt_suites import SUITES, UNSEEN, benign, violating
 
-from openkontext.safety.prompt import FIXED, PromptCheck
+from openkontext.safety.prompt import PromptCheck
+from openkontext.safety.verdict import ASKABLE, FIXED
 
 REFUSED = 0.5
 
@@ -88,7 +89,7 @@ def measure(
         scores = check.scores(prompt.text)
         busy.append((time.thread_time() - processor) * 1e3)
         times.append((time.perf_counter() - start) * 1e3)
-        kinds = FIXED if prompt.kind in FIXED else tuple(scores)
+        kinds = [kind for kind in ASKABLE if kind in FIXED] if prompt.kind in FIXED else ASKABLE
         refused = max(scores[kind] for kind in kinds) >= REFUSED
         if prompt.kind in scores:
             table["category"][prompt.kind].append(refused)

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from openkontext.errors import InputError
-from openkontext.repository import home
-from openkontext.safety.folders import data_folder, list_folders
+from openkontext.places import cache_folder, data_folder, list_folders
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "scene.png"
 
@@ -99,14 +98,14 @@ def test_an_account_that_the_system_does_not_know_has_its_folders_by_home(
     own = tmp_path / ".local" / "share" / "openkontext"
     assert data_folder() == own
     assert list_folders() == (own / "lists", Path("/etc/openkontext/lists"))
-    assert home() == tmp_path / ".cache" / "openkontext"
+    assert cache_folder() == tmp_path / ".cache" / "openkontext"
 
 
 def test_an_account_without_any_home_is_told_what_to_set(
     unknown_account: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HOME", raising=False)
-    for folder, name in ((data_folder, "XDG_DATA_HOME"), (home, "XDG_CACHE_HOME")):
+    for folder, name in ((data_folder, "XDG_DATA_HOME"), (cache_folder, "XDG_CACHE_HOME")):
         with pytest.raises(InputError, match=f"no home folder; set HOME or {name}"):
             folder()
         monkeypatch.setenv(name, str(tmp_path))

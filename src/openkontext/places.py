@@ -1,4 +1,8 @@
-"""Where a user's things lie, on every system: POSIX has a database of accounts, Windows has known folders."""
+"""Where things lie, on every system: POSIX has a database of accounts, Windows has known folders.
+
+platformdirs is not used: a list of known material must stay in force whatever the environment says, and so
+`list_folders` asks the system itself.
+"""
 
 import os
 import sys
@@ -10,6 +14,39 @@ try:
     import pwd
 except ImportError:  # not on Windows
     pwd = None  # type: ignore[assignment]
+
+
+def cache_folder() -> Path:
+    """Folder for what we fetch and remember: $OPENKONTEXT_HOME, or openkontext in the user's cache folder.
+
+    Raises:
+        InputError: this account has no home, and nothing names another folder.
+    """
+    return _chosen("OPENKONTEXT_HOME") or user_folder("XDG_CACHE_HOME", ".cache")
+
+
+def data_folder() -> Path:
+    """Folder for what must last: $OPENKONTEXT_DATA, or openkontext in the user's folder for data.
+
+    Raises:
+        InputError: this account has no home, and nothing names another folder.
+    """
+    return _chosen("OPENKONTEXT_DATA") or user_folder("XDG_DATA_HOME", ".local", "share")
+
+
+def list_folders() -> tuple[Path, ...]:
+    """Folders whose lists of known material are in force, all of them.
+
+    Besides `data_folder()` they are the account's own and the machine's, which no variable of the environment
+    moves: a setting may add lists, and none may take an installed one out of force.
+    """
+    home = account_home()
+    own = () if home is None else (home / ".local" / "share" / "openkontext",)
+    return tuple(dict.fromkeys(folder / "lists" for folder in (data_folder(), *own, machine_folder())))
+
+
+def _chosen(variable: str) -> Path | None:
+    return Path(chosen) if (chosen := os.environ.get(variable)) else None
 
 
 def user_folder(variable: str, *fallback: str) -> Path:

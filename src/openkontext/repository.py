@@ -19,8 +19,9 @@ from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter,
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from openkontext.errors import InputError
+from openkontext.files import write_whole
 from openkontext.latents import PREFERRED_SIZES
-from openkontext.places import user_folder
+from openkontext.places import cache_folder
 from openkontext.terms import Terms
 
 SETTINGS = "openkontext.json"
@@ -102,7 +103,7 @@ class RepositoryConfig:
 
     def save(self, folder: Path) -> None:
         """Write the settings into a repository's folder, whole or not at all."""
-        _write(folder / SETTINGS, TypeAdapter(RepositoryConfig).dump_json(self, indent=2) + b"\n")
+        write_whole(folder / SETTINGS, TypeAdapter(RepositoryConfig).dump_json(self, indent=2) + b"\n")
 
 
 @dataclass(frozen=True)
@@ -269,16 +270,9 @@ def _terms_name(folder: Path, config: RepositoryConfig) -> str:
     return "nano" if folder == Path(__file__).parent / "nano" else str(folder)
 
 
-def home() -> Path:
-    """Folder for what we fetch and remember: $OPENKONTEXT_HOME, or openkontext in the user's cache folder."""
-    if chosen := os.environ.get("OPENKONTEXT_HOME"):
-        return Path(chosen)
-    return user_folder("XDG_CACHE_HOME", ".cache")
-
-
 def pulled_folder(name: str) -> Path:
     """Where `pull` puts the repository OWNER/NAME."""
-    return home() / "repositories" / name
+    return cache_folder() / "repositories" / name
 
 
 def is_hub_name(name: str) -> bool:
@@ -295,7 +289,7 @@ def _sha256(path: Path) -> str:
     status = path.stat()
     if status.st_size < _REMEMBERED_BYTES:
         return _hash(path)
-    memory = home() / "digests.json"
+    memory = cache_folder() / "digests.json"
     try:
         known = dict(json.loads(memory.read_bytes()))
     except (OSError, ValueError, TypeError):  # none yet, or damaged
@@ -306,21 +300,10 @@ def _sha256(path: Path) -> str:
         known = {file: entry for file, entry in known.items() if Path(file).exists()}
         known[str(path.absolute())] = (now, sha)
         with suppress(OSError):  # a home that cannot be written to costs only time
-            _write(memory, json.dumps(known).encode())
+            write_whole(memory, json.dumps(known).encode())
     return sha
 
 
 def _hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(content)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -6,7 +6,6 @@ the repository is neither fetched nor opened before they are accepted: these ver
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from openkontext.errors import ConsentError, InputError
-from openkontext.safety.folders import data_folder
+from openkontext.files import append_line
+from openkontext.places import data_folder
 
 OPEN_LICENCES = frozenset(
     {"0bsd", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "isc", "mit", "unlicense"}
@@ -158,13 +158,8 @@ class Terms:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         consent = Consent(now, self.name, self.licence, self.version, self.digest)
         path = data_folder() / _RECORDS
-        line = json.dumps(vars(consent), ensure_ascii=False) + "\n"
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:
-                file.write(line.encode())
-                file.flush()
-                os.fsync(file.fileno())
+            append_line(path, json.dumps(vars(consent), ensure_ascii=False), private=True)
         except OSError as error:
             raise InputError(f"{path}: the consent cannot be noted there ({error.strerror})") from error
         return consent

@@ -157,12 +157,11 @@ def test_a_home_that_cannot_be_written_to_costs_only_time(tmp_path: Path, home: 
 def test_a_write_that_fails_leaves_nothing(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, content: bytes) -> int:
-        with path.open("wb") as file:
-            file.write(content[:100])
+    def full(descriptor: int) -> None:
+        os.ftruncate(descriptor, 100)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     path = tmp_path / "a.onnx"
     cache.write(home / "graphs" / path.name, graph.read_model(quantised(tmp_path / "a")))
     assert entries(home) == []

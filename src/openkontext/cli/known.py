@@ -22,7 +22,7 @@ Incident = Annotated[str, typer.Argument(metavar="INCIDENT", help="Its id, or th
 @lists.command("show")
 def show(json: options.Json = False) -> None:
     """Show the lists in force; never what is in them."""
-    from openkontext.safety.folders import list_folders
+    from openkontext.places import list_folders
     from openkontext.safety.known.material import KnownMaterial
 
     rows = [
@@ -123,6 +123,6 @@ def report(
 
 
 def _folder() -> Path:
-    from openkontext.safety.folders import data_folder
+    from openkontext.places import data_folder
 
     return data_folder() / "lists"

@@ -37,6 +37,7 @@ from openkontext.export.text_encoders import clip_graph, t5_graph
 from openkontext.export.transformer import transformer_graph
 from openkontext.export.weights import lazy_tensors
 from openkontext.export.work import Work
+from openkontext.files import beside
 from openkontext.model.checkpoints import Checkpoint
 from openkontext.model.pipeline import Pipeline
 from openkontext.repository import SETTINGS, Repository, RepositoryConfig
@@ -263,13 +264,12 @@ def _write_part(part: _Part, dtype: torch.dtype, folder: Path) -> None:
 
 def _save(model: ir.Model, file: Path, data: str | None = None) -> None:
     """Write a graph, whole or not at all; weights stay in their data file, or all go to one named `data`."""
-    beside = file.with_name(f".{file.name}")
-    if data:
-        ir.save(model, beside, external_data=data, size_threshold_bytes=0)
-    else:
-        ir.save(model, beside)
-    onnx.checker.check_model(beside, full_check=True)
-    beside.replace(file)
+    with beside(file) as part:
+        if data:
+            ir.save(model, part, external_data=data, size_threshold_bytes=0)
+        else:
+            ir.save(model, part)
+        onnx.checker.check_model(part, full_check=True)
 
 
 def _said_config(source: Source, name: str) -> RepositoryConfig:

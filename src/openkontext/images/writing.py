@@ -3,15 +3,14 @@
 import io
 import json
 import os
-import secrets
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from PIL import ExifTags, Image, PngImagePlugin
 
 from openkontext.errors import InputError
+from openkontext.files import whole
 from openkontext.images.fitting import Pixels
 from openkontext.images.opening import reason
 from openkontext.images.reading import METADATA_KEY, UTF16_COMMENT
@@ -128,19 +127,14 @@ def write(
     """
     check_output(path, overwrite, suffixes)
     target = Path(path).resolve()  # what a link points to is replaced, not the link
-    part = target.with_name(f".openkontext-{secrets.token_hex(8)}.part")
     try:
-        with part.open("xb") as file:
+        with whole(target) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        check_output(path, overwrite, suffixes)  # the file may have come into being meanwhile
-        part.replace(target)
+            check_output(path, overwrite, suffixes)  # the file may have come into being meanwhile
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({reason(error)})") from error
-    finally:
-        with suppress(OSError):  # after a success there is none
-            part.unlink()
 
 
 def _encode(pixels: Pixels, kind: str, metadata: Mapping[str, str], quality: int | None) -> bytes:

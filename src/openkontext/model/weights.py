@@ -1,9 +1,8 @@
 """Safetensors files: read without copying, written one tensor at a time."""
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from openkontext.errors import InputError
+from openkontext.files import whole
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -160,17 +160,11 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         InputError: the file cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with whole(path) as file:
             yield file
-        partial.replace(path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        with suppress(OSError):  # the error that led here says more
-            partial.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -9,7 +9,6 @@ authority: a reader elsewhere sees that the record is whole, and that its signer
 import datetime
 import os
 import secrets
-from contextlib import suppress
 from pathlib import Path
 
 from cryptography import x509
@@ -19,7 +18,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from openkontext.errors import InputError
-from openkontext.safety.folders import data_folder
+from openkontext.files import write_once
+from openkontext.places import data_folder
 
 CLAIM_SIGNING = x509.ObjectIdentifier("1.3.6.1.4.1.62558.2.1")
 """Extended key usage of a certificate that signs C2PA claims (c2pa-kp-claimSigning)."""
@@ -45,7 +45,7 @@ def own_identity() -> bytes:
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _write_once(path, _make_identity())
+            write_once(path, _make_identity(), private=True)
         if os.name == "posix" and path.stat().st_mode & 0o077:
             raise InputError(f"{path}: others may read this signing key; keep it: chmod 600 {path}")
         return path.read_bytes()
@@ -54,20 +54,6 @@ def own_identity() -> bytes:
             f"{path}: the signing key cannot be kept there ({error.strerror}); "
             "set OPENKONTEXT_DATA to a folder of yours"
         ) from error
-
-
-def _write_once(path: Path, content: bytes) -> None:
-    """Write a file that only its owner may read, unless another process is first."""
-    part = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
-    try:
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(FileExistsError):
-            os.link(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _make_identity() -> bytes:

@@ -20,7 +20,8 @@ import onnxruntime
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto
 
-from openkontext.repository import home
+from openkontext.files import write_whole
+from openkontext.places import cache_folder
 from openkontext.version import __version__
 
 CACHE_BYTES = 1 << 30
@@ -34,7 +35,7 @@ _ABANDONED_SECONDS = 3600
 
 def folder() -> Path:
     """Where the entries lie."""
-    return home() / "graphs"
+    return cache_folder() / "graphs"
 
 
 def entry(content: bytes, provider: str, arithmetic: str) -> Path:
@@ -72,13 +73,8 @@ def write(path: Path, model: ModelProto) -> None:
     content = hashlib.sha256(graph).digest() + graph
     if len(content) > CACHE_BYTES:
         return
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(content)
-        beside.replace(path)
-    except OSError:
-        _remove(beside)
+    with suppress(OSError):
+        write_whole(path, content)
     _evict(path.parent)
 
 

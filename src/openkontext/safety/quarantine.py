@@ -33,7 +33,8 @@ from PIL import Image
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from openkontext.errors import InputError
-from openkontext.safety.folders import data_folder, write_private
+from openkontext.files import write_whole
+from openkontext.places import data_folder
 from openkontext.safety.known.material import Match
 from openkontext.safety.reports.incident import (
     FileHashes,
@@ -143,8 +144,10 @@ class Quarantine:
             archive.writestr(_PICTURE, data)
             for name, draft in self._drafts(incident).items():
                 archive.writestr(name, draft)
-        write_private(
-            self.folder / f"{incident.id}.sealed", _seal(package.getvalue(), incident.id, self._recipient())
+        write_whole(
+            self.folder / f"{incident.id}.sealed",
+            _seal(package.getvalue(), incident.id, self._recipient()),
+            private=True,
         )
         self.note(Progress(id=incident.id, time=incident.time))
         _log.warning("a picture on a list of known material was refused and sealed: incident %s", incident.id)
@@ -178,7 +181,9 @@ class Quarantine:
         Args:
             progress: of the incident.
         """
-        write_private(self.folder / f"{progress.id}.json", progress.model_dump_json(indent=2).encode())
+        write_whole(
+            self.folder / f"{progress.id}.json", progress.model_dump_json(indent=2).encode(), private=True
+        )
 
     def open(self, incident: str, private_key: Path | None = None) -> Evidence:
         """Open an incident, to report it.
@@ -239,8 +244,8 @@ class Quarantine:
             made = X25519PrivateKey.generate()
             private = made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
             public = made.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-            write_private(self.folder / _PRIVATE, private)
-            write_private(path, public)
+            write_whole(self.folder / _PRIVATE, private, private=True)
+            write_whole(path, public, private=True)
         try:
             key = load_pem_public_key(path.read_bytes())
         except (ValueError, UnsupportedAlgorithm) as error:

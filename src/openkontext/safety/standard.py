@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from openkontext.places import list_folders
 from openkontext.safety.checks import (
     BodyCheck,
     InstructionCheck,
@@ -18,7 +19,6 @@ from openkontext.safety.checks import (
     TextScorer,
     TogetherCheck,
 )
-from openkontext.safety.folders import list_folders
 from openkontext.safety.guard import Guard
 from openkontext.safety.known.material import KnownMaterial
 from openkontext.safety.policy import Policy, load_policy

@@ -32,6 +32,9 @@ ADJUSTABLE = (
 CATEGORIES = FIXED + ADJUSTABLE
 """All categories, the gravest first: of several that are found, the first decides."""
 
+ASKABLE = tuple(category for category in CATEGORIES if category != "known_material")
+"""What words can ask for: all but being on a list, which only a picture can."""
+
 UNCHECKED = "unchecked"
 """In place of a category where a check could not run: what nobody looked at is refused."""
 

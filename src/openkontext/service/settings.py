@@ -13,14 +13,10 @@ from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationErr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from openkontext.errors import InputError
-from openkontext.places import user_folder
+from openkontext.places import data_folder
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 """Addresses that only this machine reaches."""
-
-
-def _data_folder() -> Path:
-    return user_folder("XDG_DATA_HOME", ".local", "share")
 
 
 class Settings(BaseSettings):
@@ -29,7 +25,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="OPENKONTEXT_", extra="forbid", frozen=True)
 
     # Where things lie
-    data: Path = Field(default_factory=_data_folder)
+    data: Path = Field(default_factory=data_folder)
     """Folder of the database, the pictures and the secret, where they are not set otherwise."""
     database_url: str = ""
     """SQLAlchemy address of the database; empty for SQLite in `data`."""

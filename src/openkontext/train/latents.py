@@ -16,6 +16,7 @@ from torch import Tensor
 from openkontext.data.edits import Edit
 from openkontext.data.families import family
 from openkontext.data.scenes import Scene, render
+from openkontext.files import whole
 from openkontext.latents import pack
 from openkontext.model.autoencoder import Autoencoder
 
@@ -51,7 +52,6 @@ def write_chunk(
     path = folder / only / f"latents-{chunk:05d}.npy"
     if path.exists():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     kinds = (only,) if only else kinds
     rows: list[np.ndarray] = []
     for number in range(chunk * FAMILIES, (chunk + 1) * FAMILIES):
@@ -64,10 +64,8 @@ def write_chunk(
             - 1
         )
         rows.append(encode(images).astype(np.float16).reshape(-1))
-    new = path.with_suffix(".new")
-    with new.open("wb") as file:
+    with whole(path) as file:
         np.save(file, np.concatenate(rows))
-    new.replace(path)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """What every training stage shares: the state that survives a kill, and the log."""
 
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from openkontext.files import whole
 from openkontext.train.metrics import Metrics
 from openkontext.train.parallel import gather, rank
 
@@ -127,12 +127,8 @@ class Run:
         }
         if rank() != 0:
             return
-        new = self.folder / "state.pt.new"
-        with new.open("wb") as file:
+        with whole(self.folder / "state.pt") as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self.folder / "state.pt")
 
     def record(self, values: Mapping[str, float | Tensor]) -> bool:
         """Add a step's metrics to their means, which become a row every `log_steps`.

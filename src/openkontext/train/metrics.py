@@ -1,11 +1,14 @@
 """A stage's metrics as `metrics.csv`, its sheets of samples, and both for TensorBoard."""
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from openkontext.files import whole, write_whole
 
 
 class Metrics:
@@ -52,21 +55,18 @@ class Metrics:
     def picture(self, step: int, pixels: np.ndarray) -> None:
         """Keep a sheet of samples: uint8 [H, W, 3]."""
         path = self.folder / "samples" / f"step-{step:06d}.png"
-        path.parent.mkdir(exist_ok=True)
-        new = path.with_name(f".{path.name}")
-        Image.fromarray(pixels).save(new, format="PNG")
-        new.replace(path)
+        with whole(path) as file:
+            Image.fromarray(pixels).save(file, format="PNG")
         self._writer().add_image("samples", pixels, step, dataformats="HWC")
         self._writer().flush()
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         self._columns = list(dict.fromkeys(name for row in rows for name in row))
-        new = self.file.with_suffix(".new")
-        with new.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        new.replace(self.file)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_whole(self.file, text.getvalue().encode())
 
     def _writer(self) -> Any:
         """TensorBoard's writer: late, since it is slow to import, and told to forget what came after."""

@@ -27,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 
 from openkontext.errors import InputError
+from openkontext.files import whole
 from openkontext.safety.prompt import classifier
 from openkontext.safety.prompt.lexicon import lexicon
 from openkontext.safety.prompt.mending import mender
@@ -239,15 +240,13 @@ def pack(
 
 def write(path: Path, arrays: dict[str, NDArray[np.generic]]) -> None:
     """An .npz file whose bytes depend on the arrays alone: numpy's own carries the time of writing."""
-    partial = path.with_name(path.name + ".partial")
-    with zipfile.ZipFile(partial, "w") as archive:
+    with whole(path) as file, zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
             entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
             entry.compress_type = zipfile.ZIP_DEFLATED
             content = io.BytesIO()
             np.save(content, array, allow_pickle=False)
             archive.writestr(entry, content.getvalue(), compresslevel=9)
-    partial.replace(path)
 
 
 def report(model: classifier.Classifier, unseen: list[Example]) -> None:

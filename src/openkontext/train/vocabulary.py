@@ -14,6 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 
 from openkontext.data.draws import random_edit
 from openkontext.data.instructions import every_word, phrase
+from openkontext.files import beside
 from openkontext.folding import plain_text
 
 CLIP_START, CLIP_END = "<|startoftext|>", "<|endoftext|>"
@@ -156,9 +157,8 @@ def train_tokenizers(
     }
     for (name, tokenizer), pad, length in zip(trained.items(), (CLIP_END, T5_PAD), lengths, strict=True):
         (folder / name).mkdir(parents=True, exist_ok=True)
-        new = folder / name / "tokenizer.json.new"
-        tokenizer.save(str(new))
-        new.replace(folder / name / "tokenizer.json")
+        with beside(folder / name / "tokenizer.json") as new:
+            tokenizer.save(str(new))
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "pad_token": pad,

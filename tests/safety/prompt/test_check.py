@@ -4,7 +4,8 @@ import pytest
 from openkontext.data.draws import random_edit
 from openkontext.data.edits import KINDS
 from openkontext.data.instructions import phrase
-from openkontext.safety.prompt import CATEGORIES, PromptCheck
+from openkontext.safety.prompt import PromptCheck
+from openkontext.safety.verdict import ASKABLE
 
 CHECK = PromptCheck()
 
@@ -94,7 +95,7 @@ def test_spelling_hides_nothing(text: str) -> None:
 
 def test_every_category_has_a_score_between_0_and_1() -> None:
     scores = CHECK.scores("make her naked")
-    assert tuple(scores) == CATEGORIES
+    assert tuple(scores) == ASKABLE
     assert all(0 <= score <= 1 for score in scores.values())
 
 

@@ -1,13 +1,15 @@
 from prompt_suites import Prompt, benign, violating
 
-from openkontext.safety.prompt import FIXED, PromptCheck
+from openkontext.safety.prompt import PromptCheck
+from openkontext.safety.verdict import ASKABLE, FIXED
 
 CHECK = PromptCheck()
 
 
 def refused(prompt: Prompt) -> bool:
     scores = CHECK.scores(prompt.text)
-    return max(scores[kind] for kind in (FIXED if prompt.kind in FIXED else scores)) >= 0.5
+    counted = [kind for kind in ASKABLE if kind in FIXED] if prompt.kind in FIXED else ASKABLE
+    return max(scores[kind] for kind in counted) >= 0.5
 
 
 def test_most_of_the_held_out_violating_prompts_are_refused_in_any_disguise() -> None:

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from openkontext.errors import InputError
-from openkontext.safety.folders import write_private
+from openkontext.files import whole, write_whole
 from openkontext.safety.known.lists import HashList, read_list
 
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
@@ -89,13 +89,11 @@ def sign_update(
     except ValidationError as error:
         raise InputError(f"the update cannot be made: {_reason(error)}") from error
     text = manifest.model_dump_json(indent=2).encode()
-    beside = output.with_name(output.name + ".part")
-    with zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as archive:
+    with whole(output) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(MANIFEST, text)
         archive.writestr(SIGNATURE, key.sign(text))
         for path in lists:
             archive.write(path, path.name)
-    beside.replace(output)
     return manifest
 
 
@@ -116,7 +114,7 @@ def trust(root: Path, publisher: str, public_key: Path) -> None:
     if kept.exists() and kept.read_bytes() != public_key.read_bytes():
         raise InputError(f"{publisher} is trusted with another key ({kept}); remove that file by hand first")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_private(kept, public_key.read_bytes())
+    write_whole(kept, public_key.read_bytes(), private=True)
 
 
 def install_update(root: Path, update: Path) -> Manifest:
@@ -145,7 +143,7 @@ def install_update(root: Path, update: Path) -> Manifest:
         place = folder / str(manifest.serial)
         shutil.rmtree(place, ignore_errors=True)  # left by an update that was cut short
         beside.rename(place)
-    write_private(folder / CURRENT, f"{manifest.serial}\n".encode())
+    write_whole(folder / CURRENT, f"{manifest.serial}\n".encode(), private=True)
     for old in folder.iterdir():
         if old.is_dir() and old.name.isdigit() and int(old.name) < manifest.serial - 1:
             shutil.rmtree(old, ignore_errors=True)  # the one before stays for whoever is reading it
@@ -215,7 +213,7 @@ def _unpack(update: Path, folder: Path, root: Path) -> Manifest:
                 )
             manifest = _verified(text, signature, key)
             for name in (MANIFEST, SIGNATURE, *(listed.name for listed in manifest.lists)):
-                write_private(folder / name, archive.read(name))
+                write_whole(folder / name, archive.read(name), private=True)
     except (OSError, KeyError, ValueError, AttributeError, zipfile.BadZipFile) as error:
         raise InputError(f"{update}: is no update of lists, or is damaged ({_reason(error)})") from error
     return manifest

@@ -1,5 +1,5 @@
 """What an instruction asks for: words as they are meant, rules over them, a network beside."""
 
-from openkontext.safety.prompt.check import CATEGORIES, FIXED, PromptCheck
+from openkontext.safety.prompt.check import PromptCheck
 
-__all__ = ["CATEGORIES", "FIXED", "PromptCheck"]
+__all__ = ["PromptCheck"]

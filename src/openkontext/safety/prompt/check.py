@@ -3,23 +3,7 @@
 from openkontext.safety.prompt.classifier import classifier
 from openkontext.safety.prompt.readings import readings
 from openkontext.safety.prompt.rules import rules
-
-FIXED = ("csam", "ncii")
-"""Categories that no setting loosens."""
-ADJUSTABLE = (
-    "nudity",
-    "sexual",
-    "gore",
-    "violence",
-    "hate_symbols",
-    "self_harm",
-    "weapons",
-    "public_figures",
-    "characters_logos",
-)
-"""Categories that a risk profile sets."""
-CATEGORIES = FIXED + ADJUSTABLE
-"""All that a prompt is scored for."""
+from openkontext.safety.verdict import ASKABLE
 
 _SURE = 0.8
 """Probability from which the network refuses by itself; chosen by the false refusals on both suites."""
@@ -38,10 +22,10 @@ class PromptCheck:
             text: An instruction, as it was handed in.
 
         Returns:
-            Category to score, 0 to 1, for all of `CATEGORIES`. From 0.5 on, the text more likely asks for it
-            than not.
+            Category to score, 0 to 1, for all of `verdict.ASKABLE`. From 0.5 on, the text more likely asks
+            for it than not.
         """
-        found = dict.fromkeys(CATEGORIES, 0.0)
+        found = dict.fromkeys(ASKABLE, 0.0)
         for words in readings(text):
             for hit in rules().hits(words):
                 found[hit.category] = max(found[hit.category], hit.score)

@@ -7,7 +7,6 @@ database, the witness: it shows where the end was cut off or the whole chain was
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from openkontext.files import write_whole
 from openkontext.safety.review.tables import AuditRow
 
 _BEFORE_FIRST = "0" * 64
@@ -85,9 +85,7 @@ class AuditLog:
         last = session.scalars(select(AuditRow).order_by(AuditRow.number.desc()).limit(1)).first()
         if last is None:
             return
-        beside = self._witness.with_name(self._witness.name + f".{os.getpid()}.part")
-        beside.write_text(f"{last.number} {last.digest}\n")
-        beside.replace(self._witness)
+        write_whole(self._witness, f"{last.number} {last.digest}\n".encode())
 
     def entries(self, session: Session, subject: str | None = None) -> list[AuditEntry]:
         """The log, from its beginning.

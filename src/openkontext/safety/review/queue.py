@@ -20,7 +20,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from openkontext.errors import InputError
-from openkontext.safety.folders import data_folder
+from openkontext.places import data_folder
 from openkontext.safety.review.audit import AuditEntry, AuditLog
 from openkontext.safety.review.tables import AuditRow, DecisionRow, PictureRow, RequestRow, Table
 from openkontext.safety.review.thumbnails import shown, thumbnail

@@ -1,0 +1,94 @@
+"""Files that appear under their names whole or not at all, and lines that are there once they are written.
+
+Content is first written beside its place, under a name of chance that begins with a dot, flushed to the disk,
+and then renamed: a kill or a full disk leaves what was there before, and two processes do not meet.
+"""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+_PRIVATE, _SHARED = 0o600, 0o666
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A path in the folder of a file; what is written there takes the file's place when the block ends.
+
+    Its folder is made if it is missing. After an error nothing of it is left.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".openkontext-{secrets.token_hex(8)}.part")
+    try:
+        yield part
+        with part.open("r+b") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        with suppress(OSError):  # after a success there is none, and the error that led here says more
+            part.unlink()
+
+
+@contextmanager
+def whole(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
+    """A binary file that takes its place when the block ends, and not at all after an error.
+
+    Args:
+        path: of the file.
+        private: whether only its owner may read it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with beside(path) as part, _created(part, private) as file:
+        yield file
+
+
+def write_whole(path: Path, content: bytes, *, private: bool = False) -> None:
+    """Write a file; see `whole`."""
+    with whole(path, private=private) as file:
+        file.write(content)
+
+
+def write_once(path: Path, content: bytes, *, private: bool = False) -> None:
+    """Write a file unless it is there or another process is first, whose content then stays.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".openkontext-{secrets.token_hex(8)}.part")
+    try:
+        with _created(part, private) as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def append_line(path: Path, line: str, *, private: bool = False) -> None:
+    """Add a line to a file; when this returns, it is on the disk.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    with os.fdopen(os.open(path, flags, _PRIVATE if private else _SHARED), "ab") as file:
+        file.write(f"{line}\n".encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _created(path: Path, private: bool) -> BinaryIO:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    return os.fdopen(os.open(path, flags, _PRIVATE if private else _SHARED), "wb")
