@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import shutil
 import signal
 import struct
@@ -452,6 +453,38 @@ def test_doctor_tells_what_works(run: Run, copier: Path) -> None:
     assert plain.code == 2
     assert "bad     model nowhere" in plain.out
     assert "no such model repository" in plain.error
+
+
+ODD = "don’t \x1b[31mmake\x07 it\u2028 \u202e“red” — 夜 🌙 [bold]now[/bold]"
+
+
+def test_any_text_is_shown_on_one_line_that_no_terminal_obeys(run: Run, copier: Path) -> None:
+    done = run("edit", "photo.png", ODD, "--model", copier, "--seed", 1, "-o", "out.png")
+    assert done.code == 0, done.err
+    lines = done.err.rstrip("\n").split("\n")
+    assert all(line.isprintable() for line in lines)
+    (warning,) = [line for line in lines if "never taught" in line]
+    assert all(f"'{word}'" in warning for word in ("don’t", "夜", "🌙", "bold"))
+    assert images.read_metadata("out.png")["prompt"] == ODD
+    bad = run("edit", "photo.png", "make it brighter", "--model", f"no\x1b]0;such\x07\n{ODD}")
+    assert bad.code == 2
+    assert bad.error.isprintable()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii"])
+def test_json_is_whole_whatever_the_pipe_can_hold(copier: Path, tmp_path: Path, encoding: str) -> None:
+    save_photo(tmp_path / "photo.png")
+    command = ["edit", "photo.png", "brighter é 夜 🌙", "--model", str(copier), "--seed", "1", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "openkontext", *command],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONIOENCODING": encoding, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout.decode(encoding))
+    assert record["prompt"] == "brighter é 夜 🌙"
+    assert "🌙" in record["warnings"][0]
 
 
 def test_no_arguments_show_the_help(run: Run) -> None:

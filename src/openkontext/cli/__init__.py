@@ -15,6 +15,7 @@ from openkontext.cli import (
     accounts,
     chat,
     check,
+    console,
     edit,
     evaluate,
     export,
@@ -125,5 +126,5 @@ def _report(error: Exception) -> int:
     else:
         detail = f"{type(error).__name__}: {error}"
         message, code = f"this is a defect of openkontext ({detail}); --debug shows where", 1
-    print("error:", " ".join(message.split()), file=sys.stderr)
+    print("error:", console.one_line(message), file=sys.stderr)
     return code

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
+_JOINERS = "\u200c\u200d"  # not seen, but they make the shape of words and of emoji
+
 
 @contextmanager
 def progress(description: str) -> Iterator[Callable[["EditStep"], None]]:
@@ -57,11 +59,18 @@ def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]
 def show_notes(notes: Iterable[str], warnings: Iterable[str]) -> None:
     """Print notes and warnings on stderr, one a line."""
     for note in notes:
-        print("note:", in_options(note), file=sys.stderr)
+        print("note:", one_line(in_options(note)), file=sys.stderr)
     for warning in warnings:
-        print("warning:", in_options(warning), file=sys.stderr)
+        print("warning:", one_line(in_options(warning)), file=sys.stderr)
+
+
+def one_line(message: str) -> str:
+    """A message as one line that no terminal takes for commands, whatever text it quotes."""
+    seen = "".join(c if c.isprintable() or c in _JOINERS else " " for c in message)
+    return " ".join(seen.split())
 
 
 def print_json(record: dict[str, Any]) -> None:
     """Print one JSON object on stdout."""
-    print(json.dumps(record, ensure_ascii=False, indent=2))
+    encoding = sys.stdout.encoding or "ascii"  # a pipe's on Windows is none of Unicode's
+    print(json.dumps(record, ensure_ascii=not encoding.lower().startswith("utf"), indent=2))

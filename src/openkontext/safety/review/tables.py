@@ -24,6 +24,17 @@ class Utc(TypeDecorator[datetime]):
         return None if value is None else value.replace(tzinfo=value.tzinfo or UTC)
 
 
+class Words(TypeDecorator[str]):
+    """Text that people wrote. PostgreSQL takes no NUL in it, so its sign (U+2400) stands for one."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """To the database."""
+        return None if value is None else value.replace("\0", "\u2400")
+
+
 class Table(DeclarativeBase):
     """Base of the tables here."""
 
@@ -41,8 +52,8 @@ class RequestRow(Table):
     created: Mapped[datetime]
     expires: Mapped[datetime] = mapped_column(Utc, index=True)
     approvals_needed: Mapped[int]
-    requester: Mapped[str] = mapped_column(String(255))
-    prompt: Mapped[str] = mapped_column(Text)
+    requester: Mapped[str] = mapped_column(Words)
+    prompt: Mapped[str] = mapped_column(Words)
     options: Mapped[dict[str, Any]]
     verdict: Mapped[dict[str, Any]]
     pictures: Mapped[list["PictureRow"]] = relationship(
@@ -70,9 +81,9 @@ class DecisionRow(Table):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     request_id: Mapped[str] = mapped_column(ForeignKey(RequestRow.id), index=True)
-    reviewer: Mapped[str] = mapped_column(String(255))
+    reviewer: Mapped[str] = mapped_column(Words)
     approve: Mapped[bool]
-    reason: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(Words)
     time: Mapped[datetime]
 
 
