@@ -4,6 +4,11 @@ The filters are the real ones, under a profile by which two people decide. The s
 own: the tests do its jobs, so that they decide when.
 """
 
+import functools
+import os
+import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +17,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from service.browsing import check_accessibility, chromium, fits_its_width, visit
 from service.running import DEAD, Service, b64, png
@@ -215,6 +221,33 @@ def test_an_admin_suspends_and_grants_the_appeal(service: Keyed, signed_in: Call
         expect(ann.locator("#caption")).to_contain_text("make it")
         ada.get_by_text("Audit log", exact=True).click()
         expect(ada.get_by_role("row", name="appeal.grant")).to_contain_text("the drill is over")
+
+
+def test_commands_of_an_edit_take_the_key_from_the_environment(
+    service: Keyed, signed_in: Callable[..., Any], tmp_path: Path
+) -> None:
+    with signed_in("ann") as page:
+        ask(page, "make it brighter")
+        expect(page.locator("#progress-text")).to_contain_text("Waiting for its turn")
+        service.work()
+        page.get_by_role("button", name="As a command").click()
+        texts = page.locator("pre.command").all_inner_texts()
+    for program, text in zip(([shutil.which("sh") or "", "-e"], [sys.executable]), texts, strict=True):
+        assert service.keys["ann"].key not in text
+        if program[0] != sys.executable and not shutil.which("curl"):
+            continue
+        keyless = {name: value for name, value in os.environ.items() if name != "KEY"}
+        run = functools.partial(
+            subprocess.Popen, [*program, "-c", text], cwd=tmp_path, stderr=subprocess.PIPE
+        )
+        without = run(env=keyless)
+        assert b"KEY" in without.communicate(timeout=DEAD)[1]
+        assert without.returncode != 0
+        started = run(env=keyless | {"KEY": service.keys["ann"].key})
+        service.work()
+        assert started.communicate(timeout=DEAD) == (None, b"")
+        assert Image.open(tmp_path / "edited.png").size == (128, 128)
+        (tmp_path / "edited.png").unlink()
 
 
 def test_a_full_queue_and_a_service_that_is_gone_are_told_in_words(

@@ -27,7 +27,7 @@ export function asCurl(node, isOpen) {
     `printf '%s' ', "${name}": "'`, `base64 < ${file} | tr -d '\\n'`, `printf '%s' '"'`,
   ]);
   return [
-    ...(isOpen ? [] : ["KEY=...  # your key"]),
+    ...(isOpen ? [] : [': "${KEY:?set it to your key}"']),
     `URL=${location.origin}`,
     ...pictures.map(([, path, file]) => `${call} "$URL${path}" -o ${file}  # or a picture of your own`),
     `ID=$({ ${[`printf '%s' ${quoted(`{${json}`)}`, ...sent, "printf '}'"].join("; ")}; } |`,
