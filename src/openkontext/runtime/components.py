@@ -78,9 +78,9 @@ class Components:
 
     def preload(self) -> None:
         """Open every graph, so that no call waits for that; with `low_memory` only the last stays open."""
-        from openkontext.repository import ROLES
+        from openkontext.runtime.contract import CONTRACT
 
-        for role in ROLES:
+        for role in CONTRACT:
             self._graph(role)
 
     def close(self) -> None:
