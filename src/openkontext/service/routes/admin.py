@@ -80,7 +80,9 @@ class NewStanding(BaseModel):
     reason: str = Field(min_length=1, max_length=2000, description="For the audit log and the account.")
     days: float | None = Field(None, gt=0, le=3650, description="How long a suspension lasts.")
     end_user: str | None = Field(
-        None, max_length=64, description="Id of an end user, to decide about them and not about the account."
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="Id of an end user, to decide about them and not about the account.",
     )
 
 
