@@ -17,6 +17,8 @@ from openkontext.data.scenes import render
 from openkontext.data.signs import LETTERS
 from openkontext.model.autoencoder import Autoencoder
 from openkontext.model.config import PRESETS, AutoencoderConfig
+from openkontext.repository import Repository, RepositoryConfig
+from openkontext.text import Tokenizers
 from openkontext.train import latents
 from openkontext.train.autoencoder import AutoencoderRecipe, train_autoencoder
 from openkontext.train.flow import FlowRecipe, train_flow
@@ -54,9 +56,14 @@ def test_tokenizers_know_every_taught_word_whole(work: Path) -> None:
     for word in every_word(FIRST_KINDS):
         assert len(t5.encode(word).tokens[: t5.encode(word).tokens.index("</s>")]) == 1, word
     assert clip.token_to_id("<|endoftext|>") == clip.get_vocab_size() - 1 == TINY.clip.eos_token_id
+    config = RepositoryConfig(clip_length=32, text_length=32, words=tuple(every_word(FIRST_KINDS)))
     for name, tokenizer in (("tokenizer", clip), ("tokenizer_2", t5)):
         theirs = PreTrainedTokenizerFast.from_pretrained(work / "text" / name)
-        assert theirs("a red car", padding="max_length")["input_ids"] == tokenizer.encode("a red car").ids
+        for text in ("a red car", "don’t “make” it 🌙 夜…", "сделай", "\x00\ufeff½", "a <|endoftext|> </s>"):
+            ids = Tokenizers(Repository(work / "text", config)).encode(text)
+            read = (ids.clip_ids if tokenizer is clip else ids.t5_ids)[0].tolist()
+            assert theirs(text, padding="max_length")["input_ids"] == read
+            assert not set(read[1 : read.index(read[-1] or 1)]) & set(theirs.all_special_ids)
 
 
 def test_what_a_sign_says_is_spelled(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import codecs
 import re
 from collections.abc import Iterator
 
+from openkontext import folding
 from openkontext.safety.prompt.lexicon import lexicon
 from openkontext.safety.prompt.mending import MASKS, mender
 from openkontext.safety.prompt.normalise import BREAK, clauses, decoded, fold, latin, tokens, unleet
@@ -38,6 +39,8 @@ def readings(text: str) -> list[list[str]]:
         words for unspaced in _unspaced(text) for words in mend(tokens(unleet(latin(fold(unspaced)), "i")))
     ]
     found += _unmasked(folded)
+    if not folded.isascii():  # as a model of few words reads it, letters with a stroke too
+        found.append(tokens(folding.fold(folded)))
     if not _DENIALS.isdisjoint(lexicon().find(split[0])):
         whole = fold(clauses(text))
         for parted in [tokens(whole), tokens(latin(whole))] if BREAK in whole else []:
