@@ -64,6 +64,11 @@ def show_notes(notes: Iterable[str], warnings: Iterable[str]) -> None:
         print("warning:", one_line(in_options(warning)), file=sys.stderr)
 
 
+def counted(number: int, noun: str) -> str:
+    """So many of a thing: "1 case", "3 cases"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def one_line(message: str) -> str:
     """A message as one line that no terminal takes for commands, whatever text it quotes."""
     seen = "".join(c if c.isprintable() or c in _JOINERS else " " for c in message)

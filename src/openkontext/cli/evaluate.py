@@ -60,7 +60,8 @@ def edits(
     With --cases it edits others' pictures; what they show is not known, so it measures.
     """
     from openkontext import images
-    from openkontext.cli import evaluating
+    from openkontext.cli import tables
+    from openkontext.evaluation import runs
     from openkontext.evaluation.edits import edited_by, evaluate, round_trip, with_first_pictures
     from openkontext.evaluation.embedding import Clip
     from openkontext.evaluation.page import PER_KIND, render, require_jinja
@@ -73,9 +74,9 @@ def edits(
         require_jinja()
         images.check_output(report, overwrite, (".html",))
     encoder = None if clip is None else Clip(clip)
-    foreign = None if cases is None else evaluating.read_foreign(cases, count, kinds, ceiling)
+    foreign = None if cases is None else runs.foreign_cases(cases, count, kinds, ceiling)
     editor = setup.load()
-    asked = foreign or evaluating.draw(editor, seed, count, kinds)
+    asked = foreign or runs.own_cases(editor, seed, count, kinds)
     if ceiling:
         edit = round_trip(editor.components)
     else:
@@ -88,11 +89,13 @@ def edits(
     source = "held-out edits" if cases is None else Path(cases).resolve().stem
     if sheet is not None:
         share = (
-            f"{found.overall.success:.0%} of {found.count}" if found.overall else f"{found.count} cases of"
+            f"{found.overall.success:.0%} of {found.count}"
+            if found.overall
+            else f"{console.counted(found.count, 'case')} of"
         )
         images.save(sheet, contact_sheet(outcomes, f"{name}: {share} {source}"), overwrite=overwrite)
     if report is not None:
-        facts = evaluating.facts(
+        facts = runs.facts(
             editor,
             f"{found.count} of {source}",
             seed=seed,
@@ -106,7 +109,7 @@ def edits(
     if json:
         console.print_json({"model": name, "source": source, "seed": seed, **found.record()})
     else:
-        evaluating.print_table(found, f"{name}, {source}, seed {seed}")
+        tables.print_table(found, f"{name}, {source}, seed {seed}")
 
 
 @app.command()
@@ -128,17 +131,11 @@ def drift(
     """Edit outputs again and again, and measure what happens to what no edit asks to change."""
     from dataclasses import asdict
 
-    import numpy as np
-
     from openkontext import images
-    from openkontext.cli import evaluating
-    from openkontext.data.edits import KINDS
-    from openkontext.data.scenes import render
-    from openkontext.errors import RefusedError
-    from openkontext.evaluation.drift import DriftReport, Kept, draw_chain, follow
+    from openkontext.cli import tables
+    from openkontext.evaluation import runs
     from openkontext.evaluation.page import CHAINS, render_drift, require_jinja
     from openkontext.evaluation.plots import line_plot
-    from openkontext.images.fitting import Pixels, from_model, to_model
 
     if plot is not None:
         images.check_output(plot, overwrite)
@@ -146,57 +143,45 @@ def drift(
         require_jinja()
         images.check_output(report, overwrite, (".html",))
     editor = setup.load()
-    seconds, refused = 0.0, []
-
-    def edit(picture: Pixels, prompt: str, noise: int) -> Pixels:
-        nonlocal seconds
-        try:
-            result = editor.edit(
-                picture, prompt, seed=noise, num_inference_steps=steps, guidance_scale=guidance
-            )
-        except RefusedError as error:  # the chain goes on from where it was
-            refused.append(f"{prompt!r} was {error}")
-            return picture
-        seconds += result.seconds
-        return np.asarray(result.image.convert("RGB"))
-
-    def alone(picture: Pixels) -> Pixels:
-        return from_model(editor.components.decode(editor.components.encode(to_model(picture))))
-
-    kinds = editor.repository.config.kinds or KINDS
-    chains = (draw_chain(seed, index, kinds, turns) for index in range(count))
-    kept: list[Kept] = []
-    shown: list[list[tuple[Kept | None, str, Pixels]]] = []
-    for chain in console.track(chains, "editing", count):
-        pictures: list[tuple[Kept | None, str, Pixels]] = [(None, "start", render(chain.start))]
-        for turn, (each, picture) in zip(chain.turns, follow(chain, edit, alone), strict=True):
-            kept.append(each)
-            pictures.append((each, turn.instruction, picture))
-        if len(shown) < CHAINS:
-            shown.append(pictures)
-    console.show_notes((), refused)
-    found, name = DriftReport.of(kept), editor.repository.config.name
+    run = runs.run_drift(
+        editor,
+        seed=seed,
+        count=count,
+        turns=turns,
+        show=CHAINS,
+        track=console.track,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+    )
+    console.show_notes((), run.refused)
+    found, name = run.report, editor.repository.config.name
     if report is not None:
-        facts = evaluating.facts(
+        facts = runs.facts(
             editor,
-            f"{count} chains of {turns} turns",
+            f"{console.counted(count, 'chain')} of {console.counted(turns, 'turn')}",
             seed=seed,
             steps=steps,
             guidance=guidance,
-            seconds=seconds / (count * turns),
+            seconds=run.seconds / (count * turns),
         )
-        page = render_drift(found, shown, count, name, facts)
+        page = render_drift(found, run.shown, count, name, facts)
         images.write(report, page.encode(), overwrite=overwrite, suffixes=(".html",))
     if plot is not None:
         lines = {name: found.psnr, "its autoencoder alone": found.autoencoder}
-        image = line_plot(lines, f"Drift of {count} chains", "turns", "PSNR of what was not edited, dB", 24)
+        image = line_plot(
+            lines,
+            f"Drift of {console.counted(count, 'chain')}",
+            "turns",
+            "PSNR of what was not edited, dB",
+            24,
+        )
         images.save(plot, image, overwrite=overwrite)
     if json:
         console.print_json(
-            {"model": name, "seed": seed, "chains": count, "refused": len(refused), **asdict(found)}
+            {"model": name, "seed": seed, "chains": count, "refused": len(run.refused), **asdict(found)}
         )
     else:
-        evaluating.print_drift(found, f"{name}, seed {seed}, {count} chains")
+        tables.print_drift(found, f"{name}, seed {seed}, {console.counted(count, 'chain')}")
 
 
 @app.command()
@@ -225,6 +210,7 @@ def fidelity(
     import numpy as np
 
     from openkontext import images
+    from openkontext.cli import tables
     from openkontext.errors import InputError
     from openkontext.evaluation import fidelity as measuring
 
@@ -238,7 +224,9 @@ def fidelity(
         candidates.append(measuring.Candidate(repository, other, arithmetic))
     found = measuring.compare(candidates, seed, count, steps)
     if plot is not None:
-        picture = measuring.plot(found, f"Latent error against {found[0].label}, {count} edits")
+        picture = measuring.plot(
+            found, f"Latent error against {found[0].label}, {console.counted(count, 'edit')}"
+        )
         images.save(plot, np.asarray(picture), overwrite=overwrite)
     if json:
         rows = [dataclasses.asdict(each) for each in found]
@@ -246,10 +234,4 @@ def fidelity(
             row["psnr"] = row["psnr"] if np.isfinite(row["psnr"]) else None
         console.print_json({"seed": seed, "count": count, "candidates": rows})
         return
-    print("| | edit success | latent error, last step | PSNR | SSIM | MB | s an edit | peak MiB |")
-    print("|---|---|---|---|---|---|---|---|")
-    for each in found:
-        print(
-            f"| {each.label} | {each.success:.1%} | {each.latent_error[-1]:.3f} | {each.psnr:.1f} | "
-            f"{each.ssim:.3f} | {each.megabytes:.1f} | {each.seconds:.1f} | {each.peak_mib:.0f} |"
-        )
+    tables.print_fidelity(found, f"{console.counted(count, 'edit')}, seed {seed}, against {found[0].label}")

@@ -1,81 +1,15 @@
-"""What the commands of `openkontext evaluate` read and show."""
+"""What the commands of `openkontext evaluate` print."""
 
-import os
-import platform
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from openkontext.data.edits import IMPOSSIBLE, KINDS
-from openkontext.editor import Editor
-from openkontext.errors import InputError
-from openkontext.evaluation.benchmarks import PictureCase, read_cases, spread
-from openkontext.evaluation.cases import Case, draw_cases
 from openkontext.evaluation.drift import DriftReport
+from openkontext.evaluation.fidelity import Fidelity
 from openkontext.evaluation.scores import Report, Score
 from openkontext.evaluation.similarity import MEASURES
-from openkontext.version import __version__
-
-COUNT = 300
-"""Cases that are drawn where no number is given."""
-
-
-def draw(editor: Editor, seed: int, count: int | None, kinds: str | None) -> list[Case]:
-    """Our own cases: of the kinds that are named, else of those that the model was taught.
-
-    Raises:
-        InputError: there is no such kind.
-    """
-    named = editor.repository.config.kinds or KINDS
-    if kinds is not None:
-        named = tuple(dict.fromkeys(kind.strip() for kind in kinds.split(",")))
-        for kind in named:
-            if kind not in (*KINDS, IMPOSSIBLE):
-                raise InputError(
-                    f"--kinds: there is no {kind!r}; choose of {', '.join((*KINDS, IMPOSSIBLE))}"
-                )
-    return draw_cases(seed, COUNT if count is None else count, named)
-
-
-def read_foreign(path: str, count: int | None, kinds: str | None, ceiling: bool) -> list[PictureCase]:
-    """Cases from elsewhere; so many of them, evenly spread.
-
-    Raises:
-        InputError: they cannot be read, or an option asks for what only our own cases have.
-    """
-    if kinds is not None:
-        raise InputError("--kinds is for our own cases; leave it out with --cases, which brings its own")
-    if ceiling:
-        raise InputError("--ceiling needs cases whose true outcome is known; leave out --cases")
-    return spread(read_cases(path), count)
-
-
-def facts(
-    editor: Editor,
-    cases: str,
-    *,
-    seed: int,
-    steps: int | None,
-    guidance: float | None,
-    true_cfg: float = 1.0,
-    seconds: float,
-) -> dict[str, str]:
-    """How a run was made, by name; `seconds` are those of an edit."""
-    config = editor.repository.config
-    return {
-        "model": config.name,
-        "digest": editor.digest[:16],
-        "precision": editor.components.precision,
-        "cases": cases,
-        "steps": str(steps or config.num_inference_steps),
-        "guidance": f"{config.guidance_scale if guidance is None else guidance:g}",
-        "true guidance": f"{true_cfg:g}" if true_cfg > 1 else "off",
-        "seed": str(seed),
-        "time an edit": f"{seconds:.2f} s",
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
-        "openkontext": __version__,
-    }
 
 
 def print_table(report: Report, title: str) -> None:
@@ -156,3 +90,23 @@ def print_drift(report: DriftReport, title: str) -> None:
         score = report.recognised
         interval = f"{score.low:.0%} .. {score.high:.0%}"
         print(f"characters recognised: {score.success:.0%} ({interval}) of {score.count}")
+
+
+def print_fidelity(found: Sequence[Fidelity], title: str) -> None:
+    """What each precision costs."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    table.add_column("", no_wrap=True)
+    for heading in ("success", "latent error", "PSNR", "SSIM", "MB", "s an edit", "peak MiB"):
+        table.add_column(heading, justify="right")
+    for each in found:
+        table.add_row(
+            each.label,
+            f"{each.success:.1%}",
+            f"{each.latent_error[-1]:.3f}",
+            f"{each.psnr:.1f} dB",
+            f"{each.ssim:.3f}",
+            f"{each.megabytes:.1f}",
+            f"{each.seconds:.1f}",
+            f"{each.peak_mib:.0f}",
+        )
+    Console().print(table)
