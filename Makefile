@@ -10,19 +10,25 @@ VENV := .venv
 BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help edit test lint format clean
+.PHONY: help edit check test lint format architecture clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make edit [IMAGE=photo.jpg] [PROMPT="make it night"] [OUT=out/edited.png] [ARGS="--seed 1"]'
-	@echo 'make test      lint, types, import rules and the fast tests'
+	@echo 'make test      what CI runs: lint, types, import rules, then the fast tests; stops at the first failure'
+	@echo 'make check     the same'
+	@echo 'make lint      all of that but the tests'
 	@echo 'make format    put the code in the house style'
+	@echo 'make architecture  draw the picture of the rooms in CONTRIBUTING.md anew'
 	@echo 'make clean     remove the virtual environment and the caches'
 
 edit: $(VENV)/.edit
 	@mkdir -p "$$(dirname "$$OUT")"
 	@$(BIN)/openkontext edit "$$IMAGE" "$$PROMPT" --output "$$OUT" --overwrite $(ARGS)
 
+check: test
+
+# In the order of speed: seconds of lint, then types and import rules, then the tests.
 test: lint
 	$(BIN)/python -m pytest -q -n auto
 
@@ -31,6 +37,9 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+architecture: $(VENV)/.test
+	$(BIN)/python scripts/architecture.py
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix
