@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from openkontext.bfl import autoencoder_rows, transformer_rows
 from openkontext.errors import InputError
 from openkontext.model.autoencoder import Autoencoder
-from openkontext.model.bfl import autoencoder_rows, transformer_rows
 from openkontext.model.checkpoints import (
     load_autoencoder,
     load_transformer,

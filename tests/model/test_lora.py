@@ -161,7 +161,21 @@ def bad_files(folder: Path) -> Iterator[tuple[Path, str]]:
             "do not multiply",
         ),
         "model": ({"x_embedder.weight": a}, "is no part of a LoRA"),
-        "text": ({"text_encoder.x.lora_A.weight": a, "text_encoder.x.lora_B.weight": b}, "does not have"),
+        "text": (
+            {"text_encoder.x.lora_A.weight": a, "text_encoder.x.lora_B.weight": b},
+            "is no part of a LoRA",
+        ),
+        "other": (
+            {f"{name[:-6]}.to_x.lora_A.weight": a, f"{name[:-6]}.to_x.lora_B.weight": b},
+            "is no part of a LoRA",
+        ),
+        "deep": (
+            {
+                n.replace("s.0", "s.9"): t
+                for n, t in ((f"{name}.lora_A.weight", a), (f"{name}.lora_B.weight", b))
+            },
+            "transformer_blocks.9.attn.to_q .transformer., which this model does not have",
+        ),
         "size": (
             {f"{name}.lora_A.weight": torch.zeros(2, 32), f"{name}.lora_B.weight": b},
             "another size",

@@ -71,7 +71,10 @@ def test_kohyas_flat_names_of_diffusers_layers(tmp_path):
 @pytest.mark.parametrize(
     ("tensors", "said"),
     [
-        ({"double_blocks.0.img_attn.norm.key_norm.scale": (4,)}, "key_norm.scale is no part of a LoRA"),
+        (
+            {"double_blocks.0.img_attn.norm.key_norm.scale": (4,)},
+            "norm_k.weight is no product of two matrices",
+        ),
         ({"text_encoder.layers.0.q_proj.lora_C.weight": (4, 4)}, "lora_C.weight is no part of a LoRA"),
         (
             {

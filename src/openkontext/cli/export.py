@@ -68,7 +68,8 @@ def export(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    source = open_model(checkpoint, parts, [parse_lora(text) for text in lora or ()])
+    source = open_model(checkpoint, parts, [options.parse_lora(text) for text in lora or ()])
+    console.show_notes((), source.warnings)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -92,21 +93,3 @@ def export(
         console.print_json({"path": str(repository.path), "precisions": list(repository.precisions)})
     else:
         print(f"{repository.path} holds {repository.config.name} in {', '.join(repository.precisions)}")
-
-
-def parse_lora(text: str) -> tuple[Path, float]:
-    """Read FILE or FILE:STRENGTH.
-
-    Raises:
-        InputError: the strength is no number.
-    """
-    file, colon, strength = text.rpartition(":")
-    if not colon or Path(text).exists():
-        return Path(text), 1.0
-    try:
-        value = float(strength)
-    except ValueError:
-        raise InputError(f"--lora {text!r}: {strength!r} is no strength; write FILE:0.8") from None
-    if not abs(value) < 100:
-        raise InputError(f"--lora {text!r}: a strength lies between -100 and 100, most often in 0..1")
-    return Path(file), value

@@ -1,6 +1,7 @@
 """Options that several commands share, and how their texts are read."""
 
 import re
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -123,6 +124,24 @@ def parse_size(text: str) -> dict[str, Any]:
     if separator == ":":
         return {"aspect_ratio": (first, second)}
     return {"width": first, "height": second}
+
+
+def parse_lora(text: str) -> tuple[Path, float]:
+    """Read FILE or FILE:STRENGTH.
+
+    Raises:
+        InputError: the strength is no number.
+    """
+    file, colon, strength = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return Path(text), 1.0
+    try:
+        value = float(strength)
+    except ValueError:
+        raise InputError(f"--lora {text!r}: {strength!r} is no strength; write FILE:0.8") from None
+    if not abs(value) < 100:
+        raise InputError(f"--lora {text!r}: a strength lies between -100 and 100, most often in 0..1")
+    return Path(file), value
 
 
 def in_options(message: str) -> str:

@@ -1,6 +1,5 @@
 """Reading what an export or a training begins with: a checkpoint, or a repository and its graphs."""
 
-import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from openkontext.errors import InputError
 from openkontext.export.graph import CONFIG_KEY
-from openkontext.export.source import Source, open_source, with_loras
+from openkontext.export.source import Source, open_source
 from openkontext.export.weights import read_weights
 from openkontext.model.autoencoder import Autoencoder
 from openkontext.model.config import AutoencoderConfig, ClipTextConfig, T5EncoderConfig, TransformerConfig
@@ -36,8 +35,7 @@ def open_model(
     """
     if not Path(path, "transformer.opt").is_dir():
         return open_source(path, parts, loras)
-    source = Source.of(import_repository(path))
-    return dataclasses.replace(source, transformer=with_loras(source.transformer, loras))
+    return Source.of(import_repository(path)).with_loras(loras)
 
 
 def load_checkpoint(path: str | Path, parts: str | Path | None = None) -> Pipeline:

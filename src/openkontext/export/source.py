@@ -1,15 +1,18 @@
 """What an export starts from: the weights of the four networks, each read when its turn comes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from transformers import T5Config, T5EncoderModel
 
 from openkontext.errors import InputError
+from openkontext.lora import read_lora
+from openkontext.lora.fitting import Fitted, fit
+from openkontext.lora.names import CLIP, T5, TRANSFORMER
 from openkontext.model.checkpoints import Checkpoint, load_autoencoder, open_transformer
 from openkontext.model.config import (
     AutoencoderConfig,
@@ -18,10 +21,12 @@ from openkontext.model.config import (
     T5EncoderConfig,
     TransformerConfig,
 )
-from openkontext.model.lora import Lora, load_lora
+from openkontext.model.lora import merged_weight
 from openkontext.model.pipeline import Pipeline, load_clip, read_pipeline_index, read_shifts
 from openkontext.model.text_encoders import clip_config, t5_config
 from openkontext.model.weights import Weights, read_json
+
+ConfigT = TypeVar("ConfigT")
 
 _T5_WEIGHTS = "model.safetensors"
 _T5_ALIAS = "encoder.embed_tokens.weight"  # the same tensor as shared.weight, in some files stored twice
@@ -45,6 +50,8 @@ class Source:
     """Shift mu of the schedule for 4096 target tokens."""
     identity: str | None = None
     """Tells the files that all this is read from, and their state; None for a model in memory."""
+    warnings: tuple[str, ...] = ()
+    """What of adapters has no effect on this model."""
 
     @property
     def config(self) -> ModelConfig:
@@ -66,6 +73,22 @@ class Source:
             max_shift=pipeline.max_shift,
         )
 
+    def with_loras(self, loras: Sequence[tuple[Path, float]]) -> "Source":
+        """The model with adapters merged into its transformer and text encoders as they are read.
+
+        Raises:
+            InputError: a file is no adapter, or one for another model; the message names file and layer.
+        """
+        shapes = {TRANSFORMER: self.transformer.shapes, CLIP: self.clip.shapes, T5: self.t5.shapes}
+        fitted = [(fit(read_lora(file), shapes), strength) for file, strength in loras]
+        return replace(
+            self,
+            transformer=_merged(self.transformer, fitted, TRANSFORMER),
+            clip=_merged(self.clip, fitted, CLIP),
+            t5=_merged(self.t5, fitted, T5),
+            warnings=tuple(warning for each, _ in fitted for warning in each.warnings),
+        )
+
 
 def open_source(
     path: str | Path, parts: str | Path | None = None, loras: Sequence[tuple[Path, float]] = ()
@@ -76,7 +99,7 @@ def open_source(
         path: a diffusers pipeline folder; or a transformer in one `.safetensors` file of either format, with
             an `ae.safetensors` beside it that is taken too.
         parts: the pipeline folder with whatever a single file does not hold; None for the folder it is in.
-        loras: LoRA files to merge into the transformer, each with its strength.
+        loras: LoRA files to merge, each with its strength.
 
     Raises:
         InputError: a part is missing, damaged or not of this architecture, or a LoRA does not fit.
@@ -91,8 +114,8 @@ def open_source(
     read_pipeline_index(folder)
     vae, clip = load_autoencoder(autoencoder), load_clip(folder / "text_encoder")
     base_shift, max_shift = read_shifts(folder)
-    return Source(
-        transformer=with_loras(open_transformer(transformer), loras),
+    source = Source(
+        transformer=open_transformer(transformer),
         autoencoder=Checkpoint.of(vae.config, vae),
         clip=Checkpoint.of(clip_config(clip), clip),
         t5=open_t5(folder / "text_encoder_2"),
@@ -108,6 +131,7 @@ def open_source(
             ]
         ),
     )
+    return source.with_loras(loras)
 
 
 def open_t5(path: Path) -> Checkpoint[T5EncoderConfig]:
@@ -139,40 +163,27 @@ def open_t5(path: Path) -> Checkpoint[T5EncoderConfig]:
     return Checkpoint(t5_config(model), shapes, read)
 
 
-def with_loras(
-    transformer: Checkpoint[TransformerConfig], loras: Sequence[tuple[Path, float]]
-) -> Checkpoint[TransformerConfig]:
-    """The transformer with LoRAs merged into each weight as it is read.
-
-    Raises:
-        InputError: a file is no LoRA, or one for another transformer; the message names the file.
-    """
-    read = [(load_lora(file), strength, file) for file, strength in loras]
-    for lora, _, file in read:
-        _check(lora, transformer.shapes, file)
+def _merged(
+    network: Checkpoint[ConfigT], loras: Sequence[tuple[Fitted, float]], role: str
+) -> Checkpoint[ConfigT]:
+    """A network with adapters merged into each weight as it is read."""
+    found = [(fitted.changes[role], strength) for fitted, strength in loras if role in fitted.changes]
+    if not found:
+        return network
 
     def merged(name: str) -> Tensor:
-        weight = transformer.read(name)
-        layer = name.removesuffix(".weight")
-        deltas = [strength * lora[layer].delta for lora, strength, _ in read if layer in lora]
-        if name == layer or not deltas:
+        weight = network.read(name)
+        mine = [(changes[name], strength) for changes, strength in found if name in changes]
+        if not mine:
             return weight
-        return sum(deltas, weight.float())
+        wide = weight.float()
+        # Each is taken of the weight as it was, so that the order of the files does not matter.
+        total = wide
+        for change, strength in mine:
+            total = total + (merged_weight(wide, change, name, strength, network.read) - wide)
+        return total
 
-    return replace(transformer, read=merged)
-
-
-def _check(lora: Lora, shapes: Mapping[str, tuple[int, ...]], file: Path) -> None:
-    for layer, each in lora.items():
-        shape = shapes.get(f"{layer}.weight")
-        if shape is None or len(shape) != 2:
-            raise InputError(f"{file} changes the layer {layer}, which this transformer does not have")
-        made_for = (each.up.shape[0], each.down.shape[1])
-        if made_for != shape:
-            raise InputError(
-                f"{file}: its layer {layer} is for a weight of {list(made_for)}, where this transformer has "
-                f"{list(shape)}; it was made for a model of another size"
-            )
+    return replace(network, read=merged)
 
 
 def _stamp(path: Path) -> str:

@@ -20,10 +20,10 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
+from openkontext.bfl import Row, autoencoder_rows, transformer_rows
 from openkontext.errors import InputError
 from openkontext.model import config_json
 from openkontext.model.autoencoder import Autoencoder
-from openkontext.model.bfl import Row, autoencoder_rows, transformer_rows
 from openkontext.model.config import AutoencoderConfig, TransformerConfig
 from openkontext.model.transformer import FluxTransformer
 from openkontext.model.weights import Entry, Shape, Weights, parse_json, read_json, write_json, write_weights
