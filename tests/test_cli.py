@@ -116,6 +116,7 @@ def test_json_is_one_object_and_nothing_else(run: Run, copier: Path) -> None:
         "height": 48,
         "prompt": "make the zebra brighter",
         "negative_prompt": "the picture",
+        "cache": 0.0,
         "seed": 9,
         "num_inference_steps": 2,
         "guidance_scale": 2.0,

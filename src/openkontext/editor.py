@@ -30,6 +30,7 @@ from openkontext.safety.guard import Asked, Screening
 from openkontext.safety.policy import load_policy
 from openkontext.safety.standard import preload, standard_guard
 from openkontext.sampling import Mask, TextEmbeds, denoise, randn, schedule
+from openkontext.step_cache import StepCache
 from openkontext.text import Tokenizers
 
 Float = NDArray[np.float32]
@@ -153,6 +154,7 @@ class Editor:
         size: str = "auto",
         fit: str = "stretch",
         keep_unchanged: bool = True,
+        cache: float = 0.0,
         safety_tolerance: int | None = None,
         on_step: Callable[[EditStep], None] | None = None,
     ) -> EditResult:
@@ -174,6 +176,7 @@ class Editor:
             size: "original" for a result of the input's own size, with its own pixels where nothing changes.
             fit: how the input comes to another aspect: "stretch", "crop" or "pad".
             keep_unchanged: whether the input's own pixels stay where the model changes nothing.
+            cache: 0 to 1, how far steps may be foreseen in place of computed: 0 for none.
             safety_tolerance: 0 (most strict) to 6; never looser than the filters' profile. None for that.
             on_step: called after each step; an exception that it raises stops the edit.
 
@@ -199,6 +202,7 @@ class Editor:
             size=size,
             fit=fit,
             keep_unchanged=keep_unchanged,
+            cache=cache,
             safety_tolerance=safety_tolerance,
         )
         return self.run(request, on_step)
@@ -290,6 +294,7 @@ class Editor:
             negative=negative[0] if negative else None,
             true_cfg_scale=request.true_cfg_scale,
             mask=mask,
+            cache=StepCache(float(request.cache)),
         ):
             yield EditStep(
                 index=step.index + 1,
@@ -314,6 +319,7 @@ class Editor:
             num_inference_steps=count,
             guidance_scale=guidance,
             true_cfg_scale=float(request.true_cfg_scale),
+            cache=float(request.cache),
             model=config.name,
             precision=self.components.precision,
             digest=self.digest,
@@ -342,6 +348,7 @@ class Editor:
                 "size": [request.size, *inputs.output_size],
                 "fit": request.fit,
                 "keep_unchanged": request.keep_unchanged,
+                "cache": float(request.cache),
                 "mask": mask,
                 "model": self.digest,
             },

@@ -77,6 +77,9 @@ class EditRequest:
     """Whether the input's own pixels stay where the model changes nothing; else it paints all of the picture
     anew. For models that say from when on something is changed (`RepositoryConfig.keep_below`), and for any
     with size "original"."""
+    cache: float = 0.0
+    """How far steps may be foreseen in place of computed, 0 to 1: 0 computes every step, 0.1 about a third of
+    28; see `step_cache.StepCache`."""
     safety_tolerance: int | None = None
     """How much the filters let pass: 0 (most strict) to 6, never more than the deployment's profile. None
     for the profile alone."""
@@ -94,6 +97,7 @@ class EditRequest:
         _check_number("num_inference_steps", self.num_inference_steps, 1, MAX_STEPS, whole=True)
         _check_number("guidance_scale", self.guidance_scale, 0, 100)
         _check_number("true_cfg_scale", self.true_cfg_scale, 1, 100)
+        _check_number("cache", self.cache, 0, 1)
         _check_number("seed", self.seed, 0, 2**64 - 1, whole=True)
         _check_number("safety_tolerance", self.safety_tolerance, 0, 6, whole=True)
         self._check_shape()
@@ -203,6 +207,8 @@ class EditResult:
     """Wall time, without opening the repository."""
     record: "Record" = field(repr=False)
     """What is signed into the picture's file."""
+    cache: float = 0.0
+    """How far steps were foreseen in place of computed; 0 for none."""
     arithmetic: str = "faithful"
     """How graphs in FP8 and FP4 were computed: as their files say, or "fast"."""
     notes: tuple[str, ...] = ()
@@ -224,6 +230,7 @@ class EditResult:
             "num_inference_steps": self.num_inference_steps,
             "guidance_scale": self.guidance_scale,
             "true_cfg_scale": self.true_cfg_scale,
+            "cache": self.cache or None,
             "model": self.model,
             "precision": self.precision,
             "digest": self.digest,

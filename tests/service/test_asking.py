@@ -84,6 +84,7 @@ def test_every_field_of_an_edit_is_reachable_over_http() -> None:
     common = {
         "prompt": "make it night", "negative_prompt": "rain", "steps": 7, "guidance": 3.5,
         "true_cfg_scale": 2, "seed": 2**64 - 1, "fit": "pad", "keep_unchanged": False, "safety_tolerance": 1,
+        "cache": 0.1,
     }  # fmt: skip
     reached = set()
     for shape in ({"width": 640, "height": 480}, {"size": "original"}, {"aspect_ratio": "3:2"}):

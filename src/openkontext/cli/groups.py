@@ -46,6 +46,7 @@ class Asking:
     reference: options.References = None
     negative: options.Negative = None
     true_cfg: options.TrueCfg = 1.0
+    cache: options.Cache = 0.0
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -61,6 +62,7 @@ class Asking:
             "reference_images": self.reference or (),
             "negative_prompt": self.negative,
             "true_cfg_scale": self.true_cfg,
+            "cache": self.cache,
             **options.parse_size(self.size),
         }
 

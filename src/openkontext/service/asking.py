@@ -154,6 +154,12 @@ class Inputs(BaseModel):
         None,
         description="Whether the picture's own pixels stay where the model changes nothing; true by default.",
     )
+    cache: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="How far steps may be foreseen, not computed; 0, none, by default.",
+    )
     safety_tolerance: int | None = Field(
         None, ge=0, le=6, description="0 is most strict, 6 least; never looser than the service's profile."
     )
