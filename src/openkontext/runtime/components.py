@@ -1,10 +1,15 @@
 """The five graphs of a repository as functions on numpy arrays."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from openkontext.lora import LoraFile
+from openkontext.lora.fitting import Fitted, fit
+from openkontext.runtime.adapters import STRENGTHS, parameter_shapes, strength_vector
 from openkontext.runtime.graph import Graph, load_graph
 from openkontext.runtime.lowering import ARITHMETICS
 
@@ -12,6 +17,14 @@ if TYPE_CHECKING:
     from openkontext.repository import Repository
 
 Float = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class AppliedLora:
+    """A LoRA as the graphs have it."""
+
+    fitted: Fitted
+    strength: float
 
 
 class Components:
@@ -46,6 +59,44 @@ class Components:
         self.low_memory = low_memory
         self.threads = threads
         self._open: dict[str, Graph] = {}
+        self._loras: tuple[AppliedLora, ...] = ()
+
+    @property
+    def loras(self) -> tuple[AppliedLora, ...]:
+        """The LoRAs that the graphs have beside their layers, with their strengths."""
+        return self._loras
+
+    def set_loras(self, loras: Sequence[tuple[LoraFile, float]]) -> None:
+        """Have the graphs compute with LoRAs from the next call on, in place of those before.
+
+        A change of strengths alone takes no time. Other files have the graphs that they change opened anew.
+
+        Args:
+            loras: the files, each with its strength; none takes all away.
+
+        Raises:
+            InputError: a file changes nothing that the model has, or is for a model of another size; the
+                LoRAs stay those before.
+        """
+        old = {each.fitted.file.digest: each.fitted for each in self._loras}
+        new = tuple(
+            AppliedLora(old.get(file.digest) or self._fit(file), strength) for file, strength in loras
+        )
+        same = [a.fitted for a in new] == [b.fitted for b in self._loras]
+        changed = {role for each in (*self._loras, *new) for role in each.fitted.changes}
+        self._loras = new
+        for role in changed & self._open.keys():
+            if same:
+                self._open[role].fix(STRENGTHS, strength_vector(self._strengths(role)))
+            else:
+                del self._open[role]
+
+    def _fit(self, file: LoraFile) -> Fitted:
+        graphs = {role: self.repository.graph(role, self.precision) for role in file.changes}
+        return fit(file, {role: parameter_shapes(path, role) for role, path in graphs.items()})
+
+    def _strengths(self, role: str) -> list[float]:
+        return [each.strength for each in self._loras if role in each.fitted.changes]
 
     def clip(self, input_ids: NDArray[np.int64]) -> Float:
         """CLIP token ids [B, clip_length] -> pooled embedding [B, width]."""
@@ -101,5 +152,7 @@ class Components:
                 role=role,
                 threads=self.threads,
                 low_memory=self.low_memory,
+                adapters=[each.fitted.changes[role] for each in self._loras if role in each.fitted.changes],
+                strengths=self._strengths(role),
             )
         return self._open[role]

@@ -3,7 +3,7 @@
 import ctypes
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from openkontext.errors import InputError
+from openkontext.lora import Change
 from openkontext.runtime import cache
+from openkontext.runtime.adapters import STRENGTHS, beside, strength_vector
 from openkontext.runtime.contract import check_contract
 from openkontext.runtime.lowering import (
     ARITHMETICS,
@@ -62,12 +64,18 @@ class Graph:
     """An opened graph; `load_graph` makes them."""
 
     def __init__(
-        self, session: onnxruntime.InferenceSession, path: Path, released: Collection[Path] = ()
+        self,
+        session: onnxruntime.InferenceSession,
+        path: Path,
+        released: Collection[Path] = (),
+        fixed: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
         self.path = path
         self._session = session
         self._released = released
-        self.inputs = _specs(session.get_inputs(), path)
+        self._specs = _specs(session.get_inputs(), path)
+        self._fixed = {name: self._value(name, array) for name, array in (fixed or {}).items()}
+        self.inputs = {name: spec for name, spec in self._specs.items() if name not in self._fixed}
         """What `run` takes: name -> type and shape."""
         self.outputs = _specs(session.get_outputs(), path)
         """What `run` gives: name -> type and shape."""
@@ -91,13 +99,17 @@ class Graph:
         feed = {name: self._value(name, np.asarray(array)) for name, array in arrays.items()}
         try:
             with released(self._released):
-                values = self._session.run_with_ort_values(list(self.outputs), feed)
+                values = self._session.run_with_ort_values(list(self.outputs), feed | self._fixed)
         except Exception as error:  # ONNX Runtime's errors share no base
             raise InputError(f"{self.path}: the graph failed: {_one_line(error)}") from error
         return {name: _array(value) for name, value in zip(self.outputs, values, strict=True)}
 
+    def fix(self, name: str, array: NDArray[Any]) -> None:
+        """Give another value to an input that is the same in every call, such as the strengths of LoRAs."""
+        self._fixed[name] = self._value(name, array)
+
     def _value(self, name: str, array: NDArray[Any]) -> onnxruntime.OrtValue:
-        spec = self.inputs[name]
+        spec = self._specs[name]
         if spec.dtype.kind in "iub" and array.dtype.kind not in "iub":
             raise InputError(f"{self.path}: input '{name}' takes {spec.dtype}, not {array.dtype}")
         if spec.shape and not (
@@ -127,6 +139,8 @@ def load_graph(
     role: str | None = None,
     threads: int = 0,
     low_memory: bool = False,
+    adapters: Sequence[Mapping[str, Change]] = (),
+    strengths: Sequence[float] = (),
 ) -> Graph:
     """Open an ONNX graph, rewriting it in memory where the provider cannot execute it as it is.
 
@@ -143,6 +157,8 @@ def load_graph(
         threads: CPU threads of one operator; 0 leaves it to ONNX Runtime, which takes one per core.
         low_memory: give mapped weights back to the system while the graph runs (`paging`): its memory is that
             of some layers, and every call reads its weights anew.
+        adapters: of each LoRA the changes, by parameters that the graph has, in their shapes; with a role.
+        strengths: of the adapters; `Graph.fix(STRENGTHS, ...)` changes them.
 
     Raises:
         InputError: no such provider, arithmetic or graph, a data file is missing or cut short, the graph is
@@ -156,10 +172,15 @@ def load_graph(
     if role is not None:
         check_contract(model, path, role)
     mapped = widened_bytes(model) > FOLDED_BYTES
-    lowered = _lowered(model, path, provider, arithmetic)
+    fixed: dict[str, NDArray[Any]] = {}
+    if adapters and role is not None:
+        model, feed = beside(model, path, role, adapters)
+        fixed = {**feed, STRENGTHS: strength_vector(strengths)}
+    content = model.SerializeToString() if fixed else path.read_bytes()
+    lowered = _lowered(model, content, path, provider, arithmetic)
     # Last: what is kept on disk names the data files as the graph does, wherever these lie behind links.
     folder = resolve_links(lowered or model, files)
-    if lowered is None and folder is None:
+    if lowered is None and folder is None and not fixed:
         source: str | bytes = str(path)
     else:
         source = (lowered or model).SerializeToString()
@@ -180,15 +201,17 @@ def load_graph(
         raise InputError(_why_not(error, model, path, provider)) from error
     if providers[0] not in session.get_providers():
         raise InputError(f"provider '{provider}' does not start on this machine: see `openkontext doctor`")
-    return Graph(session, path, files.values() if low_memory and mapped else ())
+    return Graph(session, path, files.values() if low_memory and mapped else (), fixed)
 
 
-def _lowered(model: ModelProto, path: Path, provider: str, arithmetic: str) -> ModelProto | None:
+def _lowered(
+    model: ModelProto, content: bytes, path: Path, provider: str, arithmetic: str
+) -> ModelProto | None:
     """`lower`, or what it gave before."""
     check_arithmetic(arithmetic)
     if not needs_lowering(model, provider):
         return None
-    entry = cache.entry(path.read_bytes(), provider, arithmetic)
+    entry = cache.entry(content, provider, arithmetic)
     found = cache.read(entry)
     if found is None:
         found = lower(model, path, provider, arithmetic)

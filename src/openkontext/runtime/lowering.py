@@ -78,12 +78,12 @@ def lower(
     try:
         if model.functions:
             model = onnx.inliner.inline_local_functions(model)
-        model = _with_types(model)
+        model = with_types(model)
         if quantised:
             # The types of what follows TensorRT's operators are known only once these are replaced.
-            model = _with_types(_standard_operators(model, provider, arithmetic, computes))
+            model = with_types(_standard_operators(model, provider, arithmetic, computes))
         if provider != "cpu":  # where all becomes float32
-            model = _with_types(_one_type(model))
+            model = with_types(_one_type(model))
         lowered = _without_refused(model, provider, computes)
         return lowered or (model if quantised else None)
     except InputError as error:
@@ -117,7 +117,7 @@ def widened_bytes(model: ModelProto) -> int:
     )
 
 
-def _with_types(model: ModelProto) -> ModelProto:
+def with_types(model: ModelProto) -> ModelProto:
     """The graph with the type of every value; what it says counts only of operators that are not ONNX's.
 
     TensorRT's tools declare some values float32 that their operators make bfloat16.
