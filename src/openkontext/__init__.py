@@ -17,7 +17,8 @@ from openkontext.version import __version__
 
 if TYPE_CHECKING:
     from openkontext.editor import Editor, load
-    from openkontext.request import EditRequest, EditResult, EditStep
+    from openkontext.request import EditRequest
+    from openkontext.result import EditResult, EditStep
 
 __all__ = [
     "ConsentError",
@@ -36,8 +37,8 @@ _MODULES = {
     "Editor": "openkontext.editor",
     "load": "openkontext.editor",
     "EditRequest": "openkontext.request",
-    "EditResult": "openkontext.request",
-    "EditStep": "openkontext.request",
+    "EditResult": "openkontext.result",
+    "EditStep": "openkontext.result",
 }
 
 

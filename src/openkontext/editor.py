@@ -22,7 +22,8 @@ from openkontext.inputs import Inputs, read_inputs
 from openkontext.latents import latent_mask, latent_shape, pack
 from openkontext.provenance.record import Record
 from openkontext.repository import Repository
-from openkontext.request import EditRequest, EditResult, EditStep
+from openkontext.request import EditRequest
+from openkontext.result import EditResult, EditStep
 from openkontext.runtime import Components
 from openkontext.runtime.lowering import ARITHMETICS, check_arithmetic
 from openkontext.runtime.providers import check_provider

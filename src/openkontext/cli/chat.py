@@ -16,7 +16,7 @@ from openkontext.errors import InputError, OpenKontextError
 
 if TYPE_CHECKING:
     from openkontext.images import ImageInput
-    from openkontext.request import EditResult
+    from openkontext.result import EditResult
 
 HELP = """\
 A line without a slash is an instruction; it edits the picture you are at.

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from openkontext.cli.options import in_options
 
 if TYPE_CHECKING:
-    from openkontext.request import EditStep
+    from openkontext.result import EditStep
 
 Item = TypeVar("Item")
 

@@ -10,7 +10,8 @@ from openkontext.cli import console, groups, options
 from openkontext.errors import InputError
 
 if TYPE_CHECKING:
-    from openkontext.request import EditRequest, EditResult, EditStep
+    from openkontext.request import EditRequest
+    from openkontext.result import EditResult, EditStep
 
 Preview = Annotated[
     str | None,

@@ -13,7 +13,8 @@ from PIL import Image
 
 from openkontext.editor import Editor, load
 from openkontext.errors import InputError, RefusedError, how_to_install
-from openkontext.request import EditRequest, EditResult, EditStep
+from openkontext.request import EditRequest
+from openkontext.result import EditResult, EditStep
 from openkontext.runtime.batching import BatchingComponents
 from openkontext.safety.verdict import FilterRefusalError, HeldError, Stage
 from openkontext.service.jobs import Outcome
