@@ -14,7 +14,7 @@ def export(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            help="Folder of a diffusers pipeline, a transformer in one .safetensors file, or a repository."
+            help="Folder of a diffusers pipeline, a .safetensors, .sft or .gguf file, or a repository."
         ),
     ],
     out: Annotated[Path, typer.Argument(help="Folder of the new repository.")],
@@ -25,6 +25,25 @@ def export(
     parts: Annotated[
         Path | None,
         typer.Option(help="Pipeline folder that a single file belongs to; the file's own when left out."),
+    ] = None,
+    clip: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="CLIP text encoder, where the checkpoint has none: clip_l.safetensors."
+        ),
+    ] = None,
+    t5: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="T5 encoder, likewise: t5xxl_fp16.safetensors, or a GGUF."),
+    ] = None,
+    vae: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Autoencoder, likewise: ae.safetensors.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="CLIP's tokenizer: tokenizer/ of the pipeline.")
+    ] = None,
+    tokenizer_2: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="T5's tokenizer: tokenizer_2/ of the pipeline.")
     ] = None,
     lora: Annotated[
         list[str] | None,
@@ -60,6 +79,7 @@ def export(
     """
     try:
         from openkontext.export.calibration import Calibration
+        from openkontext.export.parts import Parts
         from openkontext.export.quantise import Recipe
         from openkontext.export.reading import open_model
         from openkontext.export.repository import export_repository
@@ -68,7 +88,8 @@ def export(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    source = open_model(checkpoint, parts, [options.parse_lora(text) for text in lora or ()])
+    named = Parts(parts, clip, t5, vae, tokenizer, tokenizer_2)
+    source = open_model(checkpoint, named, [options.parse_lora(text) for text in lora or ()])
     console.show_notes((), source.warnings)
     with Progress(
         TextColumn("{task.description}"),

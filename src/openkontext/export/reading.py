@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from openkontext.errors import InputError
 from openkontext.export.graph import CONFIG_KEY
+from openkontext.export.parts import Parts
 from openkontext.export.source import Source, open_source
 from openkontext.export.weights import read_weights
 from openkontext.model.autoencoder import Autoencoder
@@ -26,7 +27,9 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def open_model(
-    path: str | Path, parts: str | Path | None = None, loras: Sequence[tuple[Path, float]] = ()
+    path: str | Path,
+    parts: Parts | str | Path | None = None,
+    loras: Sequence[tuple[Path, float]] = (),
 ) -> Source:
     """Open what an export can start from: a checkpoint as in `open_source`, or a repository.
 

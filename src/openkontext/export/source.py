@@ -5,11 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
-from transformers import T5Config, T5EncoderModel
 
 from openkontext.errors import InputError
+from openkontext.export.parts import Parts, find_parts
 from openkontext.lora import read_lora
 from openkontext.lora.fitting import Fitted, fit
 from openkontext.lora.names import CLIP, T5, TRANSFORMER
@@ -21,15 +20,11 @@ from openkontext.model.config import (
     T5EncoderConfig,
     TransformerConfig,
 )
+from openkontext.model.encoder_files import open_clip, open_t5
 from openkontext.model.lora import merged_weight
-from openkontext.model.pipeline import Pipeline, load_clip, read_pipeline_index, read_shifts
-from openkontext.model.text_encoders import clip_config, t5_config
-from openkontext.model.weights import Weights, read_json
+from openkontext.model.pipeline import Pipeline, read_shifts
 
 ConfigT = TypeVar("ConfigT")
-
-_T5_WEIGHTS = "model.safetensors"
-_T5_ALIAS = "encoder.embed_tokens.weight"  # the same tensor as shared.weight, in some files stored twice
 
 
 @dataclass(frozen=True)
@@ -91,76 +86,40 @@ class Source:
 
 
 def open_source(
-    path: str | Path, parts: str | Path | None = None, loras: Sequence[tuple[Path, float]] = ()
+    path: str | Path,
+    parts: Parts | str | Path | None = None,
+    loras: Sequence[tuple[Path, float]] = (),
 ) -> Source:
-    """Open a checkpoint; the transformer's and T5's weights stay on disk until they are asked for.
+    """Open a checkpoint; the weights of transformer and text encoders stay on disk until they are asked for.
 
     Args:
-        path: a diffusers pipeline folder; or a transformer in one `.safetensors` file of either format, with
-            an `ae.safetensors` beside it that is taken too.
-        parts: the pipeline folder with whatever a single file does not hold; None for the folder it is in.
+        path: a diffusers pipeline folder; or a transformer in one file of any kind that `model.floats` reads,
+            with whatever else lies in that file.
+        parts: where the rest is: what a single file does not hold is looked for beside it (`ae.safetensors`,
+            `clip_l.safetensors`), and in the pipeline folder that is named, or that the file is in.
         loras: LoRA files to merge, each with its strength.
 
     Raises:
         InputError: a part is missing, damaged or not of this architecture, or a LoRA does not fit.
     """
-    path = Path(path)
-    folder, transformer, autoencoder = path, path / "transformer", path / "vae"
-    if path.suffix == ".safetensors":
-        folder = path.parent if parts is None else Path(parts)
-        transformer, autoencoder = path, folder / "vae"
-        if (beside := path.with_name("ae.safetensors")).exists():
-            autoencoder = beside
-    read_pipeline_index(folder)
-    vae, clip = load_autoencoder(autoencoder), load_clip(folder / "text_encoder")
-    base_shift, max_shift = read_shifts(folder)
+    given = parts if isinstance(parts, Parts) else Parts(folder=None if parts is None else Path(parts))
+    places = find_parts(Path(path), given)
+    vae = load_autoencoder(places.vae)
+    base_shift, max_shift = read_shifts(places.folder)
     source = Source(
-        transformer=open_transformer(transformer),
+        transformer=open_transformer(places.transformer),
         autoencoder=Checkpoint.of(vae.config, vae),
-        clip=Checkpoint.of(clip_config(clip), clip),
-        t5=open_t5(folder / "text_encoder_2"),
-        tokenizer=folder / "tokenizer",
-        tokenizer_2=folder / "tokenizer_2",
+        clip=open_clip(places.clip),
+        t5=open_t5(places.t5),
+        tokenizer=places.tokenizer,
+        tokenizer_2=places.tokenizer_2,
         base_shift=base_shift,
         max_shift=max_shift,
         identity="\n".join(
-            [
-                *(_stamp(each) for each in (folder / "text_encoder", folder / "text_encoder_2")),
-                *(_stamp(each) for each in (transformer, autoencoder)),
-                *(f"{_stamp(file)} {strength}" for file, strength in loras),
-            ]
+            [*(_stamp(each) for each in places), *(f"{_stamp(file)} {strength}" for file, strength in loras)]
         ),
     )
     return source.with_loras(loras)
-
-
-def open_t5(path: Path) -> Checkpoint[T5EncoderConfig]:
-    """Open a T5 encoder as transformers saves it, in one safetensors file or in shards.
-
-    Raises:
-        InputError: the files are not whole, or not of a T5 encoder.
-    """
-    said = read_json(path / "config.json")
-    try:
-        with torch.device("meta"):
-            model = T5EncoderModel(T5Config(**said))
-    except (TypeError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"{path / 'config.json'} is no configuration of a T5 encoder: {reason}") from None
-    index = path / f"{_T5_WEIGHTS}.index.json"
-    weights = Weights(index if index.exists() else path / _T5_WEIGHTS)
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name != _T5_ALIAS}
-    for name, shape in shapes.items():
-        if weights.shapes.get(name) != shape:
-            found = list(weights.shapes.get(name, ())) or "missing"
-            raise InputError(f"{weights.path}: {name} is {found}, where this T5 encoder has {list(shape)}")
-    if unknown := sorted(weights.shapes.keys() - shapes.keys() - {_T5_ALIAS}):
-        raise InputError(f"{weights.path}: unknown tensor {unknown[0]}; a T5 encoder has no such thing")
-
-    def read(name: str) -> Tensor:
-        return weights.read(name, 0, shapes[name][0])
-
-    return Checkpoint(t5_config(model), shapes, read)
 
 
 def _merged(

@@ -1,8 +1,9 @@
 """Load and save the transformer and the autoencoder, as Black Forest Labs and as diffusers keep them.
 
-A checkpoint is a `.safetensors` file with either's names, or a diffusers folder: `config.json` beside
-`diffusion_pytorch_model.safetensors` or an index of shards. Loading maps the files into memory and copies
-nothing unless another dtype is asked for; saving makes one tensor at a time.
+A checkpoint is a `.safetensors` or `.gguf` file with either's names, alone or among other networks, or a
+diffusers folder: `config.json` beside `diffusion_pytorch_model.safetensors` or an index of shards. What is
+packed (`floats.py`) is read as the numbers that it stands for. Loading maps the files into memory and copies
+nothing unless it is packed or another dtype is asked for; saving makes one tensor at a time.
 
 A folder says its configuration in `config.json`, our own single files say it in their metadata. From others
 it is inferred: widths, heads and block counts from the tensors' shapes. What no shape tells is taken as in
@@ -25,11 +26,13 @@ from openkontext.errors import InputError
 from openkontext.model import config_json
 from openkontext.model.autoencoder import Autoencoder
 from openkontext.model.config import AutoencoderConfig, TransformerConfig
+from openkontext.model.floats import SUFFIXES, Floats, open_floats, part_of
+from openkontext.model.packing import nunchaku_message
 from openkontext.model.transformer import FluxTransformer
-from openkontext.model.weights import Entry, Shape, Weights, parse_json, read_json, write_json, write_weights
+from openkontext.model.weights import Entry, Shape, parse_json, read_json, write_json, write_weights
 
 Format: TypeAlias = Literal["bfl", "diffusers"]
-Shapes: TypeAlias = dict[str, Shape]
+Shapes: TypeAlias = Mapping[str, Shape]
 ModelT = TypeVar("ModelT", bound=nn.Module)
 ConfigT = TypeVar("ConfigT")
 
@@ -146,6 +149,7 @@ class _Architecture(Generic[ModelT, ConfigT]):
     build: Callable[[ConfigT], ModelT]
     bfl_rows: Callable[[ConfigT], list[Row]]
     markers: Mapping[Format, str]  # a tensor that only a file in this format has
+    prefixes: tuple[str, ...]  # before the names, in files that hold several networks
     infer: Callable[[Shapes, Format], ConfigT]
     to_json: Callable[[ConfigT], dict[str, Any]]
     from_json: Callable[[Mapping[str, Any], str], ConfigT]
@@ -176,7 +180,7 @@ def _load(
 def _opened(
     architecture: _Architecture[ModelT, ConfigT], path: Path, config: ConfigT | None, mapped: bool
 ) -> Checkpoint[ConfigT]:
-    weights, said = _open(path)
+    weights, said = _open(architecture, path)
     format = _format_of(architecture, weights)
     if config is None:
         if said is not None:
@@ -199,10 +203,6 @@ def _opened(
     def read(name: str) -> Tensor:
         row, start = places[name]
         tensor = read_rows(row.stored, start, start + shapes[name][0]).reshape(shapes[name])
-        if not tensor.is_floating_point():
-            raise InputError(
-                f"{path}: {row.stored} is quantised ({tensor.dtype}); load a checkpoint in floating point"
-            )
         return _swap_halves(tensor) if row.swapped else tensor
 
     return Checkpoint(config, {name: shapes[name] for name in shapes if name in places}, read)
@@ -236,22 +236,35 @@ def _save(
         write_json(path / "config.json", said)
 
 
-def _open(path: Path) -> tuple[Weights, dict[str, Any] | None]:
+def holds_transformer(path: Path) -> bool:
+    """Whether a file is one that a transformer can be in, by its name."""
+    return path.suffix in SUFFIXES
+
+
+def holds_autoencoder(floats: Floats) -> bool:
+    """Whether an opened file holds an autoencoder, be it among other networks."""
+    return part_of(floats, _AUTOENCODER.prefixes, _AUTOENCODER.markers.values()) is not None
+
+
+def _open(architecture: _Architecture[ModelT, ConfigT], path: Path) -> tuple[Floats, dict[str, Any] | None]:
     """The weights at a path, and the configuration that is said beside or inside them."""
     if path.is_dir():
         said = read_json(path / "config.json")
         index = path / _INDEX_NAME
-        return Weights(index if index.exists() else path / _WEIGHTS_NAME), said
+        if (path / "transformer_blocks.safetensors").exists():
+            raise InputError(nunchaku_message(path))
+        return open_floats(index if index.exists() else path / _WEIGHTS_NAME), said
     if not path.exists():
         raise InputError(
             f"{path}: no such checkpoint; give a .safetensors file or a folder with a config.json"
         )
-    weights = Weights(path)
+    weights = open_floats(path)
     inside = weights.metadata.get(_CONFIG_KEY)
-    return weights, None if inside is None else parse_json(inside, path)
+    part = part_of(weights, architecture.prefixes, architecture.markers.values())
+    return part or weights, None if inside is None else parse_json(inside, path)
 
 
-def _format_of(architecture: _Architecture[ModelT, ConfigT], weights: Weights) -> Format:
+def _format_of(architecture: _Architecture[ModelT, ConfigT], weights: Floats) -> Format:
     for format, marker in architecture.markers.items():
         if marker in weights.shapes:
             return format
@@ -259,7 +272,7 @@ def _format_of(architecture: _Architecture[ModelT, ConfigT], weights: Weights) -
     raise InputError(f"{weights.path} is no FLUX.1 {architecture.name}: it has neither {markers}")
 
 
-def _compare(weights: Weights, expected: Shapes, what: str) -> None:
+def _compare(weights: Floats, expected: Shapes, what: str) -> None:
     """Hold a checkpoint's names and shapes against those that the model needs."""
     for name, shape in expected.items():
         if name not in weights.shapes:
@@ -354,6 +367,7 @@ _TRANSFORMER = _Architecture(
     build=FluxTransformer,
     bfl_rows=lambda config: transformer_rows(config.num_layers, config.num_single_layers),
     markers={"bfl": "img_in.weight", "diffusers": "x_embedder.weight"},
+    prefixes=("", "model.diffusion_model.", "diffusion_model.", "model.", "transformer."),
     infer=_infer_transformer,
     to_json=config_json.transformer_to_json,
     from_json=config_json.transformer_from_json,
@@ -366,6 +380,7 @@ _AUTOENCODER = _Architecture(
         "bfl": "encoder.mid.block_1.conv1.weight",
         "diffusers": "encoder.mid_block.resnets.0.conv1.weight",
     },
+    prefixes=("", "vae.", "first_stage_model."),
     infer=_infer_autoencoder,
     to_json=config_json.autoencoder_to_json,
     from_json=config_json.autoencoder_from_json,

@@ -38,6 +38,7 @@ _AUTOENCODER_FIXED: dict[str, tuple[Any, Any]] = {
     "use_quant_conv": (False, True),
     "use_post_quant_conv": (False, True),
 }
+_PACKING = "quantization_config"  # the tensors' names tell it
 _AUTOENCODER_IGNORED = {"sample_size", "force_upcast"}  # hints to pipelines; the function is the same
 
 
@@ -102,11 +103,11 @@ def autoencoder_from_json(values: Mapping[str, Any], where: str) -> AutoencoderC
 
 
 def _settings(values: Mapping[str, Any], class_name: str, where: str) -> dict[str, Any]:
-    """The entries without diffusers' notes (`_class_name` and the like)."""
+    """The entries without diffusers' notes: `_class_name` and the like, and how the weights are packed."""
     found = values.get("_class_name", class_name)
     if found != class_name:
         raise InputError(f"{where} is the configuration of a {found}, not of a {class_name}")
-    return {name: value for name, value in values.items() if not name.startswith("_")}
+    return {name: v for name, v in values.items() if not name.startswith("_") and name != _PACKING}
 
 
 def _take(rest: dict[str, Any], defaults: Mapping[str, Any], where: str) -> dict[str, Any]:

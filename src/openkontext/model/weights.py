@@ -24,6 +24,8 @@ _DTYPE_NAMES = {
     torch.float16: "F16",
     torch.float8_e4m3fn: "F8_E4M3",
     torch.float8_e5m2: "F8_E5M2",
+    torch.int8: "I8",
+    torch.uint8: "U8",
 }
 _DTYPES = {name: dtype for dtype, name in _DTYPE_NAMES.items()}
 _INDEX_SUFFIX = ".index.json"
@@ -33,7 +35,7 @@ class Weights:
     """The tensors of one safetensors file, or of the files that an index lists, mapped into memory.
 
     Args:
-        path: a `.safetensors` file, or a `.safetensors.index.json` beside the files that it lists.
+        path: a `.safetensors` or `.sft` file, or a `.safetensors.index.json` beside the files that it lists.
 
     Raises:
         InputError: a file is missing, is no safetensors file, or is cut short; or it lacks a tensor that the
@@ -57,6 +59,7 @@ class Weights:
         self.shapes: dict[str, Shape] = {
             name: tuple(file.get_slice(name).get_shape()) for name, file in self._files.items()
         }
+        self.dtypes: dict[str, str] = {name: dtype for name, (_, _, dtype) in self._places.items()}
 
     def _add(self, path: Path) -> Any:
         try:
