@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from openkontext.errors import InputError
 from openkontext.export.parts import Parts, find_parts
 from openkontext.lora import read_lora
 from openkontext.lora.fitting import Fitted, fit
@@ -109,7 +108,7 @@ def open_source(
     source = Source(
         transformer=open_transformer(places.transformer),
         autoencoder=Checkpoint.of(vae.config, vae),
-        clip=open_clip(places.clip),
+        clip=open_clip(places.clip, places.folder / "text_encoder"),
         t5=open_t5(places.t5),
         tokenizer=places.tokenizer,
         tokenizer_2=places.tokenizer_2,

@@ -38,7 +38,8 @@ _AUTOENCODER_FIXED: dict[str, tuple[Any, Any]] = {
     "use_quant_conv": (False, True),
     "use_post_quant_conv": (False, True),
 }
-_PACKING = "quantization_config"  # the tensors' names tell it
+_PACKING = "quantization_config"
+_PACKERS = ("bitsandbytes",)  # whose packing the tensors' own names tell
 _AUTOENCODER_IGNORED = {"sample_size", "force_upcast"}  # hints to pipelines; the function is the same
 
 
@@ -107,7 +108,11 @@ def _settings(values: Mapping[str, Any], class_name: str, where: str) -> dict[st
     found = values.get("_class_name", class_name)
     if found != class_name:
         raise InputError(f"{where} is the configuration of a {found}, not of a {class_name}")
-    return {name: v for name, v in values.items() if not name.startswith("_") and name != _PACKING}
+    rest = {name: value for name, value in values.items() if not name.startswith("_")}
+    packing = rest.get(_PACKING)
+    if isinstance(packing, dict) and packing.get("quant_method") in _PACKERS:
+        del rest[_PACKING]
+    return rest
 
 
 def _take(rest: dict[str, Any], defaults: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ heads are 64 wide, its end token is the vocabulary's last; T5's prompts have 512
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,14 +57,24 @@ _NOT_ENCODER = re.compile(
 _HEAD_WIDTH = 64
 
 
-def open_clip(path: Path) -> Checkpoint[ClipTextConfig]:
+def open_clip(path: Path, like: Path | None = None) -> Checkpoint[ClipTextConfig]:
     """Open CLIP's text encoder: a folder, a file of its own, or one that holds it among other networks.
+
+    Args:
+        path: where it is.
+        like: folder of an encoder of the same shape, whose `config.json` says the number of heads to a file
+            that does not.
 
     Raises:
         InputError: it is incomplete, damaged or something else.
     """
     floats, config = _opened(path, _CLIP_PREFIXES, _CLIP_MARKER, CLIPTextConfig, CLIPTextModel, clip_config)
-    config = config or _guarded(floats, _infer_clip, "CLIP text encoder")
+    if config is None:
+        config = _guarded(floats, _infer_clip, "CLIP text encoder")
+        if like is not None and (like / "config.json").exists():
+            said = read_json(like / "config.json")
+            if said.get("hidden_size") == config.hidden_size and "num_attention_heads" in said:
+                config = replace(config, num_heads=said["num_attention_heads"])
     return _checkpoint(floats, config, build_clip(config), "CLIP text encoder")
 
 

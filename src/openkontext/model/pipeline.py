@@ -101,8 +101,9 @@ def read_pipeline_index(path: Path) -> None:
 
 
 def read_shifts(path: Path) -> tuple[float, float]:
-    """The schedule's shifts (base, max) of a pipeline folder; FLUX.1's where it says none."""
-    scheduler = read_json(path / _SCHEDULER) if (path / _SCHEDULER).exists() else {}
+    """The schedule's shifts (base, max) of a pipeline folder; FLUX.1's for a folder that is none."""
+    is_pipeline = (path / _INDEX).exists() or (path / _SCHEDULER).exists()
+    scheduler = read_json(path / _SCHEDULER) if is_pipeline else {}
     return (
         scheduler.get("base_shift", Pipeline.base_shift),
         scheduler.get("max_shift", Pipeline.max_shift),
