@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from openkontext import images
 from openkontext.images import Fit
 from openkontext.inputs import Inputs
-from openkontext.latents import changed_area, soft_area
+from openkontext.latents import changed_area, pack, soft_area
 from openkontext.request import EditRequest
 
 Float = NDArray[np.float32]
@@ -35,6 +35,14 @@ MOSTLY = 0.6
 enlarged result would look torn."""
 NEARLY_ALL = 0.9
 """Share of pixels that differ from which on a note does not speak of those that happen to be equal."""
+
+UNCHANGED = "nothing was changed: the instruction does not apply to this picture, or it shows that already"
+"""What is noted where an edit left the picture as it was."""
+_SAME = 0.25
+"""Mean difference of a token's latents below which it is the same: a quarter of their deviation.
+
+The smallest of 160 asked changes of one thing makes 0.39 in its token; where nano leaves a picture alone, its
+worst token is off by 0.11 (median of nine edits, outside of what they change)."""
 
 
 def comparison(
@@ -146,3 +154,10 @@ def _share(area: Float, inputs: Inputs) -> float:
         return float(area.mean())
     mask = inputs.fit.apply(inputs.mask)
     return float((area * mask).sum() / max(float(mask.sum()), 1.0))
+
+
+def is_unchanged(latents: Float, before: Float) -> bool:
+    """Whether no token of the result [1, C, H, W] differs from the picture that was handed in."""
+    if latents.shape != before.shape:
+        return False
+    return bool(pack(np.abs(latents - before)).mean(axis=2).max() < _SAME)

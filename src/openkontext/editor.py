@@ -10,16 +10,19 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from openkontext import compositing, images
+from openkontext.compositing import UNCHANGED
+from openkontext.compositing import is_unchanged as _unchanged
 from openkontext.errors import InputError
 from openkontext.inputs import Inputs, read_inputs
-from openkontext.latents import latent_mask, latent_shape, pack
+from openkontext.latents import latent_mask, latent_shape
+from openkontext.lora import UsedLora, open_lora
 from openkontext.provenance.record import Record
 from openkontext.repository import Repository
 from openkontext.request import EditRequest
@@ -36,6 +39,8 @@ from openkontext.text import Tokenizers
 
 Float = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
+LoraArgument: TypeAlias = str | Path | tuple[str | Path, float]
+"""A LoRA's file, at strength 1, or a file and its strength."""
 
 
 def load(
@@ -45,6 +50,7 @@ def load(
     provider: str = "cpu",
     arithmetic: str = ARITHMETICS[0],
     low_memory: bool = False,
+    loras: Sequence[LoraArgument] = (),
     profile: str | Path | None = None,
 ) -> "Editor":
     """Open a model repository for editing.
@@ -55,38 +61,23 @@ def load(
         provider: what runs the graphs: "cpu", "cuda", "tensorrt" and others of ONNX Runtime.
         arithmetic: of graphs in FP8 and FP4: "faithful" as their files say, or "fast".
         low_memory: keep one graph in memory at a time.
+        loras: LoRA files to edit with, each a path, or a path and its strength; see `Editor.set_loras`.
         profile: risk profile of the filters, "strict", "default", "permissive" or a TOML file; None for what
             $OPENKONTEXT_PROFILE names, else "default".
 
     Raises:
-        InputError: there is no such repository, precision, provider, arithmetic or profile, or something is
-            missing from it.
+        InputError: there is no such repository, precision, provider, arithmetic or profile, something is
+            missing from it, or a LoRA is not for this model.
     """
-    repository = Repository.open(model)
     return Editor(
-        repository,
+        Repository.open(model),
         precision=precision,
         provider=provider,
         arithmetic=arithmetic,
         low_memory=low_memory,
+        loras=loras,
         profile=profile,
     )
-
-
-UNCHANGED = "nothing was changed: the instruction does not apply to this picture, or it shows that already"
-"""What is noted where an edit left the picture as it was."""
-_SAME = 0.25
-"""Mean difference of a token's latents below which it is the same: a quarter of their deviation.
-
-The smallest of 160 asked changes of one thing makes 0.39 in its token; where nano leaves a picture alone, its
-worst token is off by 0.11 (median of nine edits, outside of what they change)."""
-
-
-def _unchanged(latents: Float, before: Float) -> bool:
-    """Whether no token of the result [1, C, H, W] differs from the picture that was handed in."""
-    if latents.shape != before.shape:
-        return False
-    return bool(pack(np.abs(latents - before)).mean(axis=2).max() < _SAME)
 
 
 class Editor:
@@ -100,6 +91,7 @@ class Editor:
         provider: str = "cpu",
         arithmetic: str = ARITHMETICS[0],
         low_memory: bool = False,
+        loras: Sequence[LoraArgument] = (),
         profile: str | Path | None = None,
     ) -> None:
         self.guard = standard_guard(load_policy(profile))
@@ -112,11 +104,29 @@ class Editor:
             repository, precision, provider, arithmetic=arithmetic, low_memory=low_memory
         )
         self.tokenizers = Tokenizers(repository)
+        self.set_loras(loras)
 
     @cached_property
     def digest(self) -> str:
         """Digest of the model's files."""
         return self.repository.digest(self.components.precision)
+
+    @property
+    def loras(self) -> tuple[UsedLora, ...]:
+        """The LoRAs that edits are made with."""
+        return tuple(each.used for each in self.components.loras)
+
+    def set_loras(self, loras: Sequence[LoraArgument]) -> None:
+        """Edit with these LoRAs from now on, in place of those before.
+
+        Args:
+            loras: files of any tool (docs/loras.md), each a path, or a path and its strength: 1 is the LoRA
+                as it was trained, 0 nothing of it. None of them takes all away.
+
+        Raises:
+            InputError: a file is no LoRA or not for this model; the LoRAs stay those before.
+        """
+        self.components.set_loras([open_lora(lora) for lora in loras])
 
     def preload(self) -> None:
         """Open what edits open when they first need it: graphs, tokenizers, filters, the signing key.
@@ -266,7 +276,8 @@ class Editor:
         # Check what was handed in, and settle the sizes.
         inputs = read_inputs(request, config)
         words = self.tokenizers.warnings(request.prompt, config.name)
-        warnings = [*inputs.warnings, *words, *request.warnings]
+        of_loras = [line for lora in self.components.loras for line in lora.fitted.warnings]
+        warnings = [*inputs.warnings, *words, *request.warnings, *of_loras]
         screening = self._screen(request, inputs, seed=seed, steps=count, guidance=guidance)
         screening.admit()
 
@@ -282,7 +293,9 @@ class Editor:
         changes = compositing.comparison(request, config.keep_below, context, self._pixels)
         noise = randn(latent_shape(*inputs.fit.size, config.latent_channels), seed)
         tokens = noise.shape[2] * noise.shape[3] // 4
-        record = Record(model=config.name, digest=self.digest, ingredients=inputs.ingredients)
+        record = Record(
+            model=config.name, digest=self.digest, loras=self.loras, ingredients=inputs.ingredients
+        )
 
         # Denoise: from noise to the latents of the result.
         for step in denoise(
@@ -327,6 +340,7 @@ class Editor:
             seconds=time.perf_counter() - started,
             record=record,
             arithmetic=self.components.arithmetic,
+            loras=record.loras,
             notes=tuple(note for note in notes if note),
             warnings=tuple(warnings),
             unchanged=unchanged,
@@ -352,6 +366,7 @@ class Editor:
                 "cache": float(request.cache),
                 "mask": mask,
                 "model": self.digest,
+                "loras": [[lora.digest, lora.strength] for lora in self.loras],
             },
         )
         return self.guard.screen(asked)

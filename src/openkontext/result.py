@@ -1,8 +1,9 @@
 """What one edit tells on the way, and what comes out of it: signed pictures, and how each was made."""
 
+import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from openkontext import images
+from openkontext.lora import UsedLora
 from openkontext.safety.verdict import Verdict
 from openkontext.version import __version__
 
@@ -78,6 +80,8 @@ class EditResult:
     """How far steps were foreseen in place of computed; 0 for none."""
     arithmetic: str = "faithful"
     """How graphs in FP8 and FP4 were computed: as their files say, or "fast"."""
+    loras: tuple[UsedLora, ...] = ()
+    """The LoRAs that it was made with."""
     notes: tuple[str, ...] = ()
     """What was done to the input on the way in, such as turning it upright."""
     unchanged: bool = False
@@ -102,6 +106,7 @@ class EditResult:
             "precision": self.precision,
             "digest": self.digest,
             "arithmetic": None if self.arithmetic == "faithful" else self.arithmetic,
+            "loras": json.dumps([asdict(lora) for lora in self.loras]) if self.loras else None,
             "software": f"openkontext {__version__}",
         }
         return {key: str(value) for key, value in values.items() if value is not None}

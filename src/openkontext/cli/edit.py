@@ -1,6 +1,7 @@
 """`openkontext edit` and `openkontext generate`: one picture each."""
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -118,7 +119,8 @@ def _save_preview(folder: Path, step: "EditStep") -> None:
 
 def _record(result: "EditResult") -> dict[str, Any]:
     """A result as JSON."""
-    apart = ("image", "record", "verdict")
+    apart = ("image", "record", "verdict", "loras")
     fields = {name: value for name, value in vars(result).items() if name not in apart}
     size = {"width": result.image.width, "height": result.image.height}
-    return {**size, **fields, "verdict": result.verdict.record()}
+    loras = {"loras": [asdict(lora) for lora in result.loras]} if result.loras else {}
+    return {**size, **fields, **loras, "verdict": result.verdict.record()}

@@ -22,6 +22,7 @@ class Setup:
     provider: options.Provider = "cpu"
     arithmetic: options.Arithmetic = "faithful"
     low_memory: options.LowMemory = False
+    lora: options.Loras = None
     profile: options.Profile = None
 
     def load(self) -> "Editor":
@@ -32,7 +33,9 @@ class Setup:
         """
         from openkontext.editor import load
 
-        return load(**vars(self))
+        arguments = dict(vars(self))
+        loras = [options.parse_lora(text) for text in arguments.pop("lora") or ()]
+        return load(**arguments, loras=loras)
 
 
 @dataclass(frozen=True)

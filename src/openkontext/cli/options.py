@@ -22,6 +22,12 @@ Arithmetic = Annotated[
     typer.Option(metavar="faithful|fast", help="How FP8 and FP4 are computed: as published, or fast."),
 ]
 LowMemory = Annotated[bool, typer.Option("--low-memory", help="Keep one graph in memory at a time.")]
+Loras = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora", metavar="FILE[:S]", help="A LoRA beside the model, at strength S (1); may be given again."
+    ),
+]
 Profile = Annotated[
     str | None,
     typer.Option(metavar="P", help="Filters' risk profile: strict, default, permissive or a TOML file."),
@@ -139,6 +145,8 @@ def parse_lora(text: str) -> tuple[Path, float]:
     Raises:
         InputError: the strength is no number.
     """
+    from openkontext.lora.file import MAX_STRENGTH
+
     file, colon, strength = text.rpartition(":")
     if not colon or Path(text).exists():
         return Path(text), 1.0
@@ -146,8 +154,11 @@ def parse_lora(text: str) -> tuple[Path, float]:
         value = float(strength)
     except ValueError:
         raise InputError(f"--lora {text!r}: {strength!r} is no strength; write FILE:0.8") from None
-    if not abs(value) < 100:
-        raise InputError(f"--lora {text!r}: a strength lies between -100 and 100, most often in 0..1")
+    if not abs(value) <= MAX_STRENGTH:
+        raise InputError(
+            f"--lora {text!r}: a strength lies between -{MAX_STRENGTH:g} and {MAX_STRENGTH:g}, "
+            "most often in 0..1"
+        )
     return Path(file), value
 
 

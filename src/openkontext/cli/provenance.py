@@ -75,4 +75,5 @@ def _step(number: int, step: "Step") -> list[str]:
     when = f", {step.time}" if step.time else ""
     lines = [f"  {number}. {what}{model}{more} ({step.software}, signed by {step.signature.name}{when})"]
     lines += [f'     "{step.prompt}"'] if step.prompt else []
+    lines += [f"     LoRA {lora}" for lora in step.loras]
     return [*lines, *(f"     its input: {warning}" for warning in step.warnings)]

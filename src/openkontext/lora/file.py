@@ -45,6 +45,40 @@ class LoraFile:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@dataclass(frozen=True)
+class UsedLora:
+    """A LoRA that a picture was made with."""
+
+    name: str
+    """Of its file."""
+    digest: str
+    """SHA-256 of its file."""
+    strength: float
+
+
+MAX_STRENGTH = 100.0
+"""Magnitude of the largest strength taken; 1 is the LoRA as it was trained."""
+
+
+def open_lora(lora: str | Path | tuple[str | Path, float]) -> tuple[LoraFile, float]:
+    """Read a LoRA that is to be used: a file at strength 1, or a file and its strength.
+
+    Raises:
+        InputError: the strength is no number from -100 to 100, or as `read_lora`.
+    """
+    path, strength = lora if isinstance(lora, tuple) else (lora, 1.0)
+    try:
+        value = float(strength)
+    except (TypeError, ValueError):
+        value = float("nan")
+    if not abs(value) <= MAX_STRENGTH or isinstance(strength, bool):
+        raise InputError(
+            f"{path}: the strength {strength!r} is no number from -{MAX_STRENGTH:g} to {MAX_STRENGTH:g}; "
+            "most often it lies in 0..1"
+        )
+    return read_lora(path), value
+
+
 def read_lora(path: str | Path) -> LoraFile:
     """Read an adapter: LoRA, LoKr, LoHa or DoRA, whole differences and replaced norms, in any tool's names.
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from openkontext import images
+from openkontext.lora import UsedLora
 from openkontext.version import __version__
 
 SOFTWARE = "openkontext"
@@ -23,6 +24,9 @@ ACTIONS, DISCLOSURE = "c2pa.actions", "c2pa.ai-disclosure"
 
 DIGEST = "urn:sha256:"
 """How a model's identifier begins; its digest follows, as `Repository.digest` gives it."""
+
+LORAS = "openkontext.loras"
+"""Parameter of the action that names the LoRAs of the model; C2PA has none of its own for them."""
 
 MEDIA_TYPES = {kind: name for kind, name in images.MEDIA_TYPES.items() if kind != "BMP"}
 """Media types of the formats that can carry a record, by Pillow's names."""
@@ -69,6 +73,8 @@ class Record:
     """The model's name."""
     digest: str
     """Digest of its files."""
+    loras: tuple[UsedLora, ...] = ()
+    """The LoRAs that the model was used with."""
     ingredients: tuple[Ingredient, ...] = ()
     """What the picture was made from: at most one parent, and any number of inputs."""
     prompt: str | None = None
@@ -84,8 +90,14 @@ class Record:
             "softwareAgent": {"name": SOFTWARE, "version": __version__},
             "digitalSourceType": SOURCE_TYPES + (EDITED if parents else CREATED),
         }
-        if inputs:
-            made["parameters"] = {"ingredientIds": inputs}
+        parameters: dict[str, Any] = {"ingredientIds": inputs} if inputs else {}
+        if self.loras:
+            parameters[LORAS] = [
+                {"name": each.name, "identifier": DIGEST + each.digest, "strength": each.strength}
+                for each in self.loras
+            ]
+        if parameters:
+            made["parameters"] = parameters
         if self.prompt is not None:
             made["description"] = self.prompt
         opened = [{"action": "c2pa.opened", "parameters": {"ingredientIds": parents}}] if parents else []

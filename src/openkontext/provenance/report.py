@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import c2pa
 from openkontext import images
 from openkontext.errors import InputError
 from openkontext.provenance.framing import FramingError, check_framing
-from openkontext.provenance.record import DIGEST, DISCLOSURE, SOFTWARE
+from openkontext.provenance.record import DIGEST, DISCLOSURE, LORAS, SOFTWARE
 from openkontext.provenance.signer import own_serial_numbers
 from openkontext.provenance.signing import context, uninterrupted
 from openkontext.provenance.watermark import detect
@@ -75,6 +76,8 @@ class Step:
     """IPTC digital source type."""
     prompt: str | None = None
     """The instruction, where it was asked to be told."""
+    loras: tuple[str, ...] = ()
+    """LoRAs of the model: name of the file, strength and digest."""
     inputs: int = 0
     """Further pictures that went in."""
     unsigned_parent: bool = False
@@ -265,6 +268,7 @@ def _step(manifest: dict[str, Any], parent: dict[str, Any] | None) -> Step:
         digest=_optional(identifier.removeprefix(DIGEST)),
         source_type=_optional(str(last.get("digitalSourceType") or "").rpartition("/")[2]),
         prompt=_optional(last.get("description")),
+        loras=tuple(_loras(last.get("parameters"))),
         inputs=sum(i["relationship"] != "parentOf" for i in manifest.get("ingredients", ())),
         unsigned_parent=parent is not None and not parent.get("active_manifest"),
         warnings=tuple(dict.fromkeys(warnings)),
@@ -278,6 +282,15 @@ def _disclosure(manifest: dict[str, Any], said: Any) -> dict[str, Any]:
     )
     ours = _software(manifest).split()[:1] == [SOFTWARE]
     return said if usual or ours else {}
+
+
+def _loras(parameters: Any) -> Iterator[str]:
+    """The LoRAs that an action names, in words; nothing where another program means something else by it."""
+    said = parameters.get(LORAS) if isinstance(parameters, dict) else None
+    for each in said if isinstance(said, list) else ():
+        if isinstance(each, dict):
+            digest = str(each.get("identifier") or "").removeprefix(DIGEST)
+            yield _plain(f"{each.get('name')} at {each.get('strength')}, {digest}")
 
 
 def _software(manifest: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openkontext.lora import LoraFile
+from openkontext.lora import LoraFile, UsedLora
 from openkontext.lora.fitting import Fitted, fit
 from openkontext.runtime.adapters import STRENGTHS, parameter_shapes, strength_vector
 from openkontext.runtime.graph import Graph, load_graph
@@ -25,6 +25,11 @@ class AppliedLora:
 
     fitted: Fitted
     strength: float
+
+    @property
+    def used(self) -> UsedLora:
+        """What is told of it beside a picture."""
+        return UsedLora(self.fitted.file.path.name, self.fitted.file.digest, self.strength)
 
 
 class Components:
