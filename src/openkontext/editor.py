@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from openkontext.compositing import is_unchanged as _unchanged
 from openkontext.errors import InputError
 from openkontext.inputs import Inputs, read_inputs
 from openkontext.latents import latent_mask, latent_shape
-from openkontext.lora import UsedLora, open_lora
+from openkontext.lora import LoraArgument, UsedLora, open_lora
 from openkontext.provenance.record import Record
 from openkontext.repository import Repository
 from openkontext.request import EditRequest
@@ -39,8 +39,6 @@ from openkontext.text import Tokenizers
 
 Float = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
-LoraArgument: TypeAlias = str | Path | tuple[str | Path, float]
-"""A LoRA's file, at strength 1, or a file and its strength."""
 
 
 def load(
@@ -276,8 +274,7 @@ class Editor:
         # Check what was handed in, and settle the sizes.
         inputs = read_inputs(request, config)
         words = self.tokenizers.warnings(request.prompt, config.name)
-        of_loras = [line for lora in self.components.loras for line in lora.fitted.warnings]
-        warnings = [*inputs.warnings, *words, *request.warnings, *of_loras]
+        warnings = [*inputs.warnings, *words, *request.warnings, *self.components.warnings]
         screening = self._screen(request, inputs, seed=seed, steps=count, guidance=guidance)
         screening.admit()
 

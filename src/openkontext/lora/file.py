@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,12 +56,15 @@ class UsedLora:
     strength: float
 
 
+LoraArgument: TypeAlias = str | Path | tuple[str | Path, float]
+"""A file, which is used at strength 1, or a file and its strength."""
+
 MAX_STRENGTH = 100.0
 """Magnitude of the largest strength taken; 1 is the LoRA as it was trained."""
 
 
-def open_lora(lora: str | Path | tuple[str | Path, float]) -> tuple[LoraFile, float]:
-    """Read a LoRA that is to be used: a file at strength 1, or a file and its strength.
+def open_lora(lora: LoraArgument) -> tuple[LoraFile, float]:
+    """Read a LoRA that is to be used, and its strength.
 
     Raises:
         InputError: the strength is no number from -100 to 100, or as `read_lora`.

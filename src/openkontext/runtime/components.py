@@ -71,6 +71,11 @@ class Components:
         """The LoRAs that the graphs have beside their layers, with their strengths."""
         return self._loras
 
+    @property
+    def warnings(self) -> list[str]:
+        """What of the LoRAs has no effect on this model, for the user."""
+        return [line for lora in self._loras for line in lora.fitted.warnings]
+
     def set_loras(self, loras: Sequence[tuple[LoraFile, float]]) -> None:
         """Have the graphs compute with LoRAs from the next call on, in place of those before.
 
