@@ -12,6 +12,7 @@ from openkontext.lora.fitting import Fitted, fit
 from openkontext.runtime.adapters import STRENGTHS, parameter_shapes, strength_vector
 from openkontext.runtime.graph import Graph, load_graph
 from openkontext.runtime.lowering import ARITHMETICS
+from openkontext.runtime.tensorrt import axis_ranges
 
 if TYPE_CHECKING:
     from openkontext.repository import Repository
@@ -40,7 +41,7 @@ class Components:
     Args:
         repository: where the graphs are.
         precision: of the transformer: one of `repository.precisions`.
-        provider: one of `available_providers()`.
+        provider: one of `available_providers()`; behind a colon the number of a GPU, as in cuda:1.
         arithmetic: of graphs in FP8 or FP4; see `load_graph`.
         low_memory: keep at most one graph open; calling another closes it and opens that one. Weights of a
             large graph are given back while it runs; see `load_graph`.
@@ -162,6 +163,7 @@ class Components:
                 role=role,
                 threads=self.threads,
                 low_memory=self.low_memory,
+                ranges=axis_ranges(self.repository.config.sizes, self.repository.config.min_area),
                 adapters=[each.fitted.changes[role] for each in self._loras if role in each.fitted.changes],
                 strengths=self._strengths(role),
             )

@@ -28,7 +28,14 @@ from openkontext.runtime.lowering import (
 )
 from openkontext.runtime.model_file import Shape, data_files, nodes, read_model, resolve_links
 from openkontext.runtime.paging import released
-from openkontext.runtime.providers import COMPILERS, PROVIDERS, available_providers, check_provider
+from openkontext.runtime.providers import (
+    COMPILERS,
+    PROVIDERS,
+    available_providers,
+    check_provider,
+    split_device,
+)
+from openkontext.runtime.tensorrt import Range, provider_options
 
 FOLDED_BYTES = 1 << 30
 """Float32 bytes up to which a graph's weights of 16 bits and less are widened once, when it opens.
@@ -141,6 +148,7 @@ def load_graph(
     low_memory: bool = False,
     adapters: Sequence[Mapping[str, Change]] = (),
     strengths: Sequence[float] = (),
+    ranges: Mapping[str, Range] | None = None,
 ) -> Graph:
     """Open an ONNX graph, rewriting it in memory where the provider cannot execute it as it is.
 
@@ -149,7 +157,7 @@ def load_graph(
 
     Args:
         path: of `model.onnx`; its data files lie beside it.
-        provider: one of `available_providers()`.
+        provider: one of `available_providers()`; behind a colon the number of a GPU, as in cuda:1.
         arithmetic: of a graph in FP8 or FP4: "faithful" computes what its file says, "fast" with the values
             of its weights alone. TensorRT always computes what the file says.
         role: what the graph is in a repository (a key of `contract.CONTRACT`); its inputs and outputs are
@@ -159,6 +167,7 @@ def load_graph(
             of some layers, and every call reads its weights anew.
         adapters: of each LoRA the changes, by parameters that the graph has, in their shapes; with a role.
         strengths: of the adapters; `Graph.fix(STRENGTHS, ...)` changes them.
+        ranges: sizes that will come, for a provider that compiles for them (`tensorrt.axis_ranges`).
 
     Raises:
         InputError: no such provider, arithmetic or graph, a data file is missing or cut short, the graph is
@@ -166,6 +175,7 @@ def load_graph(
             provider lacks.
     """
     check_provider(provider)
+    provider, device = split_device(provider)
     path = Path(path)
     model = read_model(path)
     files = data_files(model, path)
@@ -184,16 +194,19 @@ def load_graph(
         source: str | bytes = str(path)
     else:
         source = (lowered or model).SerializeToString()
-    del lowered
     options = _session_options(folder or path.parent.absolute(), threads)
     # What TensorRT does not compile runs on CUDA, and what a provider lacks on the CPU.
     helpers = ["cuda"] if provider in COMPILERS and "cuda" in available_providers() else []
-    providers = [PROVIDERS[name] for name in dict.fromkeys((provider, *helpers, "cpu"))]
+    names = list(dict.fromkeys((provider, *helpers, "cpu")))
+    options_of = [provider_options(name, device, lowered or model, role, ranges) for name in names]
+    del lowered
+    providers = [PROVIDERS[name] for name in names]
     try:
         session = onnxruntime.InferenceSession(
             source,
             options,
             providers=providers,
+            provider_options=options_of,
             disabled_optimizers=["ConstantFolding"] if mapped else None,
             enable_fallback=0,  # it prints to stdout and tries the CPU
         )

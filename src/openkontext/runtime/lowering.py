@@ -41,6 +41,8 @@ _SMALL_BYTES = 1 << 30
 """Weights in float32 up to which activations are small, too, so that some copies of them do not matter."""
 
 _TINY_TYPES = frozenset({TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2, TensorProto.FLOAT4E2M1})
+_TENSORRT = "trt"  # domain of TensorRT's own operators
+_NOISE = frozenset({"RandomNormal", "RandomNormalLike"})
 _NARROW_TYPES = HALF_TYPES | _TINY_TYPES
 """Types of weights that are widened to float32 when they are used."""
 
@@ -54,10 +56,11 @@ def lower(
 ) -> ModelProto | None:
     """The graph as a provider can execute it, or None where it can take the file as it is.
 
-    FP8 and FP4 as TensorRT writes them become standard operators, of the same arithmetic or of the quantised
-    weights alone. What the provider does not compute in 16 bits becomes float32: single operators where it
-    multiplies matrices in 16 bits, else all. Weights in external data files stay there: the result refers to
-    the same files.
+    Draws of random numbers become their mean, for every provider. FP8 and FP4 as TensorRT writes them become
+    standard operators, of the same arithmetic or of the quantised weights alone; a provider that compiles
+    whole graphs gets them only where it does not know TensorRT's, and keeps its types. What any other does
+    not compute in 16 bits becomes float32: single operators where it multiplies matrices in 16 bits, else
+    all. Weights in external data files stay there: the result refers to the same files.
 
     Args:
         model: the graph read from `path`.
@@ -75,17 +78,23 @@ def lower(
         return None
     computes = computes or by_trying(provider)
     quantised = _mentions_quantised(model)
+    noisy = _mentions_noise(model)
     try:
         if model.functions:
             model = onnx.inliner.inline_local_functions(model)
         model = with_types(model)
+        if noisy:
+            model = with_types(_noiseless(model))
+        if provider in COMPILERS:
+            unknown = _unknown_operators(model, computes)
+            return _known_to_compilers(model) if unknown else (model if noisy else None)
         if quantised:
             # The types of what follows TensorRT's operators are known only once these are replaced.
             model = with_types(_standard_operators(model, provider, arithmetic, computes))
         if provider != "cpu":  # where all becomes float32
             model = with_types(_one_type(model))
         lowered = _without_refused(model, provider, computes)
-        return lowered or (model if quantised else None)
+        return lowered or (model if quantised or noisy else None)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except Exception as error:  # a damaged graph makes each library fail in its own ways
@@ -97,7 +106,11 @@ def lower(
 
 def needs_lowering(model: ModelProto, provider: str) -> bool:
     """Whether a provider may have to be given another graph than the file; quick to say."""
-    return provider not in COMPILERS and (_mentions_quantised(model) or _mentions_half(model))
+    if _mentions_noise(model):
+        return True
+    if provider in COMPILERS:
+        return any(node.domain == _TENSORRT for node in nodes(model))
+    return _mentions_quantised(model) or _mentions_half(model)
 
 
 def check_arithmetic(name: str) -> None:
@@ -145,6 +158,31 @@ def _standard_operators(model: ModelProto, provider: str, arithmetic: str, compu
         passes.Fp4Activations(),
         passes.Fp4Weights(kernel=fast and _has_kernel(computes), wide=provider == "cpu"),
         passes.StoredFirst(),
+    )
+
+
+def _noiseless(model: ModelProto) -> ModelProto:
+    from openkontext.runtime.passes import Noiseless
+
+    return _apply(model, Noiseless())
+
+
+def _unknown_operators(model: ModelProto, computes: Computes) -> set[str]:
+    """TensorRT's own operators in a graph that a provider does not have."""
+    found = {node.op_type: node for node in model.graph.node if node.domain == _TENSORRT}
+    types = value_types(model)
+    return {name for name, node in found.items() if not computes(model, node, Case.of(node, types))}
+
+
+def _known_to_compilers(model: ModelProto) -> ModelProto:
+    """The graph with ONNX's quantisers in place of TensorRT's; FP8 stays FP8, which TensorRT reads of them.
+
+    FP4's are rounded by float32 arithmetic: the standard has no operator for blocks scaled as they come.
+    """
+    from openkontext.runtime import passes
+
+    return _apply(
+        model, passes.StandardFp8(), passes.Fp4Activations(), passes.Fp4Weights(kernel=False, wide=False)
     )
 
 
@@ -201,12 +239,17 @@ def _apply(model: ModelProto, *passes: "InPlacePass") -> ModelProto:
 def _mentions_quantised(model: ModelProto) -> bool:
     """Whether TensorRT's operators, or floats of 8 or 4 bits, are in the graph."""
     return any(
-        node.domain == "trt"
+        node.domain == _TENSORRT
         or any(
             attribute.name == "output_dtype" and attribute.i in _TINY_TYPES for attribute in node.attribute
         )
         for node in nodes(model)
     ) or any(tensor.data_type in _TINY_TYPES for tensor in tensors(model))
+
+
+def _mentions_noise(model: ModelProto) -> bool:
+    """Whether a graph draws random numbers when it runs."""
+    return any(not node.domain and node.op_type in _NOISE for node in nodes(model))
 
 
 def _mentions_half(model: ModelProto) -> bool:

@@ -35,6 +35,9 @@ _HOW_TO_GET = {
 COMPILERS = frozenset({"tensorrt", "nvtensorrtrtx"})
 """Providers that compile a whole graph and take the published files as they are."""
 
+HAVE_DEVICES = frozenset({"cuda", "directml", *COMPILERS})
+"""Providers that take the number of a GPU."""
+
 HALF_TYPES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 """ONNX's 16-bit floating-point types."""
 
@@ -45,12 +48,29 @@ def available_providers() -> list[str]:
     return [name for name, provider in PROVIDERS.items() if provider in present]
 
 
+def split_device(name: str) -> tuple[str, int]:
+    """A provider and the number of its device: `cuda:1` is the second GPU, `cuda` the first.
+
+    Raises:
+        InputError: what stands behind the colon is no number, or the provider has no devices.
+    """
+    provider, colon, number = name.partition(":")
+    if not colon:
+        return name, 0
+    if not number.isdecimal() or provider not in HAVE_DEVICES:
+        raise InputError(
+            f"provider '{name}': only {', '.join(sorted(HAVE_DEVICES))} take a device, as cuda:1"
+        )
+    return provider, int(number)
+
+
 def check_provider(name: str) -> None:
-    """Check that a provider can be asked for.
+    """Check that a provider can be asked for, with or without a device.
 
     Raises:
         InputError: there is no provider of this name, or the installed ONNX Runtime lacks it.
     """
+    name, _ = split_device(name)
     available = available_providers()
     if name not in PROVIDERS:
         raise InputError(
@@ -101,9 +121,14 @@ Computes = Callable[[ModelProto, NodeProto, Case], bool]
 
 
 def by_trying(provider: str) -> Computes:
-    """What a provider says itself: each case is offered to it once, in a graph of its own."""
+    """What a provider says itself: each case is offered to it once, in a graph of its own.
+
+    Of an operator that is not ONNX's, a provider that compiles whole graphs is asked only whether it has it.
+    """
 
     def computes(model: ModelProto, node: NodeProto, case: Case) -> bool:
+        if node.domain and provider in COMPILERS:
+            return _registers(_alone(model, node, case.inputs, case.outputs).SerializeToString(), provider)
         return _computes(_alone(model, node, case.inputs, case.outputs).SerializeToString(), provider)
 
     return computes
@@ -158,6 +183,18 @@ def _alone(
                 ends[letter].append(onnx.helper.make_tensor_value_info(names[-1], dtype, None))
     graph = onnx.helper.make_graph([single], "one", ends["x"], ends["y"])
     return onnx.helper.make_model(graph, ir_version=model.ir_version, opset_imports=model.opset_import)
+
+
+@lru_cache(maxsize=64)
+def _registers(model: bytes, provider: str) -> bool:
+    """Whether a provider brings the operator of a graph of one node."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        onnxruntime.InferenceSession(model, options, providers=[PROVIDERS[provider]], enable_fallback=0)
+    except Exception as error:  # ONNX Runtime's errors share no base
+        return "is not a registered function/op" not in str(error)
+    return True
 
 
 @lru_cache(maxsize=1024)
