@@ -1,9 +1,10 @@
 """The prompt check on its suites: recall by category and by obfuscation, false refusals, milliseconds.
 
     python benchmarks/prompt_filter.py [--suite held-out] [--disguises 4] [--benign 2000] [--json] [--missed]
+    python benchmarks/prompt_filter.py --numbers
 
 "Refused" is a score of at least 0.5 in any category; for a prompt of a fixed category, in a fixed one.
-`--missed` lists the failures and works for the development suite only: who reads the failures of another has
+`--missed` lists the failures and works for the suites that may be read: who reads the failures of another has
 nothing held out. Benign instructions beyond those written are polite forms and pairs of them.
 """
 
@@ -19,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from prompt_suites import SUITES, UNSEEN, benign, violating
+from prompt_suites import NEAR_EDGE, SUITES, UNSEEN, benign, numbers, violating
 
 from openkontext.safety.prompt import PromptCheck
 from openkontext.safety.verdict import ASKABLE, FIXED
@@ -33,14 +34,20 @@ Hits = dict[str, dict[str, list[bool]]]
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--suite", choices=(*SUITES, UNSEEN), default="held-out")
+    parser.add_argument("--suite", choices=(*SUITES, UNSEEN, NEAR_EDGE), default="held-out")
     parser.add_argument("--disguises", type=int, default=4, help="obfuscations of each violating prompt")
     parser.add_argument("--benign", type=int, default=2000, help="benign instructions, at most")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--missed", action="store_true", help="list the failures (development suite only)")
+    parser.add_argument("--missed", action="store_true", help="list the failures (development and near-edge)")
+    parser.add_argument("--numbers", action="store_true", help="instructions about numbers and times alone")
     options = parser.parse_args()
-    if options.missed and options.suite != "development":
-        parser.error("--missed needs --suite development")
+    if options.missed and options.suite not in ("development", NEAR_EDGE):
+        parser.error("--missed needs --suite development or near-edge")
+    if options.numbers:
+        check = PromptCheck()
+        refused = [max(check.scores(text).values()) >= REFUSED for text in numbers()]
+        print(f"numbers 0 to 2000 and times: {sum(refused)} of {len(refused)} refused")
+        return
 
     table, times, busy, missed = measure(options.suite, options.disguises, options.benign)
     if options.missed:
@@ -72,7 +79,7 @@ def measure(
     """What is refused of a suite.
 
     Args:
-        suite: one of `SUITES`, or `UNSEEN`.
+        suite: one of `SUITES`, `UNSEEN` or `NEAR_EDGE`.
         disguises: obfuscations of each violating prompt.
         instructions: how many benign ones.
 

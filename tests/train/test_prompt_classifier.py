@@ -43,8 +43,8 @@ def test_training_is_the_same_for_a_seed(tmp_path: Path, monkeypatch: pytest.Mon
     def drawn(words: list[str]) -> np.ndarray:  # in place of MiniLM's vectors, which take minutes
         return np.random.default_rng(len(words)).normal(size=(len(words), 70)).astype(np.float32)
 
-    few = list(prompts._development())[::50]  # the rest would take minutes, too
-    monkeypatch.setattr(prompts, "_development", lambda: few)
+    few = list(prompts._suites())[::50]  # the rest would take minutes, too
+    monkeypatch.setattr(prompts, "_suites", lambda: few)
     monkeypatch.setattr(prompt_classifier, "embed", drawn)
     for name in ("first.npz", "second.npz"):
         write(tmp_path / name, prompt_classifier.train(seed=1, epochs=1, a_line=1, cache=None))

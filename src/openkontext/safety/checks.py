@@ -1,7 +1,8 @@
 """The checks that come with openkontext, each as a `verdict.Check`."""
 
+import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -12,7 +13,8 @@ from openkontext.errors import InputError
 from openkontext.safety import nudenet, nudity
 from openkontext.safety.known.material import KnownMaterial, Match
 from openkontext.safety.policy import Remote
-from openkontext.safety.signs import signs
+from openkontext.safety.prompt import ORDERED
+from openkontext.safety.signs import refers, signs
 from openkontext.safety.verdict import FIXED, Stage, Subject, Turn
 
 if TYPE_CHECKING:
@@ -23,6 +25,21 @@ if TYPE_CHECKING:
 PICTURES = frozenset({Stage.INPUT, Stage.OUTPUT})
 """Stages at which one picture is looked at."""
 
+WRITTEN = "written"
+"""Sign of a line in a picture that tells to undress or sexualise somebody."""
+_SHOWN = 0.39
+"""What scores of a line in a picture are multiplied by: it stays below the default profile's thresholds for
+results, and reaches the strict one's."""
+_SHOWN_CHILD = 0.6
+"""The same of a line that speaks of a child in a sexual way; it counts as sexual content."""
+_TOLD = 0.8
+"""The same of a line that tells to do what a fixed category names."""
+_SIGN = 0.5
+"""What signs of a line are multiplied by: "kids" on a menu says little of who is in the picture."""
+_FEW_LINES = 4
+"""Lines of a picture that may be one sentence, where the instruction says that what to do is in it."""
+_HINTED = 0.3
+"""Score of suggestive or sexual words in the instruction from which it agrees with a line of the picture."""
 _SURELY_A_PERSON = 0.3
 """NudeNet's confidence in a part from which somebody is in the picture."""
 _CLOTHED = 0.25
@@ -44,6 +61,7 @@ class TextScorer(Protocol):
     @property
     def version(self) -> str: ...  # noqa: D102
     def scores(self, text: str) -> dict[str, float]: ...  # noqa: D102
+    def written(self, line: str) -> dict[str, float]: ...  # noqa: D102
 
 
 class InstructionCheck:
@@ -81,7 +99,13 @@ class InstructionCheck:
 
 
 class LettersCheck:
-    """What the words in a picture ask for or say."""
+    """What the words in a picture say.
+
+    They are evidence of another kind than an instruction. They were written for whoever sees the picture, and
+    are misread here and there; so they are judged line by line and as they stand, count less, and never yield
+    a fixed category alone. A line that tells to do what a fixed category names counts as sexual content.
+    Where the instruction says that what to do is in the picture, its sentences are instructions.
+    """
 
     name = "ocr"
     stages = PICTURES
@@ -103,11 +127,39 @@ class LettersCheck:
         return f"{RECOGNISER.package} {RECOGNISER.version}, {self._words.version}"
 
     def scores(self, subject: Subject) -> Mapping[str, float]:
-        """Scores and signs of all lines as one text."""
+        """Scores and signs of the lines; with `WRITTEN`, how likely one tells to do what is never done."""
         from openkontext.safety import ocr
 
-        text = "\n".join(line.text for line in ocr.read(_pixels(subject)).lines)
-        return {**signs(text), **self._words.scores(text)} if text else {}
+        lines = [line.text for line in ocr.read(_pixels(subject)).lines]
+        found: dict[str, float] = {}
+        for line in lines:
+            _raise(found, self._line(line))
+        if lines and refers(subject.prompt):
+            for text in _sentences(lines):
+                _raise(found, {**signs(text), **self._words.scores(text)})
+        return found
+
+    def _line(self, line: str) -> dict[str, float]:
+        said = self._words.written(line)
+        ordered, child = said.pop(ORDERED, 0.0), said.pop("csam", 0.0)
+        shown = max(said.pop("ncii", 0.0), said.get("sexual", 0.0))
+        scores = {category: _SHOWN * score for category, score in said.items()}
+        scores["sexual"] = max(_SHOWN * shown, _SHOWN_CHILD * child, _TOLD * ordered)
+        sign = {name: _SIGN * score for name, score in signs(line, written=True).items()}
+        return {**scores, **sign, WRITTEN: ordered}
+
+
+def _sentences(lines: Sequence[str]) -> list[str]:
+    """What may be one sentence: all lines where they are few, else each with the next."""
+    if len(lines) <= _FEW_LINES:
+        return ["\n".join(lines)]
+    return ["\n".join(pair) for pair in itertools.pairwise(lines)]
+
+
+def _raise(scores: dict[str, float], others: Mapping[str, float]) -> None:
+    """Let the higher of two scores count."""
+    for name, score in others.items():
+        scores[name] = max(score, scores.get(name, 0.0))
 
 
 class BodyCheck:
@@ -196,7 +248,7 @@ class TogetherCheck:
     """
 
     name = "together"
-    version = "1"
+    version = "2"
     stages = frozenset({Stage.PAIR, Stage.OUTPUT})
     turn = Turn.LAST
 
@@ -215,6 +267,8 @@ class TogetherCheck:
             max(words.get(name, 0.0) for name in ("nudity", "sexual", "ncii", "csam")) if somebody else 0.0
         )
         suggestive = max(asked, words.get("suggestive", 0.0)) if somebody else 0.0
+        if suggestive >= _HINTED:
+            asked = max(asked, before.get(WRITTEN, 0.0))
         bare = max(before.get("nudity", 0.0), suggestive)
         return {
             "ncii": min(1.0, _ON_A_PERSON * asked),

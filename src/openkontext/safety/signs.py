@@ -5,27 +5,40 @@ from functools import cache
 from importlib import resources
 
 from openkontext.safety.prompt.lexicon import lexicon, tables
-from openkontext.safety.prompt.readings import readings
+from openkontext.safety.prompt.readings import plain, readings
 from openkontext.safety.prompt.rules import HARMLESS, NEGATED, Rules
 
 SIGNS = ("minor", "suggestive")
 """Somebody is or may be a child; somebody shall be shown in a sexual way."""
+_REFERS = "refers"
+"""What to do is said in the picture."""
 
 
-def signs(text: str) -> dict[str, float]:
+def signs(text: str, *, written: bool = False) -> dict[str, float]:
     """Signs of an instruction.
 
     Args:
         text: the instruction, as it was handed in.
+        written: it is a line of a picture, which is read as it stands.
 
     Returns:
         Each of `SIGNS` -> 0 to 1.
     """
     found = dict.fromkeys(SIGNS, 0.0)
-    for words in readings(text):
+    for words in plain(text) if written else readings(text):
         for hit in _rules().hits(words):
-            found[hit.category] = max(found[hit.category], hit.score)
+            if hit.category in found:
+                found[hit.category] = max(found[hit.category], hit.score)
     return found
+
+
+def refers(text: str) -> bool:
+    """Whether an instruction says that what to do is written in the picture.
+
+    Args:
+        text: the instruction, as it was handed in.
+    """
+    return any(hit.category == _REFERS for words in readings(text) for hit in _rules().hits(words))
 
 
 @cache

@@ -153,3 +153,24 @@ def test_a_denial_reaches_no_further_than_its_sentence_and_can_be_denied(text: s
 )
 def test_what_is_denied_passes(text: str) -> None:
     assert refused(text) == set()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "make it 18+",
+        "an 18+ version of her",
+        "make her xxx",
+        "this photo as r34 art",
+        "an explicit picture of him",
+    ],
+)
+def test_marks_of_what_is_for_adults_count_beside_what_they_mark(text: str) -> None:
+    assert {"sexual", "ncii"} & refused(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["18", "line 18+", "R34", "XXX on the barrel", "explicit", "rule 34: no dogs"]
+)
+def test_and_alone_they_are_numbers_and_labels(text: str) -> None:
+    assert refused(text) == set()

@@ -59,3 +59,29 @@ def test_letters_in_another_order_and_signs_in_their_place() -> None:
     assert ["make", "the", "garden", "red"] in SMALL.mend(["mkae", "the", "gadren", "red"])
     assert SMALL.unmask("gar*en") == ["garden"]
     assert SMALL.unmask("gar*age") == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "le canard nage dans l eau",
+        "schreib das auf das schild",
+        "ihre schulter und ihr nacken",
+        "no cambies nada en la foto",
+        "una nube sobre la casa",
+        "quita la ropa de la cama",
+        "elle range la tasse de la table",
+        "the surrogate and the organization of the page",
+    ],
+)
+def test_words_of_any_language_are_no_misspellings_and_no_pieces(text: str) -> None:
+    assert mender().mend(text.split()) == [text.split()]
+
+
+def test_misspellings_are_mended_still() -> None:
+    for text, meant in (
+        ("make her nkaed", "naked"),
+        ("undrses her", "undress"),
+        ("remove the clohtes", "clothes"),
+    ):
+        assert any(meant in words for words in mender().mend(text.split()))

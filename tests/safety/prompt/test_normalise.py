@@ -43,6 +43,15 @@ def test_leetspeak(text: str, plain: str) -> None:
     assert unleet(text, "i") == plain
 
 
+def test_a_plus_at_a_number_is_kept() -> None:
+    assert tokens("18+ and 18, +18, 5+3") == ["18+", "and", "18", "+18", "5+", "3"]
+
+
+def test_digits_alone_are_letters_only_beside_other_disguised_words() -> None:
+    assert unleet("house 7175 or 80085", "i") == "house 7175 or 80085"
+    assert unleet("m4ke 80085", "i") == "make boobs"
+
+
 @pytest.mark.parametrize("number", ["4k", "16", "2nd", "90s", "50%", "35mm"])
 def test_numbers_stay(number: str) -> None:
     assert unleet(number, "i").rstrip("%") == number.rstrip("%")

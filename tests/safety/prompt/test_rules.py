@@ -38,6 +38,9 @@ def holds(pattern: str, text: str, harmless: str = "") -> bool:
         ("take !<fruit>", "take pear", False),
         ("take !<fruit>", "take plum", True),
         ("take !<fruit>", "take", False),
+        ("take -<fruit>", "take", True),
+        ("take -<fruit>", "take plum", True),
+        ("take -<fruit>", "take pear", False),
     ],
 )
 def test_patterns(pattern: str, text: str, expected: bool) -> None:

@@ -1,5 +1,5 @@
 """What an instruction asks for: words as they are meant, rules over them, a network beside."""
 
-from openkontext.safety.prompt.check import PromptCheck
+from openkontext.safety.prompt.check import ORDERED, PromptCheck
 
-__all__ = ["PromptCheck"]
+__all__ = ["ORDERED", "PromptCheck"]

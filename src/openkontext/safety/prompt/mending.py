@@ -40,14 +40,20 @@ _LITTLE_FOREIGN = frozenset(
     re.findall(
         r"\w+",
         "el la los las un una del con por para su en que y le lo der die das den dem ein eine einen mit und"
-        " auf im von zu ihr les des une avec dans sur et du au sa ses il elle di che per gli della",
+        " auf im von zu ihr les des une avec dans sur et du au sa ses il elle di che per gli della de da al"
+        " dal dalla dallo dei nel nella sul sulla um uma os com dos das em ao ist nicht vom zum zur est ne"
+        " pas qui ohne sans senza sem",
     )
 )
 """Little words that tell English from its neighbours, where those have more of them."""
+_ELIDED = frozenset({"l", "d", "qu"})
+"""What is left of such words before an apostrophe."""
 _ENGLISH = 0.45
 """Share of a text's letters in known words from which unknown ones may be misspelled."""
 _MENDED = 0.75
 """The same of a mended text, from which it was meant to be so."""
+_GLUED = 3
+"""Tokens below which a text may be one word because its spaces were left out."""
 _MAX_SHORT = 6.5
 """Dearest word of three letters that is no piece of another."""
 
@@ -58,10 +64,12 @@ class Mender:
     Args:
         vocabulary: ordinary words, the most frequent first.
         words: the terms of the rules.
+        foreign: words of other languages, and rare English ones, that are no misspellings.
     """
 
-    def __init__(self, vocabulary: list[str], words: Lexicon) -> None:
+    def __init__(self, vocabulary: list[str], words: Lexicon, foreign: frozenset[str] = frozenset()) -> None:
         self._lexicon = words
+        self._foreign = foreign
         self._cost = {word: _RARE for word in words.words if len(word) > 1 and word.isalpha()}
         self._cost |= {word: math.log(rank + 2) for rank, word in enumerate(vocabulary)}
         self._ordinary = set(vocabulary)
@@ -70,16 +78,17 @@ class Mender:
     def mend(self, tokens: list[str]) -> list[list[str]]:
         """What the tokens of a text may be meant to be: cuts undone first, or misspellings first."""
         tokens = [self._reorder(self._shorten(token)) for token in tokens]
-        joined = self._join(tokens)
-        least = _MIN_FOREIGN_LENGTH if _foreign(tokens) else _MIN_LENGTH
+        foreign = _foreign(tokens)
+        joined = self._join(tokens, foreign)
+        least = _MIN_FOREIGN_LENGTH if foreign else _MIN_LENGTH
         found = [
-            self._join([self.correct(token, least) for token in tokens]),
+            self._join([self.correct(token, least) for token in tokens], foreign),
             [self.correct(token, least) for token in joined],
         ]
         if self.sense(joined) < _ENGLISH:
             # A word of another language is no misspelled English one, unless all of it becomes English.
-            foreign = any(len(t) > 2 and self._known(t) and t not in self._ordinary for t in joined)
-            found = [joined, *(w for w in found if not foreign and self.sense(w) >= _MENDED)]
+            terms = any(len(t) > 2 and self._known(t) and t not in self._ordinary for t in joined)
+            found = [joined, *(w for w in found if not terms and self.sense(w) >= _MENDED)]
         return [list(words) for words in dict.fromkeys(map(tuple, found))]
 
     def sense(self, tokens: list[str]) -> float:
@@ -125,7 +134,12 @@ class Mender:
         return table
 
     def _known(self, token: str) -> bool:
-        return token in self._cost or token in self._lexicon.words or self._lexicon.has_stem(token)
+        return (
+            token in self._cost
+            or token in self._lexicon.words
+            or token in self._foreign
+            or self._lexicon.has_stem(token)
+        )
 
     def _plain(self, token: str) -> bool:
         """Whether a token is a word that nobody would take for a piece of another."""
@@ -159,13 +173,27 @@ class Mender:
             known, key=lambda word: self._cost.get(word, _RARE), default=re.sub(r"(.)\1+", r"\1", token)
         )
 
-    def _join(self, tokens: list[str]) -> list[str]:
+    def _join(self, tokens: list[str], foreign: bool) -> list[str]:
+        """The tokens with cuts undone; in another language its little words are no pieces ("de la")."""
         joined: list[str] = []
-        for run in _runs(tokens, self._whole):
+        little = _LITTLE_FOREIGN | _ELIDED if foreign else frozenset[str]()
+        for run in _runs(tokens, lambda token: token in little or self._whole(token)):
             # A short word of the rules that stands among whole ones is itself: "aus" is not "a us".
             alone = len(run) == 1 and self._known(run[0])
-            joined += run if alone or all(map(self._plain, run)) else self._divide(run)
+            joined += run if alone or all(map(self._plain, run)) else self._parted(run, len(tokens))
         return joined
+
+    def _parted(self, run: list[str], tokens: int) -> list[str]:
+        """A run divided into words. One token among others is a word, unless whole words make it up."""
+        pieces = self._divide(run)
+        if len(run) > 1 or tokens < _GLUED:
+            return pieces
+        whole = all(len(piece) >= _MIN_LENGTH for piece in pieces)
+        return pieces if whole or all(map(self._piece, pieces)) else run
+
+    def _piece(self, word: str) -> bool:
+        """Whether a word may be glued to another: the short ones are common words of English."""
+        return self._known(word) and (len(word) >= _MIN_LENGTH or self._plain(word))
 
     def _divide(self, run: list[str]) -> list[str]:
         """The cheapest division of a run of tokens' letters into words."""
@@ -252,6 +280,9 @@ def _one_edit(a: str, b: str) -> bool:
 @lru_cache(maxsize=1)
 def mender() -> Mender:
     """The one for the package's vocabulary and lexicon."""
-    file = resources.files("openkontext.safety.prompt") / "vocabulary.txt"
+    folder = resources.files("openkontext.safety.prompt")
+    vocabulary, foreign = (
+        (folder / name).read_text(encoding="utf-8").split() for name in ("vocabulary.txt", "foreign.txt")
+    )
     rules()  # they teach the lexicon the words that they name
-    return Mender(file.read_text(encoding="utf-8").split(), lexicon())
+    return Mender(vocabulary, lexicon(), frozenset(foreign))

@@ -20,7 +20,8 @@ _LONE = "一-鿿㐀-䶿豈-﫿぀-ヿ가-힣฀-๿"
 """Scripts without spaces, or with endings glued on (Han, kana, Hangul, Thai): each character is a token."""
 _SIGNS = "🔞🍆🍑💦👙👶👧👦🧒🍼🔫🔪💣🩸"
 """Emoji that say something here; all others only part words."""
-_TOKEN = re.compile(f"[{_LONE}{_SIGNS}¶]|[^\\W_{_LONE}]+")
+_TOKEN = re.compile(f"[{_LONE}{_SIGNS}¶]|\\d+\\+|\\+\\d+|[^\\W_{_LONE}]+")
+"""A plus at a number says what it means: 18 is a number, 18+ is not."""
 BREAK = "¶"
 """Stands for the end of a sentence among tokens."""
 _STOP = re.compile(r"(?:[.!?;:…—–\n]|\.\.\.| - )+(?=\s|$|[^\x00-\x7f])|[。！？；：]+")
@@ -155,11 +156,14 @@ def _confusables() -> dict[str, str]:
 def unleet(folded: str, ambiguous: str) -> str:
     """Digits and signs inside words as the letters that they stand for ("n4k3d"); numbers stay.
 
+    Digits alone are read so only where another word has them among its letters.
+
     Args:
         folded: Text.
         ambiguous: What 1, ! and | stand for: "i" or "l".
     """
     words = []
+    disguised = any(map(_mixed, folded.split(" ")))
     for word in folded.split(" "):
         core = word.rstrip(_EDGE).lstrip(_EDGE.replace("!", ""))
         for pair, letter in _LEET_PAIRS:
@@ -167,10 +171,17 @@ def unleet(folded: str, ambiguous: str) -> str:
                 core = core.replace(pair, letter)
         if any(c.isalpha() for c in core) and not core.isalpha() and not _PLAIN_NUMBER.fullmatch(core):
             core = "".join(ambiguous if c in _AMBIGUOUS else _LEET.get(c, c) for c in core)
-        elif core.isdigit() and 4 <= len(core) <= 8 and core[0] in "0346789":
+        elif disguised and core.isdigit() and 4 <= len(core) <= 8 and core[0] in "0346789":
             core = "".join(ambiguous if c == "1" else _LEET.get(c, c) for c in core)
         words.append(core or word)
     return " ".join(words)
+
+
+def _mixed(word: str) -> bool:
+    """Whether a word has digits among its letters, and is no number with a unit."""
+    core = word.strip(_EDGE)
+    letters, digits = any(map(str.isalpha, core)), any(map(str.isdigit, core))
+    return letters and digits and not _PLAIN_NUMBER.fullmatch(core)
 
 
 def decoded(text: str) -> list[str]:

@@ -58,6 +58,12 @@ def readings(text: str) -> list[list[str]]:
     return [list(words) for words in dict.fromkeys(map(tuple, found))]
 
 
+def plain(text: str) -> list[list[str]]:
+    """Token lists of a text as it stands, in its own letters and in Latin ones that look like them."""
+    folded = fold(text)
+    return [list(words) for words in dict.fromkeys(tuple(tokens(each)) for each in (folded, latin(folded)))]
+
+
 def _unspaced(text: str) -> list[str]:
     """The text without the spaces inside its words, where wider ones part them ("m a k e   i t")."""
     if not _SPACED.search(text):

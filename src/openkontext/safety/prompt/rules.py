@@ -29,6 +29,8 @@ class Element:
     """Any word will do."""
     never: bool = False
     """One word that none of the groups begins with."""
+    unless: bool = False
+    """No word at all, where none of the groups begins."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,9 @@ class Rules:
         return [hit for rule in self._rules for hit in _holds(rule, tokens, spans, present, every=False)]
 
     def suspect(self, tokens: list[str]) -> list[str]:
-        """The text with "" in place of each token that is harmless where it stands."""
-        return _blanked(tokens, self._covered(tokens, self._lexicon.find(tokens)))
+        """The text with "" in place of each number, and of each token that is harmless where it stands."""
+        numbers = {i for i, token in enumerate(tokens) if token.isdigit()}
+        return _blanked(tokens, self._covered(tokens, self._lexicon.find(tokens)) | numbers)
 
     def _covered(self, tokens: list[str], spans: Spans) -> set[int]:
         """Places of the tokens that are harmless where they stand."""
@@ -128,7 +131,7 @@ def _holds(rule: Rule, tokens: list[str], spans: Spans, present: set[str], *, ev
     for part in rule.parts:
         if any(
             e.least
-            and not (e.gap or e.never)
+            and not (e.gap or e.never or e.unless)
             and present.isdisjoint(e.words)
             and not any(g in spans for g in e.groups)
             for e in part
@@ -183,8 +186,10 @@ def _skips(start: int, most: int, tokens: list[str]) -> Iterator[int]:
 
 
 def _ends(element: Element, start: int, tokens: list[str], spans: Spans) -> list[int]:
-    if element.never:
+    if element.never or element.unless:
         begins = any(start in spans[group] for group in element.groups if group in spans)
+        if element.unless:
+            return [] if begins else [start]
         return [] if begins or start >= len(tokens) else [start + 1]
     ends = [end for group in element.groups if group in spans for end in spans[group].get(start, ())]
     if start < len(tokens) and tokens[start] in element.words:
@@ -197,6 +202,8 @@ def _element(text: str) -> Element:
         return Element(frozenset(), frozenset(), 0, int(gap[1]), gap=True)
     if text.startswith("!"):
         return replace(_element(text[1:]), never=True)
+    if text.startswith("-<"):
+        return replace(_element(text[1:]), unless=True)
     repeat = text[-1] if text[-1] in "?*" else ""
     least, most = {"": (1, 1), "?": (0, 1), "*": (0, 12)}[repeat]
     body = text.removesuffix(repeat) if repeat else text

@@ -2,7 +2,8 @@
 
 The lines are in the files benign*.toml and violating*.toml beside this one. `{a|b}` stands for one of its
 choices, `<name>` for an entry of the file's list of that name; choices may hold lists and choices again.
-To these come the prompts of the development suite of the repository's tests, each in a few ways of asking.
+To these come the prompts of those suites of the repository's tests that may be read, some in a few ways of
+asking.
 """
 
 import random
@@ -16,11 +17,12 @@ from pathlib import Path
 from openkontext.errors import InputError
 
 _INNERMOST = re.compile(r"\{([^{}]*)\}|<(\w+)>")
-_DEVELOPMENT = Path(__file__).parents[4] / "tests" / "safety" / "prompt" / "suites" / "development"
+_SUITES = Path(__file__).parents[4] / "tests" / "safety" / "prompt" / "suites"
+_READ = {"development": 3, "near-edge": 0}
+"""Suites whose failures are read (the others are only counted), and in how many ways of asking each of their
+prompts comes, besides its own. Nearly all near the edge is benign: more of it outweighs what violates."""
 _LEARNT = frozenset({"ncii", "nudity", "sexual", "gore", "violence", "hate_symbols", "self_harm", "weapons"})
 """Categories that the classifier tells apart; the rules alone know the others."""
-_ASKED = 3
-"""Ways of asking that each prompt of the development suite comes in, besides its own."""
 _OPENINGS = (
     "please ",
     "pls ",
@@ -91,31 +93,30 @@ def examples(seed: int, a_line: int) -> list[Line]:
             for line in entry["lines"].strip().splitlines():
                 drawn = dict.fromkeys(draw(line, lists, rng) for _ in range(a_line))
                 found.append(Line(len(found), tuple(Example(text, category) for text in drawn)))
-    for line, category in _development():
+    for line, category, ways in _suites():
         text = draw(line, {}, rng)
         asked = dict.fromkeys(
-            [text, *(rng.choice(_OPENINGS) + text + rng.choice(_CLOSINGS) for _ in range(_ASKED))]
+            [text, *(rng.choice(_OPENINGS) + text + rng.choice(_CLOSINGS) for _ in range(ways))]
         )
         found.append(Line(len(found), tuple(Example(text, category) for text in asked)))
     return found
 
 
-def _development() -> Iterator[tuple[str, str | None]]:
-    """The lines of the development suite, and what they violate.
+def _suites() -> Iterator[tuple[str, str | None, int]]:
+    """The lines of the suites that may be read, what they violate, and in how many more ways they are asked.
 
     Raises:
         InputError: the tests are not there.
     """
-    files = sorted(_DEVELOPMENT.glob("*.toml"))
-    if not files:
-        raise InputError(f"{_DEVELOPMENT} has no prompts: train in a checkout of the repository")
-    for file in files:
-        for kind, languages in tomllib.loads(file.read_text(encoding="utf-8")).items():
-            category = kind if file.name.startswith("violating") else None
-            if category is None or category in _LEARNT:
-                yield from (
-                    (line, category) for text in languages.values() for line in text.strip().splitlines()
-                )
+    if not (_SUITES / "development").is_dir():
+        raise InputError(f"{_SUITES} has no prompts: train in a checkout of the repository")
+    for suite, ways in _READ.items():
+        for file in sorted((_SUITES / suite).glob("*.toml")):
+            for kind, languages in tomllib.loads(file.read_text(encoding="utf-8")).items():
+                category = kind if file.name.startswith("violating") else None
+                if category is None or category in _LEARNT:
+                    for text in languages.values():
+                        yield from ((line, category, ways) for line in text.strip().splitlines())
 
 
 def draw(line: str, lists: dict[str, list[str]], rng: random.Random) -> str:
