@@ -34,8 +34,8 @@ from sqlalchemy import func, select
 
 import openkontext
 from openkontext.request import EditRequest
-from openkontext.service.database import Database
-from openkontext.service.models import Job, JobState
+from openkontext.service.storage.database import Database
+from openkontext.service.storage.models import Job, JobState
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "examples" / "scene.png"

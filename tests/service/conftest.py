@@ -13,9 +13,9 @@ from sqlalchemy import create_engine, text
 
 pytest.importorskip("fastapi", reason="the service needs: pip install '.[service]'")
 
-from openkontext.service.audit import Audit
-from openkontext.service.database import Database
+from openkontext.service.people.audit import Audit
 from openkontext.service.settings import Settings
+from openkontext.service.storage.database import Database
 
 
 def _postgres_binaries() -> Path | None:

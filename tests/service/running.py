@@ -17,9 +17,9 @@ import numpy as np
 import uvicorn
 from PIL import Image
 
-from openkontext.service.app import create_app
+from openkontext.service.http.app import create_app
+from openkontext.service.http.protocol import timed
 from openkontext.service.processes import bind
-from openkontext.service.protocol import timed
 from openkontext.service.settings import Settings
 
 DEAD = 60.0

@@ -13,16 +13,16 @@ from typer.testing import CliRunner
 
 from openkontext import InputError
 from openkontext.cli import app
-from openkontext.service import accounts
-from openkontext.service.app import create_app
-from openkontext.service.audit import Audit
-from openkontext.service.database import Database
-from openkontext.service.keeper import Keeper
-from openkontext.service.models import Account, Appeal, EndUser, Job, Role, Signal, Standing
+from openkontext.service.http.app import create_app
+from openkontext.service.people import accounts
+from openkontext.service.people.audit import Audit
+from openkontext.service.people.terms import service_terms
 from openkontext.service.processes import check_exposure
 from openkontext.service.settings import Settings
-from openkontext.service.terms import service_terms
-from openkontext.service.worker import Worker
+from openkontext.service.storage.database import Database
+from openkontext.service.storage.models import Account, Appeal, EndUser, Job, Role, Signal, Standing
+from openkontext.service.workers.keeper import Keeper
+from openkontext.service.workers.worker import Worker
 
 EDIT = {"prompt": "make it brighter", "input_image": b64(png())}
 LOGO = {"prompt": "add the coca cola logo", "input_image": b64(png())}

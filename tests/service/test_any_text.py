@@ -10,8 +10,8 @@ from service.running import Service, b64, png, poll
 from sqlalchemy import select
 
 from openkontext.safety.review.queue import ReviewQueue
-from openkontext.service.database import Database
-from openkontext.service.models import Account
+from openkontext.service.storage.database import Database
+from openkontext.service.storage.models import Account
 
 TEXTS = [
     "don’t “make it” — brighter… ½ £5 café",

@@ -19,14 +19,14 @@ from service.running import b64, half_mask, hole, png
 from sqlalchemy import select, update
 
 from openkontext import EditRequest, InputError
-from openkontext.service.app import create_app
-from openkontext.service.asking import BY_SERVICE, edit_request
-from openkontext.service.database import Database
-from openkontext.service.models import Job
-from openkontext.service.pictures import decode_text
-from openkontext.service.routes.flux_inputs import KontextInputs
+from openkontext.service.http.app import create_app
+from openkontext.service.http.pictures import decode_text
+from openkontext.service.http.routes.flux_inputs import KontextInputs
+from openkontext.service.queue.options import BY_SERVICE, edit_request
 from openkontext.service.settings import Settings
-from openkontext.service.worker import Worker
+from openkontext.service.storage.database import Database
+from openkontext.service.storage.models import Job
+from openkontext.service.workers.worker import Worker
 
 KONTEXT, FILL, DEV = "/v1/flux-kontext-pro", "/v1/flux-pro-1.0-fill", "/v1/flux-dev"
 EDITS, GENERATIONS = "/v1/images/edits", "/v1/images/generations"
@@ -299,7 +299,7 @@ def test_another_accounts_result_is_none_of_ones_own(
 ) -> None:
     first = do(client, worker, KONTEXT, input_image=b64(png()))
     with database.transaction() as session:
-        from openkontext.service.models import Account
+        from openkontext.service.storage.models import Account
 
         session.add(Account(id="other", name="other", created=0.0))
         session.flush()

@@ -11,14 +11,16 @@ import pytest
 from service.running import Server, png
 from sqlalchemy import select, update
 
-from openkontext.service import accounts, jobs, store
-from openkontext.service.audit import Audit
-from openkontext.service.database import Database
-from openkontext.service.jobs import Outcome, Submission
-from openkontext.service.models import Job, JobState
-from openkontext.service.results import signed_url
+from openkontext.service.people import accounts
+from openkontext.service.people.audit import Audit
+from openkontext.service.people.terms import service_terms
+from openkontext.service.queue import jobs
+from openkontext.service.queue.jobs import Outcome, Submission
+from openkontext.service.queue.results import signed_url
 from openkontext.service.settings import Settings
-from openkontext.service.terms import service_terms
+from openkontext.service.storage import store
+from openkontext.service.storage.database import Database
+from openkontext.service.storage.models import Job, JobState
 
 HEAD_SECONDS = 0.5
 DEAD = 20.0

@@ -21,8 +21,8 @@ from service.running import Receiver, Service, b64, brightness, png
 from sqlalchemy import func, select
 
 from openkontext import provenance
-from openkontext.service.database import Database
-from openkontext.service.models import Job, JobState
+from openkontext.service.storage.database import Database
+from openkontext.service.storage.models import Job, JobState
 
 SECRET = "between us"
 BREATH = 20.0

@@ -10,11 +10,11 @@ from alembic.migration import MigrationContext
 from sqlalchemy import select, text, update
 
 from openkontext import InputError
-from openkontext.service.accounts import add_account
-from openkontext.service.audit import Audit
-from openkontext.service.database import Database, now
-from openkontext.service.models import Account, AuditEntry, Base
+from openkontext.service.people.accounts import add_account
+from openkontext.service.people.audit import Audit
 from openkontext.service.settings import load_settings
+from openkontext.service.storage.database import Database, now
+from openkontext.service.storage.models import Account, AuditEntry, Base
 
 
 def test_the_migrations_make_the_tables_that_the_code_describes(database: Database) -> None:
@@ -23,7 +23,9 @@ def test_the_migrations_make_the_tables_that_the_code_describes(database: Databa
 
 
 def test_processes_that_start_together_migrate_once(database_url: str) -> None:
-    program = f"from openkontext.service.database import Database; Database({database_url!r}).migrate()"
+    program = (
+        f"from openkontext.service.storage.database import Database; Database({database_url!r}).migrate()"
+    )
     started = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(3)]
     assert [process.wait(60) for process in started] == [0, 0, 0]
     database = Database(database_url)

@@ -12,8 +12,8 @@ from PIL import Image
 from service.running import png
 
 from openkontext import InputError
-from openkontext.service import decoding
-from openkontext.service.decoding import check_picture
+from openkontext.service.http import decoding
+from openkontext.service.http.decoding import check_picture
 from openkontext.service.settings import Settings
 
 SETTINGS = Settings(secret="s" * 32, max_pixels=1_000_000, max_upload_bytes=200_000, decode_seconds=1)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from openkontext.service import metrics
-from openkontext.service.database import Database
+from openkontext.service.http import metrics
 from openkontext.service.processes import ROLES
 from openkontext.service.settings import Settings
+from openkontext.service.storage.database import Database
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 

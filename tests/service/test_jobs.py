@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from openkontext.service import accounts, jobs
-from openkontext.service.audit import Audit
-from openkontext.service.database import Database, now
-from openkontext.service.jobs import NotAccepted, Outcome, Submission
-from openkontext.service.models import Account, ApiKey, Job, JobState, Webhook
+from openkontext.service.errors import NotAccepted
+from openkontext.service.people import accounts
+from openkontext.service.people.audit import Audit
+from openkontext.service.queue import jobs
+from openkontext.service.queue.jobs import Outcome, Submission
 from openkontext.service.settings import Settings
+from openkontext.service.storage.database import Database, now
+from openkontext.service.storage.models import Account, ApiKey, Job, JobState, Webhook
 
 DONE = Outcome(JobState.READY, output="0" * 64, result={"seed": 1})
 

@@ -4,8 +4,8 @@ import pytest
 import structlog
 from sqlalchemy import text
 
-from openkontext.service.database import Database
 from openkontext.service.logs import set_up_logs
+from openkontext.service.storage.database import Database
 
 SECRET = "a very private instruction"
 

@@ -6,11 +6,20 @@ import pytest
 from sqlalchemy import select, update
 
 from openkontext import InputError
-from openkontext.service import accounts, misuse
-from openkontext.service.audit import Audit
-from openkontext.service.database import Database, now
-from openkontext.service.models import Account, Appeal, AuditEntry, EndUser, Job, JobState, Signal, Standing
+from openkontext.service.people import accounts, misuse
+from openkontext.service.people.audit import Audit
 from openkontext.service.settings import Settings
+from openkontext.service.storage.database import Database, now
+from openkontext.service.storage.models import (
+    Account,
+    Appeal,
+    AuditEntry,
+    EndUser,
+    Job,
+    JobState,
+    Signal,
+    Standing,
+)
 
 PLAIN = {"category": "gore", "stage": "prompt", "fixed": False}
 FIXED = {"category": "ncii", "stage": "prompt", "fixed": True}

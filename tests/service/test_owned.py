@@ -8,13 +8,14 @@ from fastapi.testclient import TestClient
 from service.running import b64, png
 from sqlalchemy import select, update
 
-from openkontext.service import erasing, jobs, store
-from openkontext.service.app import create_app
-from openkontext.service.database import Database
-from openkontext.service.jobs import Outcome
-from openkontext.service.models import Job, JobState, Signal, StoredImage, Webhook
+from openkontext.service.http.app import create_app
+from openkontext.service.queue import jobs
+from openkontext.service.queue.jobs import Outcome
 from openkontext.service.settings import Settings
-from openkontext.service.worker import Worker
+from openkontext.service.storage import erasing, store
+from openkontext.service.storage.database import Database
+from openkontext.service.storage.models import Job, JobState, Signal, StoredImage, Webhook
+from openkontext.service.workers.worker import Worker
 
 EDIT = {"prompt": "make it brighter", "input_image": b64(png())}
 

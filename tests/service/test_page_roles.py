@@ -22,13 +22,13 @@ from playwright.sync_api import Browser, Page, expect
 from service.browsing import check_accessibility, chromium, fits_its_width, visit
 from service.running import DEAD, Service, b64, png
 
-from openkontext.service import accounts
-from openkontext.service.accounts import NewKey
-from openkontext.service.audit import Audit
-from openkontext.service.database import Database
-from openkontext.service.models import Role
+from openkontext.service.people import accounts
+from openkontext.service.people.accounts import NewKey
+from openkontext.service.people.audit import Audit
 from openkontext.service.settings import Settings
-from openkontext.service.worker import Worker
+from openkontext.service.storage.database import Database
+from openkontext.service.storage.models import Role
+from openkontext.service.workers.worker import Worker
 
 HELD = "put a rifle into his hands"
 """What the filters leave to the reviewers here."""

@@ -10,10 +10,10 @@ import pytest
 from service.running import DEAD, Service, poll
 from sqlalchemy import select, update
 
-from openkontext.service.database import Database, now
-from openkontext.service.models import WorkerProcess
-from openkontext.service.readiness import is_ready, saying_ready
+from openkontext.service.queue.readiness import is_ready, saying_ready
 from openkontext.service.settings import Settings
+from openkontext.service.storage.database import Database, now
+from openkontext.service.storage.models import WorkerProcess
 
 OPENED = """
 import json, sys

@@ -11,13 +11,13 @@ from fastapi.testclient import TestClient
 from service.running import DEAD, Service, b64, png
 from sqlalchemy import select, update
 
-from openkontext.service import jobs, recovery
-from openkontext.service.app import create_app
-from openkontext.service.database import Database
-from openkontext.service.keeper import Keeper
-from openkontext.service.models import Job, JobState, Webhook, WorkerProcess
-from openkontext.service.readiness import is_ready
+from openkontext.service.http.app import create_app
+from openkontext.service.queue import jobs, recovery
+from openkontext.service.queue.readiness import is_ready
 from openkontext.service.settings import Settings
+from openkontext.service.storage.database import Database
+from openkontext.service.storage.models import Job, JobState, Webhook, WorkerProcess
+from openkontext.service.workers.keeper import Keeper
 
 EDIT = {"prompt": "make it brighter", "input_image": b64(png())}
 

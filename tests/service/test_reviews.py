@@ -9,16 +9,17 @@ from PIL import Image
 from service.running import png
 from sqlalchemy import select, update
 
-from openkontext.service import accounts, jobs
-from openkontext.service.audit import Audit
-from openkontext.service.database import Database, now
-from openkontext.service.jobs import Submission
-from openkontext.service.models import Job, JobState, Signal, StoredImage
-from openkontext.service.results import describe
-from openkontext.service.reviews import Reviews
+from openkontext.service.people import accounts
+from openkontext.service.people.audit import Audit
+from openkontext.service.queue import jobs
+from openkontext.service.queue.jobs import Submission
+from openkontext.service.queue.results import describe
+from openkontext.service.queue.reviews import Reviews
 from openkontext.service.settings import Settings
-from openkontext.service.store import keep
-from openkontext.service.worker import Worker
+from openkontext.service.storage.database import Database, now
+from openkontext.service.storage.models import Job, JobState, Signal, StoredImage
+from openkontext.service.storage.store import keep
+from openkontext.service.workers.worker import Worker
 
 PROFILE = """
 extends = "default"

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from openkontext.service.database import Database, now
-from openkontext.service.models import StoredImage
 from openkontext.service.settings import Settings
-from openkontext.service.store import ImageStore, hold, keep, sweep
+from openkontext.service.storage.database import Database, now
+from openkontext.service.storage.models import StoredImage
+from openkontext.service.storage.store import ImageStore, hold, keep, sweep
 
 PICTURE = b"\x89PNG and so on" * 100
 

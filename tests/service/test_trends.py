@@ -3,11 +3,11 @@
 import time
 from typing import Any
 
-from openkontext.service import accounts, trends
-from openkontext.service.audit import Audit
-from openkontext.service.database import Database
-from openkontext.service.misuse import DAY
-from openkontext.service.models import Account, Job, JobState, Signal, Standing
+from openkontext.service.people import accounts, trends
+from openkontext.service.people.audit import Audit
+from openkontext.service.people.misuse import DAY
+from openkontext.service.storage.database import Database
+from openkontext.service.storage.models import Account, Job, JobState, Signal, Standing
 
 
 def job(account: Account, state: JobState, at: float, **values: Any) -> Job:

@@ -13,14 +13,14 @@ from service.running import DEAD, Receiver
 from sqlalchemy import select, update
 
 from openkontext import InputError
-from openkontext.service import accounts
-from openkontext.service.audit import Audit
-from openkontext.service.database import Database, now
 from openkontext.service.fetching import fetch, post
-from openkontext.service.jobs import Outcome, Submission, claim, finish, submit
-from openkontext.service.models import JobState, Webhook
+from openkontext.service.people import accounts
+from openkontext.service.people.audit import Audit
+from openkontext.service.queue.jobs import Outcome, Submission, claim, finish, submit
 from openkontext.service.settings import Settings
-from openkontext.service.webhooks import OF_RECEIVER, Deliveries
+from openkontext.service.storage.database import Database, now
+from openkontext.service.storage.models import JobState, Webhook
+from openkontext.service.workers.webhooks import OF_RECEIVER, Deliveries
 
 
 @pytest.fixture

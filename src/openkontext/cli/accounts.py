@@ -13,7 +13,7 @@ from openkontext.errors import InputError
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from openkontext.service.audit import Audit
+    from openkontext.service.people.audit import Audit
 
 accounts = typer.Typer(help="Accounts of the editing service.", no_args_is_help=True)
 keys = typer.Typer(help="API keys of the editing service.", no_args_is_help=True)
@@ -26,8 +26,8 @@ Reason = Annotated[str, typer.Option(help="Goes into the audit log, and to the a
 def _service() -> "Iterator[tuple[Session, Audit]]":
     """A transaction on the service's database, which the environment names as for `serve`."""
     settings = load_settings()
-    from openkontext.service.audit import Audit
-    from openkontext.service.database import Database
+    from openkontext.service.people.audit import Audit
+    from openkontext.service.storage.database import Database
 
     database = Database(settings.database)
     database.migrate()
@@ -45,8 +45,8 @@ def add(
 ) -> None:
     """Make an account."""
     with _service() as (session, audit):
-        from openkontext.service.accounts import add_account
-        from openkontext.service.models import Role
+        from openkontext.service.people.accounts import add_account
+        from openkontext.service.storage.models import Role
 
         if role not in list(Role):
             raise InputError(f"--role {role!r} is unknown; choose {', '.join(Role)}")
@@ -60,7 +60,7 @@ def list_accounts(json: options.Json = False) -> None:
     with _service() as (session, _):
         from sqlalchemy import select
 
-        from openkontext.service.models import Account
+        from openkontext.service.storage.models import Account
 
         rows = [
             {
@@ -82,7 +82,7 @@ def list_accounts(json: options.Json = False) -> None:
 def credit(name: Name, amount: Annotated[int, typer.Argument(help="Credits to add.")]) -> None:
     """Give an account credits; take them with a negative number after `--`."""
     with _service() as (session, audit):
-        from openkontext.service.accounts import add_credit, find_account
+        from openkontext.service.people.accounts import add_credit, find_account
 
         account = find_account(session, name)
         add_credit(session, audit, account, amount)
@@ -104,9 +104,9 @@ def standing(
 ) -> None:
     """Warn, suspend, ban or restore an account, or one of those whom it edits for."""
     with _service() as (session, audit):
-        from openkontext.service.accounts import find_account, set_standing
-        from openkontext.service.end_users import find_end_user
-        from openkontext.service.models import Standing
+        from openkontext.service.people.accounts import find_account, set_standing
+        from openkontext.service.people.end_users import find_end_user
+        from openkontext.service.storage.models import Standing
 
         if to not in list(Standing):
             raise InputError(f"standing {to!r} is unknown; choose {', '.join(Standing)}")
@@ -122,7 +122,7 @@ def appeals(json: options.Json = False) -> None:
     with _service() as (session, _):
         from sqlalchemy import select
 
-        from openkontext.service.models import Account, Appeal
+        from openkontext.service.storage.models import Account, Appeal
 
         waiting = select(Appeal, Account).join(Account, Account.id == Appeal.account_id)
         rows = [
@@ -151,7 +151,7 @@ def appeal(
 ) -> None:
     """Decide about an appeal."""
     with _service() as (session, audit):
-        from openkontext.service.accounts import decide_appeal
+        from openkontext.service.people.accounts import decide_appeal
 
         decide_appeal(session, audit, identifier, grant=grant, reason=reason)
     print(f"{identifier}: {'granted' if grant else 'rejected'}")
@@ -165,7 +165,7 @@ def feedback(
     with _service() as (session, _):
         from sqlalchemy import select
 
-        from openkontext.service.models import Feedback
+        from openkontext.service.storage.models import Feedback
 
         last = session.scalars(select(Feedback).order_by(Feedback.created.desc()).limit(count)).all()
         rows = [
@@ -186,7 +186,7 @@ def show_audit(
     with _service() as (session, audit):
         from sqlalchemy import select
 
-        from openkontext.service.models import AuditEntry
+        from openkontext.service.storage.models import AuditEntry
 
         last = session.scalars(select(AuditEntry).order_by(AuditEntry.number.desc()).limit(count)).all()
         rows: list[dict[str, Any]] = [
@@ -220,7 +220,7 @@ def create(
 ) -> None:
     """Make a key and show it, this once."""
     with _service() as (session, audit):
-        from openkontext.service.accounts import SCOPES, find_account, make_key
+        from openkontext.service.people.accounts import SCOPES, find_account, make_key
 
         account = find_account(session, name)
         made = make_key(
@@ -240,7 +240,7 @@ def list_keys(json: options.Json = False) -> None:
     with _service() as (session, _):
         from sqlalchemy import select
 
-        from openkontext.service.models import ApiKey
+        from openkontext.service.storage.models import ApiKey
 
         rows: list[dict[str, Any]] = [
             {
@@ -263,7 +263,7 @@ def list_keys(json: options.Json = False) -> None:
 def revoke(identifier: Annotated[str, typer.Argument(metavar="ID", help="As `keys list` shows it.")]) -> None:
     """Make a key useless."""
     with _service() as (session, audit):
-        from openkontext.service.accounts import revoke_key
+        from openkontext.service.people.accounts import revoke_key
 
         revoke_key(session, audit, identifier)
     print(f"{identifier}: revoked")

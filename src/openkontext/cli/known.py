@@ -112,7 +112,7 @@ def report(
     from pydantic import SecretStr
 
     from openkontext.safety.quarantine import Quarantine
-    from openkontext.safety.reports.submission import PRODUCTION_URL, TEST_URL, Account, CyberTipline, submit
+    from openkontext.safety.submission import PRODUCTION_URL, TEST_URL, Account, CyberTipline, submit
 
     user, password = os.environ.get(USER), os.environ.get(PASSWORD)
     if not (user and password):

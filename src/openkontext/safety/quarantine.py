@@ -36,6 +36,7 @@ from openkontext.errors import InputError
 from openkontext.files import write_whole
 from openkontext.places import data_folder
 from openkontext.safety.known.material import Match
+from openkontext.safety.reports.cybertipline import file_xml, report_xml
 from openkontext.safety.reports.incident import (
     FileHashes,
     Incident,
@@ -44,6 +45,7 @@ from openkontext.safety.reports.incident import (
     Requester,
     load_reporter,
 )
+from openkontext.safety.reports.iwf import iwf_report
 
 _log = logging.getLogger(__name__)
 
@@ -214,9 +216,6 @@ class Quarantine:
         """Drafts of the reports, by file name; only child sexual abuse material is for the hotlines."""
         if incident.match.material != "csam":
             return {}
-        from openkontext.safety.reports.cybertipline import file_xml, report_xml
-        from openkontext.safety.reports.iwf import iwf_report
-
         try:
             reporter = self.reporter()
             if reporter is None:

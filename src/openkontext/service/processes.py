@@ -19,12 +19,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from openkontext.errors import InputError
 from openkontext.repository import Repository
-from openkontext.service import accounts, recovery
-from openkontext.service.database import Database
 from openkontext.service.logs import set_up_logs
-from openkontext.service.models import new_id
-from openkontext.service.readiness import is_ready
+from openkontext.service.people import accounts
+from openkontext.service.queue import recovery
+from openkontext.service.queue.readiness import is_ready
 from openkontext.service.settings import Settings
+from openkontext.service.storage.database import Database
+from openkontext.service.storage.models import new_id
 
 ROLES = ("server", "worker", "keeper")
 NAME = "OPENKONTEXT_WORKER"
@@ -68,11 +69,11 @@ def run_role(role: str, settings: Settings, descriptor: int | None = None) -> No
     database.migrate()
     work: Runs
     if role == "worker":
-        from openkontext.service.worker import Worker
+        from openkontext.service.workers.worker import Worker
 
         work = Worker(settings, database, name=os.environ.get(NAME))
     else:
-        from openkontext.service.keeper import Keeper
+        from openkontext.service.workers.keeper import Keeper
 
         work = Keeper(settings, database)
     _until_told(work.stopping.set)
@@ -83,8 +84,8 @@ def run_role(role: str, settings: Settings, descriptor: int | None = None) -> No
 def _serve(settings: Settings, descriptor: int | None) -> None:
     import uvicorn
 
-    from openkontext.service.app import create_app
-    from openkontext.service.protocol import timed
+    from openkontext.service.http.app import create_app
+    from openkontext.service.http.protocol import timed
 
     database = Database(settings.database)
     database.migrate()

@@ -26,7 +26,7 @@ from openkontext.safety.quarantine import Quarantine
 from openkontext.safety.reports.cybertipline import file_xml, report_xml
 from openkontext.safety.reports.incident import FileHashes, Incident, ListMatch, Reporter, Requester
 from openkontext.safety.reports.iwf import iwf_report
-from openkontext.safety.reports.submission import (
+from openkontext.safety.submission import (
     PRODUCTION_URL,
     TEST_URL,
     Account,

@@ -1,0 +1,1 @@
+"""What answers requests: the application, its routes and its page."""

@@ -1,0 +1,156 @@
+"""What clients ask for: an edit, and the fields that routes take.
+
+A route has an own model of its fields (`Inputs`). A job keeps them under the names of `queue.options`;
+answers and errors use the client's names.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from openkontext.service.errors import WrongInputError
+from openkontext.service.people.end_users import MAX_NAME, chosen
+from openkontext.service.queue.options import CALLED, DELIVERY, FIELDS, OPTIONS
+
+MAX_RATIO = 21 / 9
+MAX_PICTURES = 4
+"""Pictures of one edit: the one to edit, and those it speaks of."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as a client hands it in."""
+
+    name: str
+    """Of the field that it came in."""
+    content: bytes | str
+    """Its file, or text: base64, a data URI or an address."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """An edit as a client asks for it."""
+
+    model: str
+    options: Mapping[str, Any]
+    """`OPTIONS` and `DELIVERY` that were given."""
+    called: Mapping[str, str]
+    """What the client calls fields of `EditRequest`, where that is another name."""
+    pictures: Sequence[Picture] = ()
+    """The one to edit first."""
+    mask: Picture | None = None
+    mask_is_alpha: bool = False
+    """`mask` is the picture to edit, whose transparent part may change; it must have one."""
+    warnings: Sequence[str] = ()
+    """What was asked and has no effect."""
+    end_user: str | None = None
+    """Whom it is for, by the account's own name for them."""
+    parent_id: str | None = None
+    edits_parent: bool = False
+    """The picture to edit is the parent's result; `pictures` are the further ones."""
+    webhook_url: str | None = None
+    webhook_secret: str | None = None
+    idempotency_key: str | None = None
+
+
+def parse_ratio(text: Any) -> list[int]:
+    """Width and height of an aspect ratio such as "16:9".
+
+    Raises:
+        ValueError: it is none, or not between 21:9 and 9:21.
+    """
+    match = re.fullmatch(r"(\d{1,4}):(\d{1,4})", str(text), re.ASCII)
+    width, height = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not (width and height and 1 / MAX_RATIO <= width / height <= MAX_RATIO):
+        raise ValueError(f"{str(text)[:20]!r} is none between 21:9 and 9:21; give one such as 16:9")
+    return [width, height]
+
+
+Ratio = Annotated[
+    list[int],
+    BeforeValidator(parse_ratio, json_schema_input_type=Annotated[str, Field(pattern=r"^\d{1,4}:\d{1,4}$")]),
+]
+"""An aspect ratio, as "16:9"."""
+Kind = Literal["png", "jpeg", "webp"]
+"""Formats that a result can have."""
+
+
+class Inputs(BaseModel):
+    """Fields of a route: those that it takes and no others. What is null is as good as left out."""
+
+    model_config = ConfigDict(extra="forbid")
+    called: ClassVar[dict[str, str]] = CALLED
+    """What this route calls fields of `EditRequest`."""
+
+    prompt: str = Field(description="What to change, or to show.", examples=["make the ball red"])
+    seed: int | None = Field(None, ge=0, le=2**64 - 1, description="Same seed, same picture.")
+    steps: int | None = Field(None, ge=1, le=1000, description="Denoising steps; the model's own by default.")
+    guidance: float | None = Field(None, ge=0, le=100, description="How strictly to follow the prompt.")
+    negative_prompt: str | None = Field(
+        None, description="What not to show; counts where `true_cfg_scale` is above 1."
+    )
+    true_cfg_scale: float | None = Field(
+        None, ge=1, le=100, description="How far to go away from `negative_prompt`; takes twice the time."
+    )
+    fit: Literal["stretch", "crop", "pad"] | None = Field(
+        None, description="How a picture comes to another aspect; stretch by default."
+    )
+    keep_unchanged: bool | None = Field(
+        None,
+        description="Whether the picture's own pixels stay where the model changes nothing; true by default.",
+    )
+    cache: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="How far steps may be foreseen, not computed; 0, none, by default.",
+    )
+    safety_tolerance: int | None = Field(
+        None, ge=0, le=6, description="0 is most strict, 6 least; never looser than the service's profile."
+    )
+
+    safety_identifier: str | None = Field(
+        None, max_length=MAX_NAME, description="Whom this is for; misuse counts by it. Send no personal data."
+    )
+    user: str | None = Field(None, max_length=MAX_NAME, description="Older name of safety_identifier.")
+    output_format: Kind | None = "png"
+    output_compression: int | None = Field(
+        None, ge=0, le=100, description="Quality of JPEG and WebP, 0 to 100; 95 by default."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None}
+
+    @model_validator(mode="after")
+    def _no_quality_of_png(self) -> Self:
+        if self.output_format == "png" and self.output_compression not in (None, 100):
+            raise WrongInputError("output_compression", "PNG keeps every pixel; ask for jpeg or webp")
+        return self
+
+    @property
+    def end_user(self) -> str | None:
+        """Whom this is for."""
+        return chosen([self.safety_identifier, self.user])
+
+    def options(self) -> dict[str, Any]:
+        """What was given of `OPTIONS` and `DELIVERY`."""
+        given = {FIELDS.get(name, name): getattr(self, name) for name in type(self).model_fields}
+        return {name: given[name] for name in (*OPTIONS, *DELIVERY) if given.get(name) is not None}
+
+
+def check_count(pictures: Sequence[Picture]) -> None:
+    """Refuse more pictures than an edit takes, by the name of the first one too many.
+
+    Raises:
+        WrongInputError: there are too many.
+    """
+    if len(pictures) > MAX_PICTURES:
+        reason = f"an edit takes {MAX_PICTURES} pictures at most; leave it out"
+        raise WrongInputError(pictures[MAX_PICTURES].name, reason)

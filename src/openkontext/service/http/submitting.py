@@ -1,0 +1,155 @@
+"""From what a client asks for to accepted jobs: all that a request asks for, or none."""
+
+import hashlib
+import json
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import Request
+
+from openkontext.errors import FieldError, InputError
+from openkontext.service.errors import WrongInputError
+from openkontext.service.fetching import check_url
+from openkontext.service.http.access import Caller
+from openkontext.service.http.asking import Asked, Picture, check_count
+from openkontext.service.http.pictures import own_result, store_picture
+from openkontext.service.http.state import State, get_state
+from openkontext.service.people import end_users
+from openkontext.service.people.accounts import note_source
+from openkontext.service.queue import jobs, owned
+from openkontext.service.queue.options import edit_request
+from openkontext.service.settings import Settings
+from openkontext.service.storage.models import Job
+from openkontext.service.storage.sealing import seal
+
+SEEDS = 2**64
+
+
+def submit(request: Request, caller: Caller, asked: Asked, count: int = 1) -> list[Job]:
+    """Accept an edit, or several of it that differ in their seed: all of them, or none.
+
+    Raises:
+        InputError: a value or a picture cannot be used.
+        NotAccepted: no credit, too many requests or jobs, a full queue, or an idempotency key used otherwise.
+        Refused: 403: the end user that it is for is suspended.
+    """
+    state = get_state(request)
+    settings, database = state.settings, state.database
+    _check(asked, settings)
+    keys = _keys(asked.idempotency_key, count)
+    fingerprint = _fingerprint(asked, count) if asked.idempotency_key else None
+    end_user = end_users.hashed(settings, caller.account_id, asked.end_user) if asked.end_user else None
+    with database.transaction() as session:
+        before = [jobs.repeated(session, caller.account_id, key, fingerprint) for key in keys]
+        if found := [job for job in before if job is not None]:
+            return found
+        if asked.end_user and end_user:
+            end_users.check_standing(session, caller.account_id, end_user, asked.end_user)
+        if caller.key_id is not None:
+            jobs.take_turn(session, settings, caller.key_id, count)
+        jobs.check_room(session, settings, caller.account_id, count)
+    # Reading pictures can take long: no transaction is open meanwhile.
+    submission = replace(
+        _submission(request, state, caller, asked), end_user=end_user, fingerprint=fingerprint
+    )
+    with database.transaction() as session:
+        if request.client is not None:
+            note_source(session, settings, caller.account_id, request.client.host)
+        return [
+            jobs.submit(session, settings, submission.variant(key, _varied(asked, index)))
+            for index, key in enumerate(keys)
+        ]
+
+
+def base_url(request: Request, settings: Settings) -> str:
+    """How the client reaches the service."""
+    return settings.public_url.rstrip("/") or str(request.base_url).rstrip("/")
+
+
+def _check(asked: Asked, settings: Settings) -> None:
+    """Check all that can be checked before pictures are read, so that the client hears of it at once."""
+    pictures = asked.pictures or asked.edits_parent
+    try:
+        edit_request(
+            asked.options,
+            image=b"" if pictures else None,
+            mask_image=b"" if asked.mask is not None else None,
+        )
+    except FieldError as error:
+        name = asked.called.get(error.field, error.field)
+        raise WrongInputError(name, error.reason) from error
+    check_count([*([Picture("parent_id", "")] if asked.edits_parent else []), *asked.pictures])
+    if asked.webhook_url is not None:
+        try:
+            check_url(asked.webhook_url, settings)
+        except InputError as error:
+            raise WrongInputError("webhook_url", str(error)) from error
+
+
+def _submission(request: Request, state: State, caller: Caller, asked: Asked) -> jobs.Submission:
+    """The pictures read and kept, and all that is known of the request."""
+    url = base_url(request, state.settings)
+    hosts = {urlsplit(each).netloc.lower() for each in (url, str(request.base_url))}
+    account_id, parent_id = caller.account_id, asked.parent_id
+    inputs = [store_picture(state, account_id, hosts, picture) for picture in asked.pictures]
+    if parent_id is not None:
+        parent = _parent(state, caller, parent_id)
+        inputs = [parent, *inputs] if asked.edits_parent else inputs
+    elif asked.pictures:
+        parent_id = own_result(account_id, hosts, asked.pictures[0].content)
+    mask = None
+    if asked.mask is not None:
+        mask = store_picture(
+            state, account_id, hosts, asked.mask, mask="hole" if asked.mask_is_alpha else "any"
+        )
+    return jobs.Submission(
+        account_id=account_id,
+        key_id=caller.key_id,
+        model=asked.model,
+        asked={},
+        inputs=inputs,
+        mask=mask,
+        parent_id=parent_id,
+        base_url=url,
+        webhook_url=asked.webhook_url,
+        webhook_secret=seal(state.settings, asked.webhook_secret) if asked.webhook_secret else None,
+    )
+
+
+def _varied(asked: Asked, index: int) -> dict[str, Any]:
+    """What a job keeps of the options; each further one of a request has the next seed."""
+    kept = dict(asked.options)
+    if index and kept.get("seed") is not None:
+        kept["seed"] = (kept["seed"] + index) % SEEDS
+    if asked.warnings:
+        kept["warnings"] = list(asked.warnings)
+    return kept
+
+
+def _keys(key: str | None, count: int) -> list[str | None]:
+    """The idempotency key of each job: the client's own for the first one."""
+    return [key if key is None or index == 0 else f"{key}/{index}" for index in range(count)]
+
+
+def _parent(state: State, caller: Caller, parent_id: str) -> str:
+    """Digest of the result of the caller's own task."""
+    with state.database.reading() as session:
+        job = owned.own(session, caller.account_id, parent_id)
+        if job is None or job.output is None:
+            reason = "you have no task of that id with a result; name one that is ready"
+            raise WrongInputError("parent_id", reason)
+        return job.output
+
+
+def _fingerprint(asked: Asked, count: int) -> str:
+    digest = hashlib.sha256()
+    said = [
+        asked.model, dict(asked.options), asked.webhook_url, asked.parent_id, asked.mask_is_alpha,
+        asked.end_user, count,
+    ]  # fmt: skip
+    digest.update(json.dumps(said, sort_keys=True).encode())
+    for picture in (*asked.pictures, *([asked.mask] if asked.mask else [])):
+        content = picture.content if isinstance(picture.content, bytes) else picture.content.encode()
+        digest.update(hashlib.sha256(f"{picture.name} ".encode() + content).digest())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Jobs: what waits, is worked on and is done, and how clients see it."""

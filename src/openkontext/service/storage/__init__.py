@@ -1,0 +1,1 @@
+"""What is kept: the database and its tables, files of pictures, sealed secrets, and how content is erased."""

@@ -1,0 +1,1 @@
+"""What works beside requests: workers with their engines, the keeper, webhooks."""
