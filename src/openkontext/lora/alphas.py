@@ -24,12 +24,17 @@ class Alphas:
     rank_stabilised: bool
     decomposed: bool
     """Whether it says that it is a DoRA."""
+    ranks: Mapping[str, float] | None = None
+    """Of PEFT's LoHa and LoKr, whose scale is alpha by the rank that was asked for, not by the matrices':
+    that rank by the ends of layers' names; the common one under the empty name."""
 
     def of(self, layer: str, rank: int) -> float:
         """Alpha of a layer, such that the scale is alpha / rank."""
-        alpha = next((value for key, value in self.pattern.items() if _fits(key, layer)), self.common)
+        alpha = _of_layer(self.pattern, layer, self.common)
         if alpha is None:
             return float(rank)
+        if self.ranks is not None:
+            return float(alpha * rank / (_of_layer(self.ranks, layer, self.ranks.get("")) or rank))
         # Rank-stabilised LoRA (arXiv 2312.03732) divides by the root of the rank.
         return float(alpha * rank**0.5 if self.rank_stabilised else alpha)
 
@@ -56,13 +61,28 @@ def read_alphas(path: Path, metadata: Mapping[str, str]) -> dict[str, Alphas]:
 
 def _alphas(said: Mapping[str, Any], prefix: str) -> Alphas:
     config = {name.removeprefix(prefix): value for name, value in said.items() if name.startswith(prefix)}
-    alpha, pattern = config.get("lora_alpha"), config.get("alpha_pattern")
+    of_rank = config.get("peft_type") in ("LOHA", "LOKR")
     return Alphas(
-        float(alpha) if isinstance(alpha, int | float) else None,
-        pattern if isinstance(pattern, dict) else {},
+        _number(config.get("alpha" if of_rank else "lora_alpha")),
+        _numbers(config.get("alpha_pattern")),
         bool(config.get("use_rslora")),
         bool(config.get("use_dora")),
+        {**_numbers(config.get("rank_pattern")), **_numbers({"": config.get("r")})} if of_rank else None,
     )
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _numbers(values: Any) -> dict[str, float]:
+    items = values.items() if isinstance(values, dict) else ()
+    return {str(key): float(value) for key, value in items if isinstance(value, int | float)}
+
+
+def _of_layer(pattern: Mapping[str, float], layer: str, common: float | None) -> float | None:
+    """What a pattern says of a layer."""
+    return next((value for key, value in pattern.items() if key and _fits(key, layer)), common)
 
 
 def _object(text: str, path: Path) -> dict[str, Any]:

@@ -152,7 +152,7 @@ class _Reader:
             of_layers = cut(linear)
             changes: Mapping[str, Change] = of_layers
             if "magnitude" in parts:
-                changes = self._decomposed(where.layer, of_layers, parts["magnitude"], linear.shape)
+                changes = self._decomposed(cut, of_layers, parts["magnitude"], linear.shape)
             for layer, change in changes.items():
                 self._put(where.network, f"{layer}.weight", change)
         elif not parts.keys() & {"bias", "diff_b", "set"}:
@@ -165,21 +165,16 @@ class _Reader:
             self._put(where.network, f"{targets[0]}.weight", Replaced(_wide(parts["set"]).reshape(-1)))
 
     def _decomposed(
-        self, name: str, layers: Mapping[str, Linear], values: NDArray[Any], shape: Sequence[int]
+        self, cut: "_Cut", layers: Mapping[str, Linear], values: NDArray[Any], shape: Sequence[int]
     ) -> dict[str, Change]:
         """The layers with magnitudes, which are those of the rows or of the columns of the file's layer."""
         self.decomposed = True
-        magnitude = self._magnitude(name, values, shape)
+        magnitude = self._magnitude(cut.layer, values, shape)
         if magnitude.shape[1] > 1 or shape[0] == 1:
             beside = tuple((f"{layer}.weight", each) for layer, each in layers.items())
             return {layer: Decomposed(each, magnitude[0], False, beside) for layer, each in layers.items()}
-        made: dict[str, Change] = {}
-        start = 0
-        for layer, each in layers.items():
-            stop = start + each.shape[0]
-            made[layer] = Decomposed(each, magnitude[start:stop, 0], True)
-            start = stop
-        return made
+        rows = cut(Whole(magnitude))
+        return {layer: Decomposed(each, _of(rows[layer]), True) for layer, each in layers.items()}
 
     def _put(self, network: str, name: str, change: Change) -> None:
         """Take a change; where a file holds one twice, under two tools' names, the first is taken."""
@@ -207,8 +202,9 @@ class _Reader:
             left, rank1 = self._factor(layer, parts, "lokr_w1")
             right, rank2 = self._factor(layer, parts, "lokr_w2")
             rank = rank2 or rank1
-            # Where both factors are whole, alpha has no meaning (LyCORIS, ComfyUI).
-            return Kronecker(left, right, self._scale(where, parts, rank) if rank else 1.0)
+            # Where both factors are whole, alpha has no meaning (LyCORIS, ComfyUI), but to PEFT.
+            scaled = rank or self.alphas[where.network].ranks is not None
+            return Kronecker(left, right, self._scale(where, parts, rank or 1) if scaled else 1.0)
         return None
 
     def _low_rank(self, where: Place, parts: _Parts) -> LowRank:
@@ -304,6 +300,12 @@ def _swapped(whole: Linear) -> Linear:
     if isinstance(whole, Kronecker):
         whole = Whole(whole.delta(_no_read, ""))
     return Whole(np.concatenate(np.split(whole.values, 2)[::-1]))
+
+
+def _of(rows: Linear) -> NDArray[np.float32]:
+    """What was cut, number by number."""
+    assert isinstance(rows, Whole)
+    return rows.values.reshape(-1)
 
 
 def _no_read(name: str) -> NDArray[Any]:
