@@ -17,7 +17,9 @@ from PIL import Image
 import openkontext
 from openkontext import EditRequest, InputError, images
 from openkontext.editor import UNCHANGED
+from openkontext.images import side_by_side
 from openkontext.latents import pack
+from openkontext.repository import RepositoryConfig
 from openkontext.sampling import randn
 
 STEP = BRIGHTER * 127.5  # what one "brighter" adds to a byte
@@ -229,6 +231,41 @@ def test_references_follow_the_picture_in_sizes_of_their_own(
     assert counts.tolist() == [64, 64, 60, 60]
     assert ids[ids[:, 0] == 2].max(0).tolist() == [2, 5, 9]
     assert ids[ids[:, 0] == 3].max(0).tolist() == [3, 9, 5]
+
+
+def test_a_model_of_open_text_has_its_references_side_by_side(
+    editor: openkontext.Editor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As FLUX.1 Kontext [dev], which was trained on one picture; and so any repository that says it."""
+    open_text = dataclasses.replace(editor.repository.config, references="offset")
+    repository = dataclasses.replace(editor.repository, config=open_text)
+    monkeypatch.setattr(editor, "repository", repository)
+    spy = Spy(editor, monkeypatch)
+    editor.edit(blocks(), "the picture", reference_images=[blocks(320, 192)], num_inference_steps=1)
+    ids = spy.calls[0]["img_ids"]
+    assert np.unique(ids[:, 0]).tolist() == [0, 1]
+    second = ids[128:]  # 64 tokens of the target, 64 of the picture; 6 x 10 of the reference lie below it
+    assert (second.min(0).tolist(), second.max(0).tolist()) == ([1, 8, 0], [1, 13, 9])
+    assert RepositoryConfig().position_rule == "offset"
+    assert RepositoryConfig(words=("red",)).position_rule == "index"
+
+
+def test_stitched_pictures_are_one(editor: openkontext.Editor, monkeypatch: pytest.MonkeyPatch) -> None:
+    spy = Spy(editor, monkeypatch)
+    left, right = blocks(), blocks(320, 640)
+    result = editor.edit(left, "the picture", reference_images=[right], stitch=True, num_inference_steps=1)
+    assert result.image.size == (128, 128)
+    ids = spy.calls[0]["img_ids"]
+    assert np.unique(ids[:, 0]).tolist() == [0, 1]
+    assert len(ids) == 64 + 10 * 6  # 192 x 128 comes to the size of that aspect
+    joined = side_by_side([left, right])
+    assert joined.shape == (128, 192, 3)
+    np.testing.assert_array_equal(joined[:, :128], left)
+    with pytest.raises(InputError, match="leave out the mask or stitch"):
+        EditRequest(prompt="x", image=left, reference_images=[right], stitch=True, mask_image=left)
+    assert EditRequest(prompt="x", image=left, stitch=True).warnings == [
+        "stitch has no effect without reference images"
+    ]
 
 
 def test_steps_can_be_watched_previewed_and_left(editor: openkontext.Editor) -> None:

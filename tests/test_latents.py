@@ -12,6 +12,7 @@ from openkontext.errors import InputError
 from openkontext.latents import (
     PREFERRED_SIZES,
     changed_area,
+    context_positions,
     latent_mask,
     latent_shape,
     nearest_size,
@@ -97,3 +98,61 @@ def test_the_area_that_changed_fades_over_one_latent_pixel() -> None:
     np.testing.assert_allclose(area[:, 27], across[8:], atol=1 / 255)
     assert (area[16:24, 24:32] == 1).all()
     assert not changed_area(before, before, 0.2).any()
+
+
+def laid_by_the_peers(shapes: list[tuple[int, int]]) -> list[set[tuple[int, int, int]]]:
+    """The rule of ComfyUI's reference latents "offset", worked token by token from its description.
+
+    Each next picture goes to the right where the height so far and its own exceed the width so far and its
+    own, else below; what is taken grows to the furthest row and column.
+    """
+    taken_rows = taken_columns = 0
+    found = []
+    for height, width in shapes:
+        right = height + taken_rows > width + taken_columns
+        down, across = (0, taken_columns) if right else (taken_rows, 0)
+        found.append(
+            {
+                (1, row // 2, column // 2)
+                for row in range(down, down + height)
+                for column in range(across, across + width)
+            }
+        )
+        taken_rows, taken_columns = max(taken_rows, down + height), max(taken_columns, across + width)
+    return found
+
+
+SETS = [
+    [(128, 128), (128, 128)],
+    [(84, 196), (196, 84)],
+    [(196, 84), (104, 156), (128, 128)],
+    [(128, 128), (104, 156), (84, 196), (196, 84)],
+]
+
+
+@pytest.mark.parametrize("shapes", SETS)
+def test_references_are_laid_side_by_side_as_peers_do(shapes: list[tuple[int, int]]) -> None:
+    found = [set(map(tuple, ids.astype(int).tolist())) for ids in context_positions(shapes, "offset")]
+    assert found == laid_by_the_peers(shapes)
+    for first, one in enumerate(found):
+        for other in found[first + 1 :]:
+            assert not one & other
+
+
+def test_four_squares_by_hand() -> None:
+    """The second goes below the first, the third to the right of both, the fourth below all."""
+    corners = [ids[0].tolist() for ids in context_positions([(4, 4)] * 4, "offset")]
+    assert corners == [[1, 0, 0], [1, 2, 0], [1, 0, 2], [1, 4, 0]]
+
+
+@pytest.mark.parametrize("shapes", SETS)
+def test_numbered_references_carry_their_number(shapes: list[tuple[int, int]]) -> None:
+    for number, (ids, shape) in enumerate(zip(context_positions(shapes, "index"), shapes, strict=True), 1):
+        np.testing.assert_array_equal(ids, position_ids(*shape, image=number))
+
+
+def test_one_picture_has_the_same_positions_by_either_rule() -> None:
+    for rule in ("offset", "index"):
+        np.testing.assert_array_equal(context_positions([(6, 8)], rule)[0], position_ids(6, 8, 1))
+    with pytest.raises(InputError, match="offset, index"):
+        context_positions([(6, 8)], "uxo")

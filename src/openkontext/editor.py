@@ -151,6 +151,7 @@ class Editor:
         prompt: str,
         *,
         reference_images: Sequence[images.ImageInput] = (),
+        stitch: bool = False,
         mask_image: images.MaskInput | None = None,
         negative_prompt: str | None = None,
         num_inference_steps: int | None = None,
@@ -173,6 +174,7 @@ class Editor:
             image: the picture: a path, the bytes of a file, a PIL image or an array.
             prompt: the instruction, such as "make it night".
             reference_images: further pictures that the instruction may speak of.
+            stitch: whether the model sees them and the picture side by side as one.
             mask_image: where the picture may change: its transparent part, or white where it has none.
             negative_prompt: what the picture should not show; it counts where `true_cfg_scale` is above 1.
             num_inference_steps: denoising steps; None for the model's own number.
@@ -199,6 +201,7 @@ class Editor:
             prompt=prompt,
             image=image,
             reference_images=reference_images,
+            stitch=stitch,
             mask_image=mask_image,
             negative_prompt=negative_prompt,
             num_inference_steps=num_inference_steps,
@@ -287,7 +290,9 @@ class Editor:
         mask = None
         if inputs.mask is not None:
             mask = Mask(latent_mask(inputs.fit.apply(inputs.mask)), context[0])
-        changes = compositing.comparison(request, config.keep_below, context, self._pixels)
+        changes = None
+        if not inputs.stitched:  # the first is the picture alone
+            changes = compositing.comparison(request, config.keep_below, context, self._pixels)
         noise = randn(latent_shape(*inputs.fit.size, config.latent_channels), seed)
         tokens = noise.shape[2] * noise.shape[3] // 4
         record = Record(
@@ -306,6 +311,7 @@ class Editor:
             true_cfg_scale=request.true_cfg_scale,
             mask=mask,
             cache=StepCache(float(request.cache)),
+            positions=config.position_rule,
         ):
             yield EditStep(
                 index=step.index + 1,
@@ -315,7 +321,7 @@ class Editor:
                 record=record,
             )
 
-        unchanged = inputs.pixels is not None and _unchanged(step.latents, context[0])
+        unchanged = inputs.pixels is not None and not inputs.stitched and _unchanged(step.latents, context[0])
 
         # Decode the latents to the finished picture, and check it before anyone sees it.
         image = self._decode(step.latents, inputs, changes)
@@ -359,6 +365,7 @@ class Editor:
                 "negative_prompt": request.negative_prompt,
                 "size": [request.size, *inputs.output_size],
                 "fit": request.fit,
+                "stitch": request.stitch,
                 "keep_unchanged": request.keep_unchanged,
                 "cache": float(request.cache),
                 "mask": mask,

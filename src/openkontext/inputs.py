@@ -31,7 +31,9 @@ class Inputs:
     mask: Float | None
     """Where it may change, float32 [H, W] in 0..1 of the same size."""
     context: list[Pixels]
-    """The picture and the references at the sizes the model sees them in."""
+    """The picture and the references at the sizes the model sees them in; all in one where `stitched`."""
+    stitched: bool
+    """Whether the context is one picture that several were joined to."""
     fit: Fit
     """Between the picture's size and the model's."""
     output_size: Size
@@ -90,19 +92,23 @@ def read_inputs(request: EditRequest, config: RepositoryConfig) -> Inputs:
 
     shown = [] if picture is None else [Shown.of(picture, request.image)]
     ingredients = [] if picture is None else [Ingredient.of(picture)]
+    parts = [] if pixels is None else [pixels]
     context = [] if pixels is None else [fit.apply(pixels)]
     for index, source in enumerate(request.reference_images, 1):
         reference = images.load(source)
         shown.append(Shown.of(reference, source))
         ingredients.append(Ingredient.of(reference, "inputTo"))
-        context.append(
-            Fit(reference.size, nearest_size(*reference.size, config.sizes)).apply(reference.pixels)
-        )
+        parts.append(reference.pixels)
+        context.append(_at_trained_size(reference.pixels, config))
         notes += [f"reference {index}: {note}" for note in reference.notes]
+    stitched = request.stitch and len(parts) > 1
+    if stitched:
+        context = [_at_trained_size(images.side_by_side(parts), config)]
     return Inputs(
         pixels=pixels,
         mask=mask,
         context=context,
+        stitched=stitched,
         fit=fit,
         output_size=settled.output,
         shown=tuple(shown),
@@ -110,6 +116,12 @@ def read_inputs(request: EditRequest, config: RepositoryConfig) -> Inputs:
         notes=tuple(notes),
         warnings=tuple(warnings),
     )
+
+
+def _at_trained_size(pixels: Pixels, config: RepositoryConfig) -> Pixels:
+    """A picture at the size, of those that the model was trained on, that is nearest to its aspect."""
+    size = (pixels.shape[1], pixels.shape[0])
+    return Fit(size, nearest_size(*size, config.sizes)).apply(pixels)
 
 
 def settle_sizes(request: EditRequest, picture: Size | None, config: RepositoryConfig) -> Sizes:

@@ -19,6 +19,9 @@ from openkontext.errors import InputError
 PATCH = 2
 """Latent pixels along one side of a token."""
 
+POSITION_RULES = ("offset", "index")
+"""How several context images are told apart; see `context_positions`."""
+
 PREFERRED_SIZES: tuple[tuple[int, int], ...] = (
     (672, 1568),
     (688, 1504),
@@ -121,6 +124,40 @@ def position_ids(height: int, width: int, image: int = 0) -> NDArray[np.float32]
     ids[..., 1] = np.arange(height // PATCH)[:, None]
     ids[..., 2] = np.arange(width // PATCH)
     return ids.reshape(-1, 3)
+
+
+def context_positions(shapes: Sequence[tuple[int, int]], rule: str) -> list[NDArray[np.float32]]:
+    """Positions of the tokens of several context images.
+
+    "index" numbers the images: 1, 2, 3 on the first axis. "offset" has 1 for all, as a model needs that was
+    trained on one context image, and lays them side by side on the other two: each is put to the right of all
+    before it or below them, whichever keeps the whole nearer to a square (ComfyUI `ldm/flux/model.py`,
+    reference latents "offset"; stable-diffusion.cpp and InvokeAI do likewise). One image has the same
+    positions by either.
+
+    Args:
+        shapes: rows and columns of each image's latents (latent pixels), even.
+        rule: one of `POSITION_RULES`.
+
+    Returns:
+        Of each image float32 [tokens, 3], as from `position_ids`.
+
+    Raises:
+        InputError: there is no such rule.
+    """
+    if rule == "index":
+        return [position_ids(height, width, index) for index, (height, width) in enumerate(shapes, 1)]
+    if rule != "offset":
+        raise InputError(f"unknown rule for positions '{rule}': choose one of {', '.join(POSITION_RULES)}")
+    found = []
+    rows = columns = 0  # that are taken
+    for height, width in shapes:
+        below = height + rows <= width + columns
+        top, left = (rows, 0) if below else (0, columns)
+        ids = position_ids(height, width, 1)
+        found.append(ids + np.array([0, top // PATCH, left // PATCH], np.float32))
+        rows, columns = max(rows, top + height), max(columns, left + width)
+    return found
 
 
 def latent_mask(mask_HW: NDArray[np.float32], downsampling: int = 8) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
@@ -77,6 +77,9 @@ class RepositoryConfig:
     keep_below: Annotated[float, Field(ge=0)] = 0.0
     """Where a latent pixel of the result differs from the input's by less than this, the input's own pixels
     stay: mean over the channels, in deviations. 0 keeps none, and the whole result is what the model made."""
+    references: Literal["offset", "index"] | None = None
+    """How context images beyond the first are told apart (`latents.context_positions`). None for what such
+    models were trained with: "index" where they were taught a list of words, "offset" for any other."""
     words: tuple[str, ...] | None = None
     """Words that the model was taught; None for a model trained on open text."""
     kinds: tuple[str, ...] | None = None
@@ -100,6 +103,11 @@ class RepositoryConfig:
             first = error.errors(include_url=False, include_context=False)[0]
             where = ".".join(str(part) for part in first["loc"])
             raise InputError(f"{path}: {where + ': ' if where else ''}{first['msg']}") from None
+
+    @property
+    def position_rule(self) -> str:
+        """See references."""
+        return self.references or ("offset" if self.words is None else "index")
 
     def save(self, folder: Path) -> None:
         """Write the settings into a repository's folder, whole or not at all."""

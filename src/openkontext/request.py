@@ -37,6 +37,8 @@ class EditRequest:
     """The picture to edit: a path, bytes, a PIL image or an array; None makes one from the prompt alone."""
     reference_images: Sequence[images.ImageInput] = ()
     """Further pictures that the instruction may speak of."""
+    stitch: bool = False
+    """Whether the picture and the references are shown to the model as one picture, side by side."""
     mask_image: images.MaskInput | None = None
     """Where the picture may change: the mask's transparent part, or white where it has none."""
     negative_prompt: str | None = None
@@ -93,6 +95,9 @@ class EditRequest:
             raise FieldError("fit", f"{self.fit!r} is unknown; choose {known}")
         if not isinstance(self.reference_images, (list, tuple)):
             raise FieldError("reference_images", "must be a list, also for a single picture")
+        if self.stitch and self.reference_images and self.mask_image is not None:
+            reason = "is for a picture that stands alone; leave out the mask or stitch"
+            raise FieldError("mask_image", reason, "a mask")
         if self.mask_image is not None and self.image is None:
             reason = "needs a picture to keep; give an image, or leave the mask out"
             raise FieldError("mask_image", reason, "a mask")
@@ -132,6 +137,8 @@ class EditRequest:
             return ["the negative prompt has no effect while true_cfg_scale is 1"]
         if self.negative_prompt is None and self.true_cfg_scale > 1:
             return ["true_cfg_scale has no effect without a negative prompt"]
+        if self.stitch and not self.reference_images:
+            return ["stitch has no effect without reference images"]
         return []
 
     @property

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openkontext.errors import InputError
-from openkontext.latents import pack, position_ids, unpack
+from openkontext.latents import context_positions, pack, position_ids, unpack
 from openkontext.step_cache import StepCache
 
 Float = NDArray[np.float32]
@@ -92,6 +92,7 @@ def denoise(
     true_cfg_scale: float = 1.0,
     mask: Mask | None = None,
     cache: StepCache | None = None,
+    positions: str = "index",
 ) -> Iterator[Step]:
     """Turn noise into the latents of a picture, one Euler step at a time.
 
@@ -104,10 +105,11 @@ def denoise(
         sigmas: noise levels [N + 1] from 1 to 0 for N steps; see `schedule`.
         guidance_scale: the guidance that a distilled model takes as an input.
         context: latents of the context images in the transformer's scale, each float32 [B or 1, C, h, w] with
-            a size of its own; none for text to image. The first's position ids carry 1, the second's 2, ...
+            a size of its own; none for text to image.
         negative: a prompt to keep away from; used where `true_cfg_scale` is above 1.
         true_cfg_scale: how far to go away from the negative prompt, as in classifier-free guidance.
         mask: where given, what lies outside is the original at every step, and exactly so after the last.
+        positions: how several context images are told apart (`latents.context_positions`).
         cache: of this edit, foresees velocities in place of calls; None calls for every step.
 
     Yields:
@@ -115,9 +117,8 @@ def denoise(
     """
     B, _, H, W = noise.shape
     context_BLC = [pack(_repeat(latents, B)) for latents in context]
-    img_ids = np.concatenate(
-        [position_ids(x.shape[2], x.shape[3], image) for image, x in enumerate([noise, *context])]
-    )
+    shapes = [(latents.shape[2], latents.shape[3]) for latents in context]
+    img_ids = np.concatenate([position_ids(H, W), *context_positions(shapes, positions)])
     guidance = np.full(B, guidance_scale, np.float32)
 
     def velocity(latents: Float, sigma: np.float32, text: TextEmbeds) -> Float:

@@ -93,6 +93,9 @@ def test_every_field_of_an_edit_is_reachable_over_http() -> None:
         for field in dataclasses.fields(EditRequest):
             if getattr(request, field.name) not in (field.default, ()):
                 reached.add(field.name)
+    stitched = KontextInputs.model_validate({"prompt": "x", "stitch": True}).asked("m", None)
+    if edit_request(stitched.options, image=b"a", reference_images=[b"b"]).stitch:  # not with a mask
+        reached.add("stitch")
     assert reached == {field.name for field in dataclasses.fields(EditRequest)} - set(BY_SERVICE)
     assert (request.num_inference_steps, request.guidance_scale, request.aspect_ratio) == (7, 3.5, (3, 2))
 

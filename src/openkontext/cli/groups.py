@@ -47,6 +47,7 @@ class Asking:
     seed: options.Seed = None
     size: options.Size = "auto"
     reference: options.References = None
+    stitch: options.Stitch = False
     negative: options.Negative = None
     true_cfg: options.TrueCfg = 1.0
     cache: options.Cache = 0.0
@@ -63,6 +64,7 @@ class Asking:
             "guidance_scale": self.guidance,
             "seed": self.seed,
             "reference_images": self.reference or (),
+            "stitch": self.stitch,
             "negative_prompt": self.negative,
             "true_cfg_scale": self.true_cfg,
             "cache": self.cache,

@@ -98,6 +98,10 @@ References = Annotated[
     list[str] | None,
     typer.Option("--reference", metavar="FILE", help="A further picture to speak of; may be given again."),
 ]
+Stitch = Annotated[
+    bool,
+    typer.Option("--stitch", help="Show the picture and the references to the model side by side, as one."),
+]
 
 _OPTIONS = {
     "num_inference_steps": "--steps",

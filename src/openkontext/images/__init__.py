@@ -3,7 +3,7 @@
 Pixels are uint8 [H, W, 3] in sRGB, masks float32 [H, W] in 0..1; sizes are (width, height) in pixels.
 """
 
-from openkontext.images.fitting import FITS, Fit, blend, from_model, to_model
+from openkontext.images.fitting import FITS, Fit, blend, from_model, side_by_side, to_model
 from openkontext.images.masks import MaskInput, has_hole, load_mask
 from openkontext.images.opening import MAX_PIXELS, MEDIA_TYPES, identify, media_type, open_picture, read_bytes
 from openkontext.images.reading import (
@@ -40,6 +40,7 @@ __all__ = [
     "read_bytes",
     "read_metadata",
     "save",
+    "side_by_side",
     "to_model",
     "write",
 ]

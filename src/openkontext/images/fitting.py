@@ -1,5 +1,6 @@
 """A picture to a model's size and back, and its pixels to the model's numbers and back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +86,13 @@ class Fit:
             size: of the result, such as `input_size`, in place of `output_size`.
         """
         return resize(_cut(array, self.target_box), size or self.output_size)
+
+
+def side_by_side(pictures: Sequence[Pixels]) -> Pixels:
+    """Pictures [H, W, 3] joined to one, from left to right, all at the height of the first."""
+    height = len(pictures[0])
+    scaled = [resize(each, (max(1, round(each.shape[1] * height / len(each))), height)) for each in pictures]
+    return np.concatenate(scaled, axis=1)
 
 
 def blend(changed: Pixels, original: Pixels, *masks: NDArray[np.float32]) -> Pixels:

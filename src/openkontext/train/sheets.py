@@ -67,6 +67,7 @@ def sample(
         sigmas=sampling.schedule(steps, rows * columns, base.config.base_shift, base.config.max_shift),
         guidance_scale=guidance,
         context=context,
+        positions=base.config.position_rule,
     ):
         latents = step.latents
     return latents

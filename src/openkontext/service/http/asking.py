@@ -102,6 +102,9 @@ class Inputs(BaseModel):
         None,
         description="Whether the picture's own pixels stay where the model changes nothing; true by default.",
     )
+    stitch: bool | None = Field(
+        None, description="Whether the model sees the picture and the references side by side, as one."
+    )
     cache: float | None = Field(
         None,
         ge=0,
