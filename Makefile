@@ -55,7 +55,7 @@ $(BIN)/python:
 
 # What editing needs: no torch.
 $(VENV)/.edit: pyproject.toml constraints.txt hatch_build.py | $(BIN)/python
-	$(PIP) -e .
+	$(PIP) -e '.[cpu]'
 	@touch $@
 
 # What the tests need. torch comes first and alone, so that its pinned build is there before anything asks for it.
@@ -63,4 +63,6 @@ $(VENV)/.test: pyproject.toml constraints.txt hatch_build.py | $(BIN)/python
 	$(PIP) $$(grep '^torch==' constraints.txt)
 	$(PIP) -e '.[dev]'
 	$(PIP) --no-deps $$(grep '^blackforest==' constraints.txt)  # it asks for an old Pillow and works with ours
+	# A plugin that runs on any CPU, for the tests of plugins. It asks for an older ONNX Runtime, and has no wheel everywhere.
+	$(PIP) --no-deps $$(grep '^onnxruntime-ggml==' constraints.txt) || echo 'tests of plugins will be skipped'
 	@touch $@ $(VENV)/.edit

@@ -16,7 +16,14 @@ Precision = Annotated[
     str | None,
     typer.Option(metavar="P", help="Precision of the graphs; the repository's first when left out."),
 ]
-Provider = Annotated[str, typer.Option(metavar="NAME", help="What runs the graphs: cpu, cuda or tensorrt.")]
+Provider = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="What runs the graphs: cpu, cuda, tensorrt, nvtensorrtrtx, openvino, directml, coreml, "
+        "migraphx, webgpu, mlx or ggml; `openkontext doctor` tries each.",
+    ),
+]
 Arithmetic = Annotated[
     str,
     typer.Option(metavar="faithful|fast", help="How FP8 and FP4 are computed: as published, or fast."),

@@ -38,7 +38,11 @@ def doctor(
     json: options.Json = False,
 ) -> None:
     """Say what works on this machine, and what to do about what does not."""
-    checks = [*_machine(), *_providers(), _cache(clear_cache), _training(), _filters(), *_model(model)]
+    checks = list(_machine())
+    try:
+        checks += [*_providers(), _cache(clear_cache), _training(), _filters(), *_model(model)]
+    except InputError as error:  # ONNX Runtime itself, which all of these need
+        checks.append(Check("ONNX Runtime", "bad", str(error)))
     if json:
         console.print_json(
             {"ok": all(check.state != "bad" for check in checks), "checks": [vars(c) for c in checks]}
@@ -74,16 +78,21 @@ def _machine() -> Iterator[Check]:
 
 
 def _providers() -> Iterator[Check]:
-    import onnxruntime
-
+    """The providers, each tried on a graph of one node: what is installed may lack a driver or a library."""
+    from openkontext.onnx_runtime import installed_runtimes
     from openkontext.runtime.providers import PROVIDERS, check_provider
+    from openkontext.runtime.trial import why_absent
 
-    yield Check("ONNX Runtime", "ok", onnxruntime.__version__)
+    found = ", ".join(f"{name} {version}" for name, version in installed_runtimes().items())
+    yield Check("ONNX Runtime", "ok", found or "from no package")
     for name in PROVIDERS:
         try:
             check_provider(name)
         except InputError as error:
             yield Check(f"provider {name}", "absent", str(error))
+            continue
+        if reason := why_absent(name):
+            yield Check(f"provider {name}", "absent", f"does not start: {reason}")
         else:
             yield Check(f"provider {name}", "ok", "usable with --provider " + name)
 

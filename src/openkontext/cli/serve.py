@@ -16,7 +16,9 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port; 0 for any that is free.  [default: 8000]")] = None,
     model: options.Model | None = None,
     precision: options.Precision = None,
-    provider: Annotated[str | None, typer.Option(help="What runs the graphs.")] = None,
+    provider: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What runs the graphs; see `openkontext edit --help`.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes on this machine.")] = None,
     engine: Annotated[
         str | None, typer.Option(help="local, or ray: replicas of a Ray Serve deployment.")

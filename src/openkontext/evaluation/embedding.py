@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
 from openkontext.errors import InputError
 from openkontext.images.fitting import Pixels
+from openkontext.onnx_runtime import onnxruntime
 
 Float = NDArray[np.float32]
 

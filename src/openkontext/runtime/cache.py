@@ -16,11 +16,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import onnx
-import onnxruntime
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto
 
 from openkontext.files import write_whole
+from openkontext.onnx_runtime import onnxruntime
 from openkontext.places import cache_folder
 from openkontext.version import __version__
 

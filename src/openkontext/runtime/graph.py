@@ -10,12 +10,12 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from openkontext.errors import InputError
 from openkontext.lora import Change
+from openkontext.onnx_runtime import onnxruntime
 from openkontext.runtime import cache
 from openkontext.runtime.adapters import STRENGTHS, beside, strength_vector
 from openkontext.runtime.contract import check_contract
@@ -33,9 +33,11 @@ from openkontext.runtime.providers import (
     PROVIDERS,
     available_providers,
     check_provider,
+    open_session,
     split_device,
 )
 from openkontext.runtime.tensorrt import Range, provider_options
+from openkontext.runtime.trial import why_absent
 
 FOLDED_BYTES = 1 << 30
 """Float32 bytes up to which a graph's weights of 16 bits and less are widened once, when it opens.
@@ -176,6 +178,8 @@ def load_graph(
     """
     check_provider(provider)
     provider, device = split_device(provider)
+    if provider != "cpu":  # what one logs that does not start is read by `trial` and said once
+        onnxruntime.set_default_logger_severity(4)
     path = Path(path)
     model = read_model(path)
     files = data_files(model, path)
@@ -200,20 +204,18 @@ def load_graph(
     names = list(dict.fromkeys((provider, *helpers, "cpu")))
     options_of = [provider_options(name, device, lowered or model, role, ranges) for name in names]
     del lowered
-    providers = [PROVIDERS[name] for name in names]
+    optimizers = ["ConstantFolding"] if mapped else None
     try:
-        session = onnxruntime.InferenceSession(
-            source,
-            options,
-            providers=providers,
-            provider_options=options_of,
-            disabled_optimizers=["ConstantFolding"] if mapped else None,
-            enable_fallback=0,  # it prints to stdout and tries the CPU
-        )
+        session = open_session(source, options, names, options_of, device, disabled_optimizers=optimizers)
+    except InputError:
+        raise
     except Exception as error:  # ONNX Runtime's errors share no base
+        if provider != "cpu" and (why := why_absent(provider)):
+            raise InputError(f"provider '{provider}' does not start on this machine: {why}") from error
         raise InputError(_why_not(error, model, path, provider)) from error
-    if providers[0] not in session.get_providers():
-        raise InputError(f"provider '{provider}' does not start on this machine: see `openkontext doctor`")
+    if PROVIDERS[provider] not in session.get_providers():
+        why = why_absent(provider) or "see `openkontext doctor`"
+        raise InputError(f"provider '{provider}' does not start on this machine: {why}")
     return Graph(session, path, files.values() if low_memory and mapped else (), fixed)
 
 

@@ -1,16 +1,22 @@
-"""Execution providers of ONNX Runtime: their short names, and what each can compute, found by trying."""
+"""Execution providers of ONNX Runtime: names, sessions, and what each can compute, found by trying."""
 
+import contextlib
+import io
+import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 import onnx
-import onnxruntime
 from onnx import ModelProto, NodeProto, TensorProto
 
 from openkontext.errors import InputError
+from openkontext.onnx_runtime import how_to_get, onnxruntime
+from openkontext.places import cache_folder
+from openkontext.runtime import plugins
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -20,17 +26,30 @@ PROVIDERS = {
     "openvino": "OpenVINOExecutionProvider",
     "directml": "DmlExecutionProvider",
     "coreml": "CoreMLExecutionProvider",
+    "migraphx": "MIGraphXExecutionProvider",
+    "webgpu": "WebGpuExecutionProvider",
+    "mlx": "MLXExecutionProvider",
+    "ggml": "ggml",
 }
 """Name on our command line -> name in ONNX Runtime."""
 
-_HOW_TO_GET = {
-    "cuda": "on a machine with an NVIDIA GPU, install onnxruntime-gpu in place of onnxruntime",
-    "tensorrt": "with an NVIDIA GPU, install TensorRT, and onnxruntime-gpu in place of onnxruntime",
-    "nvtensorrtrtx": "on Windows or Linux with an RTX GPU, use an ONNX Runtime built with TensorRT-RTX",
-    "openvino": "install onnxruntime-openvino in place of onnxruntime",
-    "directml": "on Windows, install onnxruntime-directml in place of onnxruntime",
-    "coreml": "on macOS, install onnxruntime",
+_WHERE = {
+    "cuda": "on Linux or Windows with an NVIDIA GPU",
+    "tensorrt": "on Linux or Windows with an NVIDIA GPU and TensorRT",
+    "nvtensorrtrtx": "on Linux or Windows with an RTX GPU",
+    "openvino": "on Linux or Windows, made for processors and GPUs of Intel",
+    "directml": "on Windows",
+    "coreml": "on macOS",
+    "migraphx": "on Linux with a GPU of AMD and ROCm",
+    "webgpu": "with a GPU, on Linux with Vulkan",
+    "mlx": "on macOS with Apple silicon",
+    "ggml": "with or without a GPU",
 }
+_ON_CUDA = frozenset({"cuda", "tensorrt"})
+"""Providers of onnxruntime-gpu that need the libraries of CUDA and cuDNN."""
+
+_EXTRAS = {"tensorrt": "cuda", "coreml": "cpu"}
+"""Provider -> our group of packages that has it, where that is called otherwise."""
 
 COMPILERS = frozenset({"tensorrt", "nvtensorrtrtx"})
 """Providers that compile a whole graph and take the published files as they are."""
@@ -43,9 +62,27 @@ HALF_TYPES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
 
 def available_providers() -> list[str]:
-    """Names of the providers that the installed ONNX Runtime has, the CPU first."""
-    present = set(onnxruntime.get_available_providers())
-    return [name for name, provider in PROVIDERS.items() if provider in present]
+    """Names of the providers that can be asked for here: built in, or plugins with a device; CPU first."""
+    built_in = _built_in()
+    return [name for name in PROVIDERS if name in built_in or _has_device(name)]
+
+
+def plugin_devices(name: str, number: int = 0) -> list[Any]:
+    """What a provider that is no part of the installed ONNX Runtime runs on, for `add_provider_for_devices`.
+
+    Args:
+        name: a key of `PROVIDERS`.
+        number: of the device, among those of the best kind.
+
+    Returns:
+        One device; none where the provider is built in, its plugin is not installed or has no device here.
+
+    Raises:
+        InputError: the plugin is installed and does not load.
+    """
+    if name in _built_in() or not plugins.installed(name):
+        return []
+    return plugins.devices(name, PROVIDERS[name])[number : number + 1]
 
 
 def split_device(name: str) -> tuple[str, int]:
@@ -68,19 +105,114 @@ def check_provider(name: str) -> None:
     """Check that a provider can be asked for, with or without a device.
 
     Raises:
-        InputError: there is no provider of this name, or the installed ONNX Runtime lacks it.
+        InputError: there is no provider of this name, or it is not installed, or has no device here.
     """
-    name, _ = split_device(name)
+    name, number = split_device(name)
+    if name in _built_in():  # before plugins are loaded
+        return
     available = available_providers()
+    here = ", ".join(available)
     if name not in PROVIDERS:
-        raise InputError(
-            f"unknown provider '{name}': choose one of {', '.join(PROVIDERS)} (here: {', '.join(available)})"
-        )
-    if name not in available:
-        raise InputError(
-            f"provider '{name}' is not in the installed ONNX Runtime (it has {', '.join(available)}): "
-            f"{_HOW_TO_GET[name]}"
-        )
+        raise InputError(f"unknown provider '{name}': choose one of {', '.join(PROVIDERS)} (here: {here})")
+    if plugins.installed(name):
+        if not plugin_devices(name, number):
+            found = f"no device {number}" if name in available else "nothing to run on"
+            raise InputError(f"provider '{name}': its plugin {plugins.PLUGINS[name]} finds {found} here")
+        return
+    if name in available:
+        return
+    raise InputError(
+        f"provider '{name}' is not in the installed ONNX Runtime (it has {here}): "
+        f"{_WHERE[name]}, {how_to_get(_EXTRAS.get(name, name))}"
+    )
+
+
+def _built_in() -> frozenset[str]:
+    """Names of the providers that are part of the installed ONNX Runtime."""
+    present = set(onnxruntime.get_available_providers()) - plugins.loaded
+    return frozenset(name for name, provider in PROVIDERS.items() if provider in present)
+
+
+def _has_device(name: str) -> bool:
+    try:
+        return bool(plugin_devices(name))
+    except InputError:  # said where it is asked for
+        return False
+
+
+def open_session(
+    source: str | bytes,
+    options: Any,
+    names: Sequence[str],
+    options_of: Sequence[Mapping[str, str]] = (),
+    number: int = 0,
+    *,
+    disabled_optimizers: Sequence[str] | None = None,
+) -> Any:
+    """Open a graph on a provider.
+
+    Args:
+        source: path of the graph, or the graph itself.
+        options: an `onnxruntime.SessionOptions`; a plugin is added to it.
+        names: keys of `PROVIDERS`: the one that is asked for, then those for what it does not compute. The
+            CPU stands behind a plugin by itself.
+        options_of: what each of these is told of this graph, under ONNX Runtime's names; none when left out.
+        number: of the device, for a plugin; others are told it by their options.
+        disabled_optimizers: names of ONNX Runtime's optimizers to leave out.
+
+    Returns:
+        The `onnxruntime.InferenceSession`. Where the first provider did not start, it has only the others.
+
+    Raises:
+        InputError: a plugin does not load.
+        Exception: what ONNX Runtime raises where it cannot open the graph; its errors share no base.
+    """
+    if not _ON_CUDA.isdisjoint(names):
+        _find_cuda()
+    of_graph = list(options_of) or [{}] * len(names)
+    providers: dict[str, Any] = {}
+    if devices := plugin_devices(names[0], number):
+        given = {**_standing_options(names[0], devices[0]), **of_graph[0]}
+        given.pop("device_id", None)  # it is the device that is handed over
+        options.add_provider_for_devices(devices, given)
+    else:
+        providers["providers"] = [PROVIDERS[name] for name in names]
+        providers["provider_options"] = [
+            {**_standing_options(name), **own} for name, own in zip(names, of_graph, strict=True)
+        ]
+    return onnxruntime.InferenceSession(
+        source,
+        options,
+        **providers,
+        disabled_optimizers=disabled_optimizers,
+        enable_fallback=0,  # it prints to stdout and tries the CPU
+    )
+
+
+def _standing_options(name: str, device: Any = None) -> dict[str, str]:
+    """What a provider is told of every graph.
+
+    OpenVINO compiles each graph when it opens, those in FP8 and FP4 for half a minute and more: it is given a
+    folder to keep what it compiled. ggml would round weights to float16, of which bfloat16 goes out of range.
+    """
+    if name == "ggml":
+        return {"weights": "f32"}
+    if name != "openvino":
+        return {}
+    folder = str(cache_folder() / name)
+    if device is None:
+        return {"cache_dir": folder}
+    return {"load_config": json.dumps({device.device.type.name: {"CACHE_DIR": folder}})}
+
+
+@cache
+def _find_cuda() -> None:
+    """Load the CUDA and cuDNN of pip's packages, which no search path names, once a process.
+
+    It prints what is missing to stdout; ONNX Runtime says so again where the provider does not start.
+    """
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
+        onnxruntime.preload_dlls()
 
 
 @dataclass(frozen=True)
@@ -191,7 +323,7 @@ def _registers(model: bytes, provider: str) -> bool:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
-        onnxruntime.InferenceSession(model, options, providers=[PROVIDERS[provider]], enable_fallback=0)
+        open_session(model, options, [provider])
     except Exception as error:  # ONNX Runtime's errors share no base
         return "is not a registered function/op" not in str(error)
     return True
@@ -209,7 +341,7 @@ def _computes(model: bytes, provider: str) -> bool:
         executed = Path(folder) / "executed.onnx"
         options.optimized_model_filepath = str(executed)
         try:
-            onnxruntime.InferenceSession(model, options, providers=[PROVIDERS[provider]], enable_fallback=0)
+            open_session(model, options, [provider])
         except Exception:  # ONNX Runtime's errors share no base; whatever it says, it will not run this
             return False
         asked = {node.op_type for node in ModelProto.FromString(model).graph.node}

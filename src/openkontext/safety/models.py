@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from openkontext.errors import InputError
+from openkontext.onnx_runtime import onnxruntime
 
 _TAKEN_OUT = "openkontext_models"
 """Folder in site-packages that `hatch_build.py` puts the files into."""
