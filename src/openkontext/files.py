@@ -11,6 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+CHECKPOINT_SUFFIXES = (".safetensors", ".sft", ".gguf")
+"""Endings of the files that hold a checkpoint."""
+
 _PRIVATE, _SHARED = 0o600, 0o666
 
 

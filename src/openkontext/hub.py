@@ -37,6 +37,11 @@ def pull(name: str, precision: str = PRECISIONS[0], destination: Path | None = N
     files = _files_on_hub(name)
     fetch_terms(name, folder).require()
     here = {p for p in (*PRECISIONS, *ALIASES) if f"transformer.opt/{p}/model.onnx" in files}
+    if not here and "model_index.json" in files:
+        raise InputError(
+            f"{name}: holds a checkpoint, no graphs: get its exports with `openkontext pull {name}-onnx`, "
+            f"or make them with `hf download {name} --local-dir FOLDER` and `openkontext export FOLDER OUT`"
+        )
     if not (chosen := sorted(p for p in here if ALIASES.get(p, p) == precision)):
         raise InputError(f"{name}: has no {precision} transformer, only {', '.join(sorted(here)) or 'none'}")
     t5 = "t5.opt" if "t5.opt/model.onnx" in files else "t5-fp8.opt"

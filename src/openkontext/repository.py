@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter,
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from openkontext.errors import InputError
-from openkontext.files import write_whole
+from openkontext.files import CHECKPOINT_SUFFIXES, write_whole
 from openkontext.latents import PREFERRED_SIZES
 from openkontext.places import cache_folder
 from openkontext.terms import Terms
@@ -137,6 +137,11 @@ class Repository:
             ConsentError: its terms are not accepted yet.
         """
         name = str(name_or_path)
+        if is_checkpoint(Path(name)):
+            raise InputError(
+                f"{name}: is a checkpoint, of which `openkontext export {name} OUT` makes a repository; "
+                f"then take OUT. `openkontext edit --model {name}` does both"
+            )
         if name == "nano":
             path = Path(__file__).parent / "nano"
         elif os.path.isdir(path := Path(name_or_path)):  # noqa: PTH112 - pathlib's raises for odd names
@@ -276,6 +281,19 @@ def _terms_name(folder: Path, config: RepositoryConfig) -> str:
     if folder == pulled_folder(config.name):
         return config.name
     return "nano" if folder == Path(__file__).parent / "nano" else str(folder)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a path is a model as torch's tools keep it: a single file, or a diffusers pipeline's folder.
+
+    A folder that holds graphs, too, is a repository.
+    """
+    try:
+        if path.is_dir():
+            return (path / "model_index.json").is_file() and not any(path.glob("transformer*/**/model.onnx"))
+        return path.suffix in CHECKPOINT_SUFFIXES and path.is_file()
+    except (OSError, ValueError):  # names that no file can have
+        return False
 
 
 def pulled_folder(name: str) -> Path:

@@ -1,13 +1,21 @@
 """`openkontext export`: a checkpoint -> a model repository."""
 
+import hashlib
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from openkontext.cli import console, options
 from openkontext.errors import InputError, how_to_install
+from openkontext.places import cache_folder
+from openkontext.version import __version__
+
+if TYPE_CHECKING:
+    from openkontext.repository import Repository
 
 
 def export(
@@ -70,6 +78,10 @@ def export(
         typer.Option(metavar="P", help="Share in percent of fp8's activations that must not be clipped."),
     ] = 100.0,
     t5_fp8: Annotated[bool, typer.Option("--t5-fp8", help="Write T5 in fp8, too, as t5-fp8.opt.")] = False,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="What to call the model.")] = None,
+    licence: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Licence of the weights, where the source says none.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the repository in OUT.")] = False,
     json: options.Json = False,
 ) -> None:
@@ -77,20 +89,87 @@ def export(
 
     An export that was stopped goes on where it was when the same command runs again.
     """
-    try:
+    with _needs_torch():
         from openkontext.export.calibration import Calibration
         from openkontext.export.parts import Parts
         from openkontext.export.quantise import Recipe
         from openkontext.export.reading import open_model
-        from openkontext.export.repository import export_repository
-    except ImportError as error:
-        raise InputError(f"export needs {error.name}; {how_to_install('train')}") from None
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     named = Parts(parts, clip, t5, vae, tokenizer, tokenizer_2)
     source = open_model(checkpoint, named, [options.parse_lora(text) for text in lora or ()])
     console.show_notes((), source.warnings)
+    repository = _with_progress(
+        source,
+        out,
+        [each.strip() for each in precision.split(",")],
+        overwrite=overwrite,
+        recipe=Recipe(percentile=percentile, rank=rank, smooth=smooth, feed_back=feed_back),
+        calibration=None if calibration is None else Calibration.load(calibration),
+        t5_fp8=t5_fp8,
+        name=name,
+        licence=licence,
+    )
+    if json:
+        console.print_json({"path": str(repository.path), "precisions": list(repository.precisions)})
+    else:
+        print(f"{repository.path} holds {repository.config.name} in {', '.join(repository.precisions)}")
+
+
+def repository_of(checkpoint: Path, precision: str | None) -> Path:
+    """The repository of a checkpoint, exported into the cache when it is first asked for.
+
+    Args:
+        checkpoint: a file or folder that `openkontext.repository.is_checkpoint` knows.
+        precision: of the transformer; None for bf16.
+
+    Raises:
+        InputError: torch is not installed, or the checkpoint cannot be exported as it is.
+    """
+    from openkontext.repository import ALIASES, PRECISIONS, SETTINGS
+
+    precision = ALIASES.get(precision or PRECISIONS[0], precision or PRECISIONS[0])
+    state = "\n".join([__version__, precision, *_states(checkpoint)])
+    digest = hashlib.sha256(state.encode()).hexdigest()[:12]
+    out = cache_folder() / "exports" / f"{checkpoint.absolute().stem}-{precision}-{digest}"
+    if (out / SETTINGS).is_file():
+        return out
+    with _needs_torch():
+        from openkontext.export.parts import MissingPartsError
+        from openkontext.export.reading import open_model
+
+    try:
+        source = open_model(checkpoint)
+    except MissingPartsError as error:
+        raise InputError(
+            f"{error}. Name them with `openkontext export {checkpoint} OUT`, then edit with --model OUT"
+        ) from None
+    console.show_notes((f"{checkpoint} is exported once, into {out}",), ())
+    return _with_progress(source, out, [precision]).path
+
+
+def _states(checkpoint: Path) -> Iterator[str]:
+    """Path, size and time of change of each file of a checkpoint."""
+    for file in sorted(checkpoint.rglob("*")) if checkpoint.is_dir() else [checkpoint]:
+        if file.is_file():
+            status = file.stat()
+            yield f"{file.absolute()} {status.st_size} {status.st_mtime_ns}"
+
+
+@contextmanager
+def _needs_torch() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise InputError(f"export needs {error.name}; {how_to_install('train')}") from None
+
+
+def _with_progress(source: Any, out: Path, precisions: Sequence[str], **arguments: Any) -> "Repository":
+    """`export_repository` with a bar on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from openkontext.export.repository import export_repository
+
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -100,17 +179,10 @@ def export(
         transient=sys.stderr.isatty(),
     ) as progress:
         task = progress.add_task("opening", total=1.0)
-        repository = export_repository(
+        return export_repository(
             source,
             out,
-            [each.strip() for each in precision.split(",")],
-            overwrite=overwrite,
-            recipe=Recipe(percentile=percentile, rank=rank, smooth=smooth, feed_back=feed_back),
-            calibration=None if calibration is None else Calibration.load(calibration),
-            t5_fp8=t5_fp8,
+            precisions,
             on_progress=lambda share, what: progress.update(task, completed=share, description=what),
+            **arguments,
         )
-    if json:
-        console.print_json({"path": str(repository.path), "precisions": list(repository.precisions)})
-    else:
-        print(f"{repository.path} holds {repository.config.name} in {', '.join(repository.precisions)}")

@@ -31,9 +31,13 @@ class Setup:
         Raises:
             InputError: as `openkontext.load`.
         """
+        from openkontext.cli.export import repository_of
         from openkontext.editor import load
+        from openkontext.repository import is_checkpoint
 
         arguments = dict(vars(self))
+        if is_checkpoint(Path(self.model)):
+            arguments["model"] = repository_of(Path(self.model), self.precision)
         loras = [options.parse_lora(text) for text in arguments.pop("lora") or ()]
         return load(**arguments, loras=loras)
 

@@ -10,7 +10,9 @@ from openkontext.errors import InputError
 
 Model = Annotated[
     str,
-    typer.Option(metavar="REPO", help="Model repository: a folder, or the name of a shipped or pulled one."),
+    typer.Option(
+        metavar="REPO", help="Model: a repository's folder or name, or a checkpoint that is exported once."
+    ),
 ]
 Precision = Annotated[
     str | None,

@@ -9,9 +9,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from openkontext.errors import InputError
+from openkontext.files import CHECKPOINT_SUFFIXES
 from openkontext.model.checkpoints import holds_autoencoder
 from openkontext.model.encoder_files import holds_clip, holds_t5
-from openkontext.model.floats import SUFFIXES, open_floats
+from openkontext.model.floats import open_floats
 from openkontext.model.pipeline import read_pipeline_index
 
 _MAIN = "black-forest-labs/FLUX.1-Kontext-dev"
@@ -32,6 +33,10 @@ _FOLDERS = {
 }
 _BESIDE = {"clip": "clip_l", "vae": "ae"}  # how such files are called wherever they are published
 _HOLDS = {"clip": holds_clip, "t5": holds_t5, "vae": holds_autoencoder}
+
+
+class MissingPartsError(InputError):
+    """A checkpoint lacks parts that nothing names."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +89,9 @@ def find_parts(path: Path, given: Parts) -> Places:
     if path.is_dir() and not ((path / "config.json").exists() and not (path / "model_index.json").exists()):
         read_pipeline_index(path)
         return _places(path / "transformer", path, given, inside=set())
-    if not path.is_dir() and path.suffix not in SUFFIXES:
+    if not path.is_dir() and path.suffix not in CHECKPOINT_SUFFIXES:
         raise InputError(
-            f"{path}: no such checkpoint; give a pipeline folder or a {', '.join(SUFFIXES)} file"
+            f"{path}: no such checkpoint; give a pipeline folder or a {', '.join(CHECKPOINT_SUFFIXES)} file"
         )
     if not path.exists():
         raise InputError(f"{path}: no such checkpoint; check the name")
@@ -101,7 +106,7 @@ def _places(transformer: Path, folder: Path, given: Parts, inside: set[str]) -> 
     found = {part: _place(part, transformer, folder, given, inside) for part in _FOLDERS}
     missing = [part for part, place in found.items() if place is None]
     if missing:
-        raise InputError(
+        raise MissingPartsError(
             f"{transformer}: lacks {'; '.join(_MISSING[part] for part in missing)}. "
             f"A folder with all parts of {_MAIN} does as well: --parts FOLDER"
         )
@@ -116,6 +121,8 @@ def _place(part: str, transformer: Path, folder: Path, given: Parts, inside: set
         return named
     if part in inside:
         return transformer
-    beside = [transformer.with_name(f"{_BESIDE[part]}{suffix}") for suffix in SUFFIXES if part in _BESIDE]
+    beside = [
+        transformer.with_name(f"{_BESIDE[part]}{suffix}") for suffix in CHECKPOINT_SUFFIXES if part in _BESIDE
+    ]
     candidates = [*beside, folder / _FOLDERS[part]]
     return next((each for each in candidates if each.exists()), None)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,7 +39,8 @@ def open_model(
     """
     if not Path(path, "transformer.opt").is_dir():
         return open_source(path, parts, loras)
-    return Source.of(import_repository(path)).with_loras(loras)
+    source = Source.of(import_repository(path))
+    return replace(source, folder=Path(path)).with_loras(loras)
 
 
 def load_checkpoint(path: str | Path, parts: str | Path | None = None) -> Pipeline:

@@ -19,6 +19,7 @@ from openkontext.editor import Editor
 from openkontext.errors import InputError
 from openkontext.export.autoencoder import decoder_graph, encoder_graph
 from openkontext.export.calibration import Calibration, record, synthetic
+from openkontext.export.origin import keep_terms, said_config
 from openkontext.export.place import check_out, check_room, put_back, put_in_place
 from openkontext.export.quantise import (
     CALIBRATION_FILE,
@@ -40,7 +41,7 @@ from openkontext.export.work import Work
 from openkontext.files import beside
 from openkontext.model.checkpoints import Checkpoint
 from openkontext.model.pipeline import Pipeline
-from openkontext.repository import SETTINGS, Repository, RepositoryConfig
+from openkontext.repository import Repository, RepositoryConfig
 from openkontext.version import __version__
 
 PRECISIONS = (*FLOATS, *QUANTISED)
@@ -73,6 +74,8 @@ def export_repository(
     recipe: Recipe | None = None,
     calibration: Calibration | None = None,
     t5_fp8: bool = False,
+    name: str | None = None,
+    licence: str | None = None,
     on_progress: OnProgress = lambda _share, _what: None,
 ) -> Repository:
     """Write a model repository: the graphs in the published layout, the tokenizers and `openkontext.json`.
@@ -87,7 +90,9 @@ def export_repository(
         precisions: of the transformer, some of `PRECISIONS`; the other graphs come in the first of them that
             is not quantised, or in bf16.
         config: name, licence, sizes, steps and the like; what the checkpoint knows is taken from it. None
-            takes the checkpoint's own `openkontext.json`, if there is one beside its tokenizers.
+            takes the checkpoint's own `openkontext.json` or, without one, its name and its card's licence.
+        name: what to call it in place of that.
+        licence: of its weights, in place of the one that it comes with.
         overwrite: replace the repository that `out` holds.
         recipe: how to quantise; None for how the published files are.
         calibration: inputs to quantise by. None records edits of a model of drawn scenes (one with `words`),
@@ -109,7 +114,8 @@ def export_repository(
     elif not isinstance(source, Source):
         source = open_model(source)
     precisions = tuple(dict.fromkeys(precisions))
-    config = _completed(config or _said_config(source, out.name), source)
+    config = _completed(config or said_config(source, out.name), source)
+    config = dataclasses.replace(config, name=name or config.name, licence=licence or config.licence)
     job = _Job(source, config, precisions, recipe or Recipe(), calibration, t5_fp8, on_progress)
     work = None
     try:
@@ -195,6 +201,7 @@ class _Job:
         ):
             shutil.copytree(tokenizer, new / name, dirs_exist_ok=True)
         self.config.save(new)
+        keep_terms(self.source, new)
         for precision in self.precisions:
             self.on_progress(1.0, f"transformer.opt/{precision}")
             self._write_transformer(work, precision, scales[precision])
@@ -270,14 +277,6 @@ def _save(model: ir.Model, file: Path, data: str | None = None) -> None:
         else:
             ir.save(model, part)
         onnx.checker.check_model(part, full_check=True)
-
-
-def _said_config(source: Source, name: str) -> RepositoryConfig:
-    """The settings beside a checkpoint on disk, or new ones."""
-    folder = source.tokenizer.parent
-    if (folder / SETTINGS).exists():
-        return RepositoryConfig.load(folder)
-    return RepositoryConfig(name=name, licence="not stated")
 
 
 def _completed(config: RepositoryConfig, source: Source) -> RepositoryConfig:

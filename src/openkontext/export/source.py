@@ -44,6 +44,10 @@ class Source:
     """Shift mu of the schedule for 4096 target tokens."""
     identity: str | None = None
     """Tells the files that all this is read from, and their state; None for a model in memory."""
+    name: str = ""
+    """What it is called where it comes from; empty for a model in memory."""
+    folder: Path | None = None
+    """Where its licence and model card lie, if it has any; None for a model in memory."""
     warnings: tuple[str, ...] = ()
     """What of adapters has no effect on this model."""
 
@@ -114,6 +118,8 @@ def open_source(
         tokenizer_2=places.tokenizer_2,
         base_shift=base_shift,
         max_shift=max_shift,
+        name=Path(path).absolute().stem if Path(path).is_file() else Path(path).absolute().name,
+        folder=places.folder,
         identity="\n".join(
             [*(_stamp(each) for each in places), *(f"{_stamp(file)} {strength}" for file, strength in loras)]
         ),

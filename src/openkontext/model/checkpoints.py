@@ -26,7 +26,7 @@ from openkontext.errors import InputError
 from openkontext.model import config_json
 from openkontext.model.autoencoder import Autoencoder
 from openkontext.model.config import AutoencoderConfig, TransformerConfig
-from openkontext.model.floats import SUFFIXES, Floats, open_floats, part_of
+from openkontext.model.floats import Floats, open_floats, part_of
 from openkontext.model.packing import nunchaku_message
 from openkontext.model.transformer import FluxTransformer
 from openkontext.model.weights import Entry, Shape, parse_json, read_json, write_json, write_weights
@@ -234,11 +234,6 @@ def _save(
         write_weights(path / _WEIGHTS_NAME, entries, {"format": "pt"})
         (path / _INDEX_NAME).unlink(missing_ok=True)  # of shards that an earlier save may have left
         write_json(path / "config.json", said)
-
-
-def holds_transformer(path: Path) -> bool:
-    """Whether a file is one that a transformer can be in, by its name."""
-    return path.suffix in SUFFIXES
 
 
 def holds_autoencoder(floats: Floats) -> bool:

@@ -14,9 +14,6 @@ from torch import Tensor
 from openkontext.errors import InputError
 from openkontext.model.weights import Shape, Weights
 
-SUFFIXES = (".safetensors", ".sft", ".gguf")
-"""Endings of the files that hold a checkpoint."""
-
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 
 
