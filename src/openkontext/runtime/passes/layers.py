@@ -98,7 +98,7 @@ def vectors(graph: ir.Graph, role: str) -> dict[str, list[tuple[ir.Node, int]]]:
     for node in graph.all_nodes():
         for index, parameter in _VECTORS.get(node.op_type if not node.domain else "", ()):
             value = node.inputs[index] if index < len(node.inputs) else None
-            if value is None or not is_stored(value) or not _is_vector(value):
+            if value is None or not _is_vector(value) or not is_stored(value):
                 continue
             scopes = [_scope(node)] if _scope(node) else list(_stored_names(value))
             name = next((layer for raw in scopes if (layer := canonical(raw, role))), None)

@@ -58,12 +58,13 @@ class SideBranches(ir.passes.InPlacePass):
         # TensorRT's tools say float32 of some values that their operators make bfloat16.
         self._sure = "trt" not in model.opset_imports
         self._strengths = self._input(self.strengths, (1 + len(self.adapters),), _FLOAT)
-        layers, found = linear_layers(graph, self.role), vectors(graph, self.role)
+        layers = linear_layers(graph, self.role)
         changed: dict[str, list[tuple[int, str, Change]]] = {}
         for number, adapter in enumerate(self.adapters, start=1):
             for name, change in adapter.items():
                 layer, _, parameter = name.rpartition(".")
                 changed.setdefault(layer, []).append((number, parameter, change))
+        found = vectors(graph, self.role) if changed.keys() - layers.keys() else {}
         for layer, changes in changed.items():
             if layer in layers:
                 self._beside(layers[layer], changes)
