@@ -1,3 +1,6 @@
+import hashlib
+import hmac
+import json
 import subprocess
 import sys
 import threading
@@ -12,9 +15,9 @@ from sqlalchemy import select, text, update
 from openkontext import InputError
 from openkontext.service.people.accounts import add_account
 from openkontext.service.people.audit import Audit
-from openkontext.service.settings import load_settings
+from openkontext.service.settings import Settings, load_settings
 from openkontext.service.storage.database import Database, now
-from openkontext.service.storage.models import Account, AuditEntry, Base
+from openkontext.service.storage.models import Account, AuditRecord, Base
 
 
 def test_the_migrations_make_the_tables_that_the_code_describes(database: Database) -> None:
@@ -69,7 +72,7 @@ def test_a_changed_or_removed_row_of_the_audit_log_shows(database: Database, aud
         for name in "abcde":
             add_account(session, audit, name)
     with database.transaction() as session:
-        session.execute(update(AuditEntry).where(AuditEntry.number == 3).values(actor="someone else"))
+        session.execute(update(AuditRecord).where(AuditRecord.number == 3).values(actor="someone else"))
         assert audit.broken_at(session) == 3
         session.rollback()
     with database.transaction() as session:
@@ -102,3 +105,36 @@ def test_the_secret_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
     first, second = load_settings(data=tmp_path), load_settings(data=tmp_path)
     assert first.key("a") == second.key("a") != first.key("b")
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_audit_log_of_before_is_read_and_goes_on(database: Database, settings: Settings) -> None:
+    """Rows as they always were: a seal is an HMAC over the row as JSON and the seal before."""
+    rows = [
+        (1, 1795968373.4420166, "cli", "account.add", "a1", {"role": "user", "name": "Zoë"}),
+        (2, 1795968374.0, "rules", "account.suspended", "a1", {}),
+    ]
+    bodies = [
+        '[1, "1795968373.4420166", "cli", "account.add", "a1", {"name": "Zoë", "role": "user"}, ""]',
+        '[2, "1795968374.0", "rules", "account.suspended", "a1", {}, "SEAL"]',
+    ]
+    seal, key = "", settings.key("audit log")
+    with database.transaction() as session:
+        for row, body in zip(rows, bodies, strict=True):
+            seal = hmac.new(key, body.replace("SEAL", seal).encode(), hashlib.sha256).hexdigest()
+            names = ("number", "at", "actor", "action", "subject", "detail")
+            values = dict(zip(names, row, strict=True)) | {"detail": json.dumps(row[-1])}
+            columns = ", ".join(values)
+            given = ", ".join(f":{name}" for name in values)
+            session.execute(
+                text(f"insert into audit ({columns}, seal) values ({given}, :seal)"), values | {"seal": seal}
+            )
+    audit = Audit(settings)
+    with database.transaction() as session:
+        audit.write(session, "cli", "account.good", "a1", reason="seen")
+        assert audit.faults(session) == []
+        entries = audit.entries(session)
+        assert [vars(entry) for entry in entries[:2]] == [
+            dict(zip(("number", "at", "actor", "action", "subject", "detail"), row, strict=True))
+            for row in rows
+        ]
+        assert [entry.action for entry in audit.entries(session, 2)] == ["account.suspended", "account.good"]

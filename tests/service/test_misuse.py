@@ -13,7 +13,7 @@ from openkontext.service.storage.database import Database, now
 from openkontext.service.storage.models import (
     Account,
     Appeal,
-    AuditEntry,
+    AuditRecord,
     EndUser,
     Job,
     JobState,
@@ -90,7 +90,7 @@ def test_many_refusals_warn_then_suspend_unless_most_is_good(
     assert standing == Standing.SUSPENDED
     assert reason
     with database.reading() as session:
-        actions = session.scalars(select(AuditEntry.action).where(AuditEntry.subject == ann)).all()
+        actions = session.scalars(select(AuditRecord.action).where(AuditRecord.subject == ann)).all()
         assert actions == ["account.add", "account.warned", "account.suspended"]
         assert audit.broken_at(session) is None
 
@@ -258,7 +258,7 @@ def test_an_appeal_restores_and_what_came_before_no_longer_counts(
     refuse(ann, "b", FIXED)
     assert judge(database, settings, audit, ann)[0] == Standing.SUSPENDED  # what comes later counts
     with database.reading() as session:
-        row = session.scalars(select(AuditEntry).where(AuditEntry.action == "appeal.grant")).one()
+        row = session.scalars(select(AuditRecord).where(AuditRecord.action == "appeal.grant")).one()
         assert (row.actor, row.subject, row.detail["reason"]) == ("rita", ann, "so it was")
 
 

@@ -184,22 +184,7 @@ def show_audit(
 ) -> None:
     """Show the end of the audit log, and whether anyone changed it."""
     with _service() as (session, audit):
-        from sqlalchemy import select
-
-        from openkontext.service.storage.models import AuditEntry
-
-        last = session.scalars(select(AuditEntry).order_by(AuditEntry.number.desc()).limit(count)).all()
-        rows: list[dict[str, Any]] = [
-            {
-                "number": entry.number,
-                "at": entry.at,
-                "actor": entry.actor,
-                "action": entry.action,
-                "subject": entry.subject,
-                "detail": entry.detail,
-            }
-            for entry in reversed(last)
-        ]
+        rows: list[dict[str, Any]] = [vars(entry) for entry in audit.entries(session, count)]
         broken = audit.broken_at(session)
     if json:
         console.print_json({"entries": rows, "broken_at": broken})

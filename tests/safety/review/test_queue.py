@@ -1,5 +1,6 @@
 """The review queue: who may decide what, what expires, and an audit log that shows tampering."""
 
+import hashlib
 import sqlite3
 import subprocess
 import sys
@@ -304,6 +305,45 @@ def test_a_chain_that_was_computed_anew_is_not_the_one_that_was_witnessed(
     (tmp_path / "forged.db").replace(database)
     reopened = ReviewQueue(f"sqlite:///{database}")
     assert reopened.audit_faults() == ["entry 6 is not the one that the witness has seen"]
+
+
+def test_a_log_of_before_is_read_and_goes_on(queue: ReviewQueue, database: Path) -> None:
+    """Rows as they always were: SHA-256 over the digest before, the number and the body, a line each."""
+    body = (
+        '{"action": "held", "actor": "Zoë", "detail": {"category": "x"}, "subject": "r1", '
+        '"time": "2026-11-29T16:06:15.973263+00:00"}'
+    )
+    digest = hashlib.sha256(f"{'0' * 64}\n1\n{body}".encode()).hexdigest()
+    hold(queue, "makes the tables")
+    with sqlite3.connect(database) as connection:
+        connection.executescript("DROP TRIGGER review_audit_no_update; DROP TRIGGER review_audit_no_delete;")
+        connection.execute("DELETE FROM review_audit")
+        connection.execute(
+            "INSERT INTO review_audit (number, body, previous, digest) VALUES (?, ?, ?, ?)",
+            (1, body, "0" * 64, digest),
+        )
+    database.with_name("queue.db.witness").write_text(f"1 {digest}\n")
+    assert queue.audit_faults() == []
+    (entry,) = queue.audit()
+    assert (entry.actor, entry.action, entry.subject, entry.detail) == (
+        "Zoë",
+        "held",
+        "r1",
+        {"category": "x"},
+    )
+    assert entry.time == datetime(2026, 11, 29, 16, 6, 15, 973263, UTC)
+    hold(queue, "goes on")
+    assert queue.audit_faults() == []
+
+
+@pytest.mark.parametrize(
+    "statement", ["previous = digest WHERE number = 3", "digest = previous WHERE number = 6"]
+)
+def test_every_column_of_the_chain_is_watched(history: ReviewQueue, database: Path, statement: str) -> None:
+    with sqlite3.connect(database) as connection:
+        connection.executescript("DROP TRIGGER review_audit_no_update; DROP TRIGGER review_audit_no_delete;")
+        connection.execute(f"UPDATE review_audit SET {statement}")
+    assert history.audit_faults()
 
 
 def test_the_log_misses_its_witness(history: ReviewQueue, database: Path) -> None:

@@ -19,10 +19,11 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from openkontext.audit import AuditEntry
 from openkontext.errors import InputError
 from openkontext.places import data_folder
-from openkontext.safety.review.audit import AuditEntry, AuditLog
-from openkontext.safety.review.tables import AuditRow, DecisionRow, PictureRow, RequestRow, Table
+from openkontext.safety.review.audit import ReviewAudit
+from openkontext.safety.review.tables import DecisionRow, PictureRow, RequestRow, ReviewAuditRow, Table
 from openkontext.safety.review.thumbnails import shown, thumbnail
 
 HELD, APPROVED, REJECTED, EXPIRED = "held", "approved", "rejected", "expired"
@@ -101,7 +102,7 @@ class ReviewQueue:
         self._reviewers, self._keep, self._clock = reviewers, keep, clock
         self._engine = _engine(url or f"sqlite:///{folder / 'queue.db'}")
         database = self._engine.url.database if self._engine.dialect.name == "sqlite" else None
-        self._log = AuditLog(Path(database + ".witness") if database else folder / "audit.witness")
+        self._log = ReviewAudit(Path(database + ".witness") if database else folder / "audit.witness")
         try:
             (Path(database).parent if database else folder).mkdir(parents=True, exist_ok=True, mode=0o700)
             if database:
@@ -163,7 +164,7 @@ class ReviewQueue:
                 )
                 session.add(row)
                 category = str(verdict.get("category", ""))
-                self._log.append(session, requester or SYSTEM, "held", row.id, category=category)
+                self._log.write(session, requester or SYSTEM, "held", row.id, category=category)
             return _request(row)
 
     def approved(
@@ -228,7 +229,7 @@ class ReviewQueue:
                 known = ", ".join(found) or "none any more"
                 raise InputError(f"request {row.id[:8]} has no picture {role!r}; it has {known}")
             if clear:
-                self._log.append(session, reviewer, "seen", row.id, picture=role)
+                self._log.write(session, reviewer, "seen", row.id, picture=role)
             return shown(found[role], clear=clear)
 
     def decide(self, request: str, reviewer: str, *, approve: bool, reason: str) -> HeldRequest:
@@ -265,7 +266,7 @@ class ReviewQueue:
             elif sum(decision.approve for decision in row.decisions) >= row.approvals_needed:
                 row.state, row.expires = APPROVED, time + self._keep
             action = "approved" if approve else "rejected"
-            self._log.append(session, reviewer, action, row.id, reason=reason.strip(), state=row.state)
+            self._log.write(session, reviewer, action, row.id, reason=reason.strip(), state=row.state)
             return _request(row)
 
     def expire(self) -> int:
@@ -290,12 +291,14 @@ class ReviewQueue:
         """
         with Session(self._engine) as session:
             subject = None if request is None else _find(session, request).id
-            return self._log.entries(session, subject)
+            entries = self._log.entries(session)
+            return [entry for entry in entries if subject in (None, entry.subject)]
 
     def audit_faults(self) -> list[str]:
         """What of the audit log was tampered with; empty where nothing was."""
         with Session(self._engine) as session:
-            return self._log.faults(session)
+            faults = [fault.message for fault in self._log.faults(session)]
+            return faults + self._log.witnessed(session)
 
     def _expire(self, session: Session, row: RequestRow) -> bool:
         """Close a request whose time is over; whether it ran out."""
@@ -305,7 +308,7 @@ class ReviewQueue:
         if row.state != HELD:
             return False
         row.state = EXPIRED
-        self._log.append(session, SYSTEM, "expired", row.id)
+        self._log.write(session, SYSTEM, "expired", row.id)
         return True
 
     @contextmanager
@@ -315,7 +318,7 @@ class ReviewQueue:
         with Session(writing, expire_on_commit=False) as session:
             with session.begin():
                 if self._engine.dialect.name == "postgresql":
-                    session.execute(text(f"LOCK TABLE {AuditRow.__tablename__} IN EXCLUSIVE MODE"))
+                    session.execute(text(f"LOCK TABLE {ReviewAuditRow.__tablename__} IN EXCLUSIVE MODE"))
                 yield session
             self._log.note(session)
 

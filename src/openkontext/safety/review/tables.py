@@ -8,6 +8,8 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
 
+from openkontext.audit import ChainRow
+
 
 class Utc(TypeDecorator[datetime]):
     """A time in UTC, also in databases that store none with a zone."""
@@ -87,20 +89,18 @@ class DecisionRow(Table):
     time: Mapped[datetime]
 
 
-class AuditRow(Table):
+class ReviewAuditRow(ChainRow, Table):
     """One entry of the audit log; see `audit`."""
 
     __tablename__ = "review_audit"
 
-    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     body: Mapped[str] = mapped_column(Text)
     previous: Mapped[str] = mapped_column(String(64))
-    digest: Mapped[str] = mapped_column(String(64))
 
 
 for _change in ("UPDATE", "DELETE"):
     event.listen(
-        AuditRow.__table__,
+        ReviewAuditRow.__table__,
         "after_create",
         DDL(
             f"CREATE TRIGGER review_audit_no_{_change.lower()} BEFORE {_change} ON review_audit "

@@ -19,7 +19,7 @@ from openkontext.service.people import accounts
 from openkontext.service.people.audit import Audit
 from openkontext.service.settings import Settings
 from openkontext.service.storage.database import now
-from openkontext.service.storage.models import Account, AuditEntry, EndUser, Job, Signal, Standing
+from openkontext.service.storage.models import Account, AuditRecord, EndUser, Job, Signal, Standing
 
 DAY = 86400.0
 
@@ -208,10 +208,10 @@ def _holds(session: Session, who: Account | EndUser, rule: Rule, at: float) -> b
         return False
     as_strict = _SEVERITY[_SEVERITY.index(rule.standing) :]
     kind, subject = accounts.in_audit(*_names(who))
-    applied = select(func.max(AuditEntry.at)).where(
-        AuditEntry.subject == subject,
-        AuditEntry.actor == "rules",
-        AuditEntry.action.in_([f"{kind}.{each}" for each in as_strict]),
+    applied = select(func.max(AuditRecord.at)).where(
+        AuditRecord.subject == subject,
+        AuditRecord.actor == "rules",
+        AuditRecord.action.in_([f"{kind}.{each}" for each in as_strict]),
     )
     return newest > (session.scalar(applied) or 0.0)
 

@@ -9,6 +9,7 @@ from sqlalchemy import JSON, BigInteger, ForeignKey, Index, LargeBinary, MetaDat
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import Double
 
+from openkontext.audit import ChainRow
 from openkontext.safety.review.tables import Words
 
 
@@ -313,16 +314,15 @@ class Feedback(Base):
     created: Mapped[float]
 
 
-class AuditEntry(Base):
+class AuditRecord(ChainRow, Base):
     """Who did what to whom; rows are only ever added, and each seals the one before."""
 
     __tablename__ = "audit"
 
-    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     at: Mapped[float]
     actor: Mapped[str]
     action: Mapped[str]
     subject: Mapped[str]
     detail: Mapped[dict[str, Any]]
-    seal: Mapped[str]
-    """HMAC-SHA256 over the row and the seal before it."""
+    digest: Mapped[str] = mapped_column("seal")
+    """HMAC-SHA256 over the row and the digest before it."""

@@ -15,7 +15,7 @@ from openkontext.service.http.state import get_state
 from openkontext.service.people import accounts, trends
 from openkontext.service.people.misuse import DAY
 from openkontext.service.storage.database import now
-from openkontext.service.storage.models import Account, Appeal, AuditEntry, EndUser, Feedback, Role, Standing
+from openkontext.service.storage.models import Account, Appeal, EndUser, Feedback, Role, Standing
 
 router = APIRouter(prefix="/v1/admin", tags=["Administration"], route_class=KeyFirst)
 Admin = Annotated[Caller, Depends(has_role(Role.ADMIN))]
@@ -218,7 +218,7 @@ def list_appeals(request: Request, caller: Admin, limit: Limit = 100) -> Appeals
     with get_state(request).database.reading() as session:
         both = select(Appeal, Account).join(Account, Account.id == Appeal.account_id)
         rows = session.execute(both.order_by(Appeal.decided.is_not(None), Appeal.created.desc()).limit(limit))
-        names = _names(session.execute(select(Account.id, Account.name)).tuples().all())
+        names = _names(session.execute(select(Account.id, Account.name)).all())
         found = [
             AppealRow(
                 id=appeal.id,
@@ -283,8 +283,7 @@ def get_audit(request: Request, caller: Admin, limit: Limit = 100) -> AuditTail:
     """The end of the audit log, and whether anyone changed it."""
     state = get_state(request)
     with state.database.reading() as session:
-        names = _names(session.execute(select(Account.id, Account.name)).tuples().all())
-        last = session.scalars(select(AuditEntry).order_by(AuditEntry.number.desc()).limit(limit))
+        names = _names(session.execute(select(Account.id, Account.name)).all())
         rows = [
             AuditRow(
                 number=entry.number,
@@ -294,7 +293,7 @@ def get_audit(request: Request, caller: Admin, limit: Limit = 100) -> AuditTail:
                 subject=_subject(names, entry.subject),
                 detail=entry.detail,
             )
-            for entry in last
+            for entry in reversed(state.audit.entries(session, limit))
         ]
         return AuditTail(entries=rows, broken_at=state.audit.broken_at(session))
 
