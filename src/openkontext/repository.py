@@ -22,7 +22,7 @@ from openkontext.errors import InputError
 from openkontext.files import CHECKPOINT_SUFFIXES, write_whole
 from openkontext.latents import PREFERRED_SIZES
 from openkontext.places import cache_folder
-from openkontext.terms import Terms
+from openkontext.terms import UNSTATED, Terms
 
 SETTINGS = "openkontext.json"
 """Name of the file with a repository's `RepositoryConfig`."""
@@ -104,6 +104,27 @@ class RepositoryConfig:
             where = ".".join(str(part) for part in first["loc"])
             raise InputError(f"{path}: {where + ': ' if where else ''}{first['msg']}") from None
 
+    @classmethod
+    def of_folder(cls, folder: Path) -> "RepositoryConfig":
+        """As `load`; of a folder that optimum exported, what its own files say.
+
+        Raises:
+            InputError: as `load`.
+        """
+        if (folder / SETTINGS).exists() or not _is_optimums(folder):
+            return cls.load(folder)
+        from openkontext.runtime import optimum
+
+        licence = cls.licence if optimum.is_flux_dev(folder) else UNSTATED
+        try:
+            numbers = optimum.numbers(folder)
+            return TypeAdapter(cls).validate_python(
+                {"name": folder.absolute().name, "licence": licence, **numbers}
+            )
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            raise InputError(f"{folder}: {first['loc'][0]}: {first['msg']}") from None
+
     @property
     def position_rule(self) -> str:
         """See references."""
@@ -154,7 +175,7 @@ class Repository:
                 )
         else:
             raise InputError(f"{name}: no such model repository: give 'nano', OWNER/NAME or a folder")
-        repository = cls(path, RepositoryConfig.load(path))
+        repository = cls(path, RepositoryConfig.of_folder(path))
         if not repository.precisions:
             raise InputError(
                 f"{path}: holds no transformer.opt/PRECISION/model.onnx, so it is no model repository"
@@ -172,7 +193,19 @@ class Repository:
     @cached_property
     def precisions(self) -> tuple[str, ...]:
         """Precisions of the transformer that are here, the preferred first."""
-        return tuple(p for p in PRECISIONS if any(g.is_file() for g in self._transformers(p)))
+        return tuple(
+            p for p in PRECISIONS if p == self._optimum or any(g.is_file() for g in self._transformers(p))
+        )
+
+    @cached_property
+    def _optimum(self) -> str | None:
+        """Precision of the transformer that optimum exported, where this is a folder of its."""
+        if not _is_optimums(self.path):
+            return None
+        from openkontext.runtime import optimum
+        from openkontext.runtime.model_file import read_model
+
+        return optimum.precision_of(read_model(optimum.graph_file(self.path, "transformer")))
 
     def precision(self, asked: str | None = None) -> str:
         """The precision to use: the asked one, or the repository's first.
@@ -206,6 +239,10 @@ class Repository:
             choices = [self.path / folder / "model.onnx" for folder in ("t5.opt", "t5-fp8.opt")]
         else:
             choices = [self.path / f"{role}.opt" / "model.onnx"]
+        if self._optimum is not None:
+            from openkontext.runtime import optimum
+
+            choices.append(optimum.graph_file(self.path, role))
         return next((path for path in choices if path.is_file()), choices[0])
 
     def verify(self, precision: str) -> None:
@@ -229,6 +266,7 @@ class Repository:
         # Late: a command that only looks for repositories need not import ONNX.
         from openkontext.runtime.contract import Sizes, check_contract
         from openkontext.runtime.model_file import data_files, read_model
+        from openkontext.runtime.optimum import published_names
 
         sizes, settings = Sizes(), f"{self.path / SETTINGS} (or FLUX.1's default)"
         sizes.agree("clip_length", self.config.clip_length, settings)
@@ -241,6 +279,7 @@ class Repository:
         for role in ROLES:
             graph = self.graph(role, precision)
             model = read_model(graph)
+            model = published_names(model, role) or model
             check_contract(model, graph, role, sizes)
             files += [graph, *data_files(model, graph).values()]
         return files
@@ -281,6 +320,11 @@ def _terms_name(folder: Path, config: RepositoryConfig) -> str:
     if folder == pulled_folder(config.name):
         return config.name
     return "nano" if folder == Path(__file__).parent / "nano" else str(folder)
+
+
+def _is_optimums(folder: Path) -> bool:
+    """Whether a folder is one that optimum exported: told without importing ONNX."""
+    return (folder / "transformer" / "model.onnx").is_file()
 
 
 def is_checkpoint(path: Path) -> bool:

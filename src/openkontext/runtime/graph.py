@@ -27,6 +27,7 @@ from openkontext.runtime.lowering import (
     widened_bytes,
 )
 from openkontext.runtime.model_file import Shape, data_files, nodes, read_model, resolve_links
+from openkontext.runtime.optimum import published_names
 from openkontext.runtime.paging import released
 from openkontext.runtime.providers import (
     COMPILERS,
@@ -182,6 +183,8 @@ def load_graph(
         onnxruntime.set_default_logger_severity(4)
     path = Path(path)
     model = read_model(path)
+    renamed = published_names(model, role)
+    model = renamed or model
     files = data_files(model, path)
     if role is not None:
         check_contract(model, path, role)
@@ -190,11 +193,12 @@ def load_graph(
     if adapters and role is not None:
         model, feed = beside(model, path, role, adapters)
         fixed = {**feed, STRENGTHS: strength_vector(strengths)}
-    content = model.SerializeToString() if fixed else path.read_bytes()
+    changed = bool(fixed) or renamed is not None
+    content = model.SerializeToString() if changed else path.read_bytes()
     lowered = _lowered(model, content, path, provider, arithmetic)
     # Last: what is kept on disk names the data files as the graph does, wherever these lie behind links.
     folder = resolve_links(lowered or model, files)
-    if lowered is None and folder is None and not fixed:
+    if lowered is None and folder is None and not changed:
         source: str | bytes = str(path)
     else:
         source = (lowered or model).SerializeToString()
