@@ -6,16 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import (
-    AutoencoderKL,
-    FlowMatchEulerDiscreteScheduler,
-    FluxKontextPipeline,
-    FluxTransformer2DModel,
-)
+from diffusers import FluxKontextPipeline
 from diffusers.pipelines.flux.pipeline_flux_kontext import calculate_shift
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+from tiny_pipeline import dynamic_scheduler, tiny_pipeline
 
 from openkontext.errors import InputError
 from openkontext.latents import latent_mask, latent_shape, pack
@@ -70,13 +65,6 @@ def test_a_seed_beyond_64_bits_is_refused(seed: int) -> None:
 # ---- schedule ----------------------------------------------------------------------------------------------
 
 
-def dynamic_scheduler(**config: Any) -> FlowMatchEulerDiscreteScheduler:
-    """The scheduler with FLUX.1 Kontext [dev]'s published configuration."""
-    return FlowMatchEulerDiscreteScheduler(
-        **{"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15, "shift": 3.0, **config}
-    )
-
-
 @pytest.mark.parametrize("steps", [1, 2, 4, 28, 30, 100])
 @pytest.mark.parametrize("tokens", [64, 256, 4096, 4116, 6000])
 @pytest.mark.parametrize("shifts", [(0.5, 1.15), (0.3, 0.9)])
@@ -106,56 +94,7 @@ def test_a_schedule_without_steps_is_refused(steps: int) -> None:
 @pytest.fixture(scope="module")
 def pipeline() -> FluxKontextPipeline:
     """diffusers' pipeline over tiny random networks."""
-    torch.manual_seed(0)
-    transformer = FluxTransformer2DModel(
-        num_layers=1,
-        num_single_layers=2,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=24,
-        pooled_projection_dim=20,
-        guidance_embeds=True,
-        axes_dims_rope=(4, 6, 6),
-    )
-    for parameter in transformer.parameters():  # so that the output is as large as the latents
-        torch.nn.init.normal_(parameter, std=0.15)
-    autoencoder = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 8, 8),
-        layers_per_block=1,
-        latent_channels=16,
-        norm_num_groups=4,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        scaling_factor=0.3611,
-        shift_factor=0.1159,
-    )
-    clip = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=50,
-            hidden_size=20,
-            intermediate_size=24,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            bos_token_id=48,
-            eos_token_id=49,
-        )
-    )
-    t5 = T5EncoderModel(T5Config(vocab_size=50, d_model=24, d_kv=8, d_ff=32, num_layers=1, num_heads=2))
-    pipe = FluxKontextPipeline(
-        scheduler=dynamic_scheduler(),
-        vae=autoencoder,
-        text_encoder=clip,
-        tokenizer=None,
-        text_encoder_2=t5,
-        tokenizer_2=None,
-        transformer=transformer,
-    )
-    pipe.set_progress_bar_config(disable=True)
-    for module in (transformer, autoencoder, clip, t5):
-        module.eval()
-    return pipe
+    return tiny_pipeline()
 
 
 class Networks:

@@ -35,7 +35,6 @@ MOSTLY = 0.6
 enlarged result would look torn."""
 NEARLY_ALL = 0.9
 """Share of pixels that differ from which on a note does not speak of those that happen to be equal."""
-
 UNCHANGED = "nothing was changed: the instruction does not apply to this picture, or it shows that already"
 """What is noted where an edit left the picture as it was."""
 _SAME = 0.25
@@ -59,12 +58,12 @@ def comparison(
     Returns:
         The comparison; None where nothing of the picture is to be kept.
     """
-    if request.image is None or not request.keep_unchanged:
-        return None
+    if request.image is None or not request.keep_unchanged or request.extend:
+        return None  # an extended picture keeps what the mask says; its room has no pixels of its own
     before = context[0]
     if keep_below > 0:
         return lambda latents, _: changed_area(latents, before, keep_below)
-    if request.size == "original":
+    if request.size == "original" or request.crop_to_mask:
         pixels = cache(lambda: decode(before))
         return lambda _, made: changed_cells(made, pixels())
     return None
@@ -96,7 +95,7 @@ def compose(made: Pixels, latents: Float, inputs: Inputs, changes: Changes | Non
         changes: tells where it differs from the picture; None for everywhere.
 
     Returns:
-        The finished picture, uint8 [H, W, 3].
+        The finished picture, uint8 [H, W, 3]; the part that was edited, where that is a part alone.
     """
     pixels = inputs.fit.undo(made, inputs.output_size)
     to_output = _to_output(inputs)
@@ -110,6 +109,16 @@ def compose(made: Pixels, latents: Float, inputs: Inputs, changes: Changes | Non
     return images.blend(pixels, to_output.apply(inputs.pixels), *masks)
 
 
+def whole(part: Pixels, inputs: Inputs) -> Pixels:
+    """What `compose` gave, within the picture that it is a part of.
+
+    Args:
+        part: uint8 [H, W, 3].
+        inputs: the picture, of which all or a part was edited.
+    """
+    return part if inputs.frame is None else inputs.frame.paste(part)
+
+
 def size_note(pixels: Pixels, inputs: Inputs, *, keeps: bool) -> str | None:
     """How a result came to its size, for the user to know; None where it was made at that size.
 
@@ -119,6 +128,9 @@ def size_note(pixels: Pixels, inputs: Inputs, *, keeps: bool) -> str | None:
         keeps: whether `compose` was told where something changed.
     """
     (width, height), output = inputs.fit.size, inputs.output_size
+    if inputs.frame is not None:
+        part = f"the {output[0]}x{output[1]} around the mask made at {width}x{height}"
+        return f"{part}; the rest is the picture's own"
     if output == inputs.fit.output_size:
         return None
     made, scaled = f"made at {width}x{height}", f"scaled to {output[0]}x{output[1]}"
@@ -134,7 +146,9 @@ def size_note(pixels: Pixels, inputs: Inputs, *, keeps: bool) -> str | None:
 
 def no_larger(inputs: Inputs) -> Inputs:
     """For a result no larger than the model makes it, as a preview is."""
-    return replace(inputs, output_size=inputs.fit.output_size) if _is_enlarged(inputs) else inputs
+    if inputs.frame is not None or not _is_enlarged(inputs):
+        return inputs
+    return replace(inputs, output_size=inputs.fit.output_size)
 
 
 def _to_output(inputs: Inputs) -> Fit:

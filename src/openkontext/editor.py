@@ -4,7 +4,6 @@ Everything that edits goes through `Editor.steps`: the command line, Python, the
 round the filters, which have no switch here.
 """
 
-import hashlib
 import secrets
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -17,25 +16,28 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from openkontext import compositing, images
-from openkontext.compositing import UNCHANGED
-from openkontext.compositing import is_unchanged as _unchanged
-from openkontext.errors import InputError
+from openkontext.compositing import UNCHANGED, is_unchanged
+from openkontext.encoding import decode_picture, encode_picture, encode_text, of_the_same_words
+from openkontext.errors import InputError, RefusedError
 from openkontext.inputs import Inputs, read_inputs
-from openkontext.latents import latent_mask, latent_shape
+from openkontext.latents import latent_mask, pack
 from openkontext.lora import LoraArgument, UsedLora, open_lora
 from openkontext.provenance.record import Record
 from openkontext.repository import Repository
 from openkontext.request import EditRequest
-from openkontext.result import EditResult, EditStep
+from openkontext.result import EditResult, EditStep, together
 from openkontext.runtime import Components
 from openkontext.runtime.lowering import ARITHMETICS, check_arithmetic
 from openkontext.runtime.providers import check_provider
-from openkontext.safety.guard import Asked, Screening
+from openkontext.safety.guard import Screening
 from openkontext.safety.policy import load_policy
 from openkontext.safety.standard import preload, standard_guard
-from openkontext.sampling import Mask, TextEmbeds, denoise, randn, schedule
+from openkontext.sampling import Mask, TextEmbeds, denoise
+from openkontext.screening import asked
+from openkontext.starting import starts
 from openkontext.step_cache import StepCache
 from openkontext.text import Tokenizers
+from openkontext.watching import watched
 
 Float = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -167,6 +169,7 @@ class Editor:
         cache: float = 0.0,
         safety_tolerance: int | None = None,
         on_step: Callable[[EditStep], None] | None = None,
+        **options: Any,
     ) -> EditResult:
         """Edit a picture as an instruction says.
 
@@ -190,6 +193,7 @@ class Editor:
             cache: 0 to 1, how far steps may be foreseen in place of computed: 0 for none.
             safety_tolerance: 0 (most strict) to 6; never looser than the filters' profile. None for that.
             on_step: called after each step; an exception that it raises stops the edit.
+            **options: further fields of `EditRequest`, such as `crop_to_mask`, `extend` and `strength`.
 
         Raises:
             InputError: an argument, a picture or the model repository cannot be used; the line says why.
@@ -216,6 +220,7 @@ class Editor:
             keep_unchanged=keep_unchanged,
             cache=cache,
             safety_tolerance=safety_tolerance,
+            **options,
         )
         return self.run(request, on_step)
 
@@ -270,143 +275,126 @@ class Editor:
         """
         started = time.perf_counter()
         config = self.repository.config
-        count = int(request.num_inference_steps or config.num_inference_steps)
         guidance = float(config.guidance_scale if request.guidance_scale is None else request.guidance_scale)
         seed = int(secrets.randbelow(2**32) if request.seed is None else request.seed)
+        count = int(request.num_inference_steps or config.num_inference_steps)
+        count = count if request.sigmas is None else len(request.sigmas)
 
         # Check what was handed in, and settle the sizes.
         inputs = read_inputs(request, config)
-        words = self.tokenizers.warnings(request.prompt, config.name)
+        words = self.tokenizers.warnings(request.prompt, config.name, request.max_sequence_length)
         warnings = [*inputs.warnings, *words, *request.warnings, *self.components.warnings]
-        screening = self._screen(request, inputs, seed=seed, steps=count, guidance=guidance)
+        screening = self.guard.screen(
+            asked(request, inputs, self.digest, self.loras, seed=seed, steps=count, guidance=guidance)
+        )
         screening.admit()
 
         # Encode words and pictures to what the transformer reads.
-        prompts = [request.prompt]
-        if request.negative_prompt is not None and request.true_cfg_scale > 1:
-            prompts.append(request.negative_prompt)
-        text, *negative = self._encode_text(*prompts)
-        context = [self._encode_image(pixels) for pixels in inputs.context]
+        text, negative = self._encode_text(request)
+        context = [encode_picture(self.components, config, pixels) for pixels in inputs.context]
         mask = None
         if inputs.mask is not None:
             mask = Mask(latent_mask(inputs.fit.apply(inputs.mask)), context[0])
         changes = None
         if not inputs.stitched:  # the first is the picture alone
             changes = compositing.comparison(request, config.keep_below, context, self._pixels)
-        noise = randn(latent_shape(*inputs.fit.size, config.latent_channels), seed)
-        tokens = noise.shape[2] * noise.shape[3] // 4
         record = Record(
             model=config.name, digest=self.digest, loras=self.loras, ingredients=inputs.ingredients
         )
 
-        # Denoise: from noise to the latents of the result.
-        for step in denoise(
-            self.components.transformer,
-            noise,
-            text,
-            sigmas=schedule(count, tokens, config.base_shift, config.max_shift),
-            guidance_scale=guidance,
-            context=context,
-            negative=negative[0] if negative else None,
-            true_cfg_scale=request.true_cfg_scale,
-            mask=mask,
-            cache=StepCache(float(request.cache)),
-            positions=config.position_rule,
-        ):
-            yield EditStep(
-                index=step.index + 1,
-                count=step.count,
-                sigma=step.sigma,
-                preview=partial(self._preview, step.denoised, inputs, changes, screening),
-                record=record,
+        results: list[EditResult] = []
+        refused: list[RefusedError] = []
+        begun = starts(request, seed, inputs.fit.size, context, config)
+        for number, start in enumerate(begun):
+            own = screening if number == 0 else screening.of_seed(start.seed)
+
+            # Denoise: from noise to the latents of the result.
+            steps = denoise(
+                self.components.transformer,
+                start.noise,
+                text,
+                sigmas=start.sigmas,
+                guidance_scale=guidance,
+                context=context,
+                negative=negative,
+                true_cfg_scale=request.true_cfg_scale,
+                mask=mask,
+                cache=StepCache(float(request.cache)),
+                positions=config.position_rule,
+                start=start.latents,
             )
+            names = request.callback_on_step_end_tensor_inputs
+            for step in watched(steps, request.callback_on_step_end, self, text, start.sigmas, names):
+                yield EditStep(
+                    index=number * step.count + step.index + 1,
+                    count=len(begun) * step.count,
+                    sigma=step.sigma,
+                    preview=partial(self._preview, step.denoised, inputs, changes, own),
+                    record=record,
+                )
 
-        unchanged = inputs.pixels is not None and not inputs.stitched and _unchanged(step.latents, context[0])
-
-        # Decode the latents to the finished picture, and check it before anyone sees it.
-        image = self._decode(step.latents, inputs, changes)
-        verdict = screening.release(np.asarray(image))
-        sized = compositing.size_note(np.asarray(image), inputs, keeps=changes is not None)
-        notes = [*inputs.notes, sized, UNCHANGED if unchanged else None]
-        return EditResult(
-            image=image,
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt,
-            seed=seed,
-            num_inference_steps=count,
-            guidance_scale=guidance,
-            true_cfg_scale=float(request.true_cfg_scale),
-            cache=float(request.cache),
-            model=config.name,
-            precision=self.components.precision,
-            digest=self.digest,
-            seconds=time.perf_counter() - started,
-            record=record,
-            arithmetic=self.components.arithmetic,
-            loras=record.loras,
-            notes=tuple(note for note in notes if note),
-            warnings=tuple(warnings),
-            unchanged=unchanged,
-            verdict=verdict,
-        )
-
-    def _screen(self, request: EditRequest, inputs: Inputs, **decided: float) -> Screening:
-        """What the filters judge: words, pictures, and whatever else a reviewer's approval is bound to."""
-        mask = None if inputs.mask is None else hashlib.sha256(inputs.mask.tobytes()).hexdigest()
-        asked = Asked(
-            request.prompt,
-            request.negative_prompt or "",
-            inputs.shown,
-            request.safety_tolerance,
-            request.requester,
-            options={
-                **decided,
-                "true_cfg_scale": float(request.true_cfg_scale),
-                "negative_prompt": request.negative_prompt,
-                "size": [request.size, *inputs.output_size],
-                "fit": request.fit,
-                "stitch": request.stitch,
-                "keep_unchanged": request.keep_unchanged,
-                "cache": float(request.cache),
-                "mask": mask,
-                "model": self.digest,
-                "loras": [[lora.digest, lora.strength] for lora in self.loras],
-            },
-        )
-        return self.guard.screen(asked)
+            # Decode the latents to the finished picture, and check it before anyone sees it.
+            made = self._pixels(step.latents)
+            part = compositing.compose(made, step.latents, inputs, changes)
+            pixels = compositing.whole(part, inputs)
+            as_latent = request.output_type == "latent"
+            shown = [pixels, *([part] if inputs.frame else []), *([made] if as_latent else [])]
+            try:
+                verdict = own.release(*shown)
+            except RefusedError as error:
+                refused.append(error)
+                continue
+            known = inputs.pixels is not None and not inputs.stitched
+            unchanged = known and is_unchanged(step.latents, context[0])
+            sized = compositing.size_note(pixels, inputs, keeps=changes is not None)
+            notes = [*inputs.notes, sized, UNCHANGED if unchanged else None]
+            results.append(
+                EditResult(
+                    image=Image.fromarray(pixels),
+                    prompt=request.prompt,
+                    negative_prompt=request.negative_prompt,
+                    seed=start.seed,
+                    num_inference_steps=count,
+                    guidance_scale=guidance,
+                    true_cfg_scale=float(request.true_cfg_scale),
+                    cache=float(request.cache),
+                    model=config.name,
+                    precision=self.components.precision,
+                    digest=self.digest,
+                    seconds=time.perf_counter() - started,
+                    record=record,
+                    arithmetic=self.components.arithmetic,
+                    loras=record.loras,
+                    notes=tuple(note for note in notes if note),
+                    warnings=tuple(warnings),
+                    unchanged=unchanged,
+                    verdict=verdict,
+                    settings=request.settings,
+                    output_type=request.output_type,
+                    latents=pack(step.latents) if as_latent else None,
+                )
+            )
+        return together(results, refused)
 
     def _preview(
         self, latents: Float, inputs: Inputs, changes: compositing.Changes | None, screening: Screening
     ) -> Image.Image:
         """What the model foresees, no larger than it makes it; plain grey where the filters keep that in."""
-        image = self._decode(latents, compositing.no_larger(inputs), changes)
-        return image if screening.may_preview(np.asarray(image)) else Image.new("RGB", image.size, "grey")
+        part = compositing.compose(self._pixels(latents), latents, compositing.no_larger(inputs), changes)
+        image = Image.fromarray(compositing.whole(part, inputs))
+        return image if screening.may_preview(part) else Image.new("RGB", image.size, "grey")
 
-    def _encode_text(self, *prompts: str) -> list[TextEmbeds]:
-        """Prompts as the text encoders give them; each encoder is opened once, also with low memory."""
-        tokens = [self.tokenizers.encode(prompt) for prompt in prompts]
-        hidden_states = [self.components.t5(ids.t5_ids) for ids in tokens]
-        pooled = [self.components.clip(ids.clip_ids) for ids in tokens]
-        return [TextEmbeds(*embeds) for embeds in zip(hidden_states, pooled, strict=True)]
-
-    def _encode_image(self, pixels: Pixels) -> Float:
-        """Pixels [H, W, 3] -> latents [1, C, H/8, W/8] in the transformer's scale."""
-        config = self.repository.config
-        latents = self.components.encode(images.to_model(pixels))
-        return (latents - np.float32(config.shift_factor)) * np.float32(config.scaling_factor)
-
-    def _decode(self, latents: Float, inputs: Inputs, changes: compositing.Changes | None) -> Image.Image:
-        """Latents [1, C, H, W] in the transformer's scale -> the picture, laid onto what it was made of."""
-        return Image.fromarray(compositing.compose(self._pixels(latents), latents, inputs, changes))
+    def _encode_text(self, request: EditRequest) -> tuple[TextEmbeds, TextEmbeds | None]:
+        """The prompt as the transformer takes it, and the negative prompt where it counts."""
+        prompts = [request.prompt]
+        if request.negative_prompt is not None and request.true_cfg_scale > 1:
+            prompts.append(request.negative_prompt)
+        length = request.max_sequence_length
+        text, *negative = encode_text(self.components, self.tokenizers, *prompts, max_sequence_length=length)
+        if request.prompt_embeds is not None:
+            text = of_the_same_words(request.prompt_embeds, request.pooled_prompt_embeds, text)
+        return text, negative[0] if negative else None
 
     def _pixels(self, latents: Float) -> Pixels:
         """Latents [1, C, H, W] in the transformer's scale -> pixels [8H, 8W, 3]."""
-        config = self.repository.config
-        if not np.isfinite(latents).all():
-            raise InputError(
-                f"{config.name} computed not-a-number values; check its files: openkontext doctor"
-            )
-        decoded = self.components.decode(
-            latents / np.float32(config.scaling_factor) + np.float32(config.shift_factor)
-        )
-        return images.from_model(decoded)
+        return decode_picture(self.components, self.repository.config, latents)

@@ -1,6 +1,6 @@
 """The pictures of a request, read and brought to the model's size."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from openkontext.errors import InputError
 from openkontext.images import Fit
 from openkontext.latents import nearest_size
 from openkontext.provenance.record import Ingredient
+from openkontext.regions import Frame, around, extended
 from openkontext.repository import RepositoryConfig
 from openkontext.request import EditRequest
 from openkontext.safety.guard import Shown
@@ -42,6 +43,8 @@ class Inputs:
     """The picture and the references as they were handed in, for the filters."""
     ingredients: tuple[Ingredient, ...]
     """The same, for the record of what the result is made from."""
+    frame: Frame | None
+    """The whole picture, where `pixels` are a part of it; None where they are all."""
     notes: tuple[str, ...]
     """What was done to the pictures."""
     warnings: tuple[str, ...]
@@ -77,7 +80,18 @@ def read_inputs(request: EditRequest, config: RepositoryConfig) -> Inputs:
     if picture and request.mask_image is not None:
         mask = images.load_mask(request.mask_image, picture.size, notes)
 
-    settled = settle_sizes(request, picture.size if picture else None, config)
+    frame = None
+    if pixels is not None and mask is not None and request.crop_to_mask:
+        frame = Frame(pixels, around(mask, config.sizes))
+        pixels, mask = frame.cut(pixels), frame.cut(mask)
+    if pixels is not None and request.extend:
+        pixels, mask = extended(pixels, mask, request.extend)
+    own = None if pixels is None else (pixels.shape[1], pixels.shape[0])
+    if frame is not None:
+        request = replace(request, size="original", fit="stretch")  # the part has the model's aspect already
+    elif request.extend and request.asked_shape is None:
+        request = replace(request, size="original")
+    settled = settle_sizes(request, own, config)
     shaping, fit = settled.shaping, settled.fit
     pixels = None if pixels is None else shaping.apply(pixels)
     if mask is not None:
@@ -104,12 +118,15 @@ def read_inputs(request: EditRequest, config: RepositoryConfig) -> Inputs:
     stitched = request.stitch and len(parts) > 1
     if stitched:
         context = [_at_trained_size(images.side_by_side(parts), config)]
+    if frame is not None:  # enlarged to the model's size, it shows more than the whole did
+        shown.append(Shown(np.ascontiguousarray(frame.cut(frame.pixels))))
     return Inputs(
         pixels=pixels,
         mask=mask,
         context=context,
         stitched=stitched,
         fit=fit,
+        frame=frame,
         output_size=settled.output,
         shown=tuple(shown),
         ingredients=tuple(ingredients),

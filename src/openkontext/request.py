@@ -5,13 +5,17 @@ Making an `EditRequest` checks it: this is the one place that says which values 
 
 import math
 import operator
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+import numpy as np
 
 from openkontext import images
 from openkontext.errors import FieldError
 from openkontext.folding import is_blank
+from openkontext.regions import SIDES
+from openkontext.watching import TENSORS, Callback
 
 MAX_PROMPT = 4000
 """Characters of the longest instruction taken; T5's 512 tokens hold fewer."""
@@ -21,6 +25,28 @@ MAX_SIDE = 4096
 """Pixels of the longest side that may be asked for; a picture's own size may be larger."""
 SIZES = ("auto", "original")
 """Sizes of the result by name."""
+MAX_PICTURES = 100
+"""Pictures of one request."""
+MAX_TOKENS = 512
+"""T5 tokens that FLUX.1 takes."""
+OUTPUT_TYPES = ("pil", "np", "latent")
+"""Forms of a result's pictures, by diffusers' names."""
+
+_SETTINGS = (
+    "size",
+    "width",
+    "height",
+    "aspect_ratio",
+    "fit",
+    "stitch",
+    "keep_unchanged",
+    "crop_to_mask",
+    "extend",
+    "strength",
+    "sigmas",
+    "max_sequence_length",
+)
+"""Fields that decide how a result is made, and go into its metadata where they are set."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -74,6 +100,35 @@ class EditRequest:
     for the profile alone."""
     requester: str = ""
     """Who asks, for reviewers and reports; empty where that is not known."""
+    crop_to_mask: bool = False
+    """Whether the part around the mask alone is edited, at all of the model's resolution, and laid back. It
+    is for a small change in a large picture; the result has the picture's own size."""
+    extend: Mapping[str, int] = field(default_factory=dict)
+    """Pixels to add at the sides of the picture, such as {"left": 256, "top": 64}. They alone change, but for
+    what a mask allows; the result has the picture's own size and these."""
+
+    # What follows has the names and the meaning of diffusers' pipelines: docs/python.md.
+    num_images_per_prompt: int = 1
+    """Pictures to make, 1 to 100: the first with the seed, each further one with the next."""
+    output_type: str = "pil"
+    """What `EditResult.images` gives: "pil", "np" or "latent"."""
+    strength: float = 1.0
+    """Above 0, to 1: how much noise the picture is under when the steps begin; 1 for noise alone."""
+    sigmas: Sequence[float] | None = None
+    """Noise levels of the steps, falling from 1 at most and above 0, before the picture's size shifts them.
+    None for evenly spaced ones."""
+    latents: Any = None
+    """Noise in place of the seed's: packed [N, L, 4C] or [N, C, H, W], N being `num_images_per_prompt`."""
+    prompt_embeds: Any = None
+    """T5's text tokens of the prompt, [1, L, D], with `pooled_prompt_embeds`; of no other words."""
+    pooled_prompt_embeds: Any = None
+    """CLIP's pooled embedding of the prompt, [1, W]."""
+    max_sequence_length: int | None = None
+    """T5 tokens after which the instruction is cut, 1 to 512; None for as many as the model takes."""
+    callback_on_step_end: Callback | None = None
+    """Called after each step with (editor, step, timestep, arrays); may return other latents."""
+    callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
+    """Arrays that it is given: "latents" (packed), "prompt_embeds"."""
 
     def __post_init__(self) -> None:
         _check_prompt("prompt", self.prompt, "the instruction")
@@ -90,6 +145,8 @@ class EditRequest:
         _check_number("seed", self.seed, 0, 2**64 - 1, whole=True)
         _check_number("safety_tolerance", self.safety_tolerance, 0, 6, whole=True)
         self._check_shape()
+        self._check_part()
+        self._check_sampling()
         if self.fit not in images.FITS:
             known = f"{', '.join(images.FITS[:-1])} or {images.FITS[-1]}"
             raise FieldError("fit", f"{self.fit!r} is unknown; choose {known}")
@@ -130,6 +187,70 @@ class EditRequest:
             reason = f"is too narrow; at most {images.MAX_ASPECT}:1"
             raise FieldError(field, reason, f"{shape[0]}:{shape[1]}")
 
+    def _check_part(self) -> None:
+        if self.crop_to_mask and self.mask_image is None:
+            raise FieldError("crop_to_mask", "needs a mask; give mask_image, or leave it out")
+        if self.crop_to_mask and (self.asked_shape or self.extend):
+            reason = "keeps the picture's own size; leave out width, height, aspect_ratio and extend"
+            raise FieldError("crop_to_mask", reason)
+        if not isinstance(self.extend, Mapping):
+            raise FieldError("extend", f'is {self.extend!r}; it must be sides with pixels, {{"left": 256}}')
+        if self.extend and self.image is None:
+            raise FieldError("extend", "needs a picture; give an image, or leave it out")
+        for side, pixels in self.extend.items():
+            if side not in SIDES:
+                raise FieldError("extend", f"has no side {side!r}; choose of {', '.join(SIDES)}")
+            _check_number("extend", pixels, 1, MAX_SIDE, whole=True, subject=f"extend {side}")
+
+    def _check_sampling(self) -> None:
+        _check_number("num_images_per_prompt", self.num_images_per_prompt, 1, MAX_PICTURES, whole=True)
+        _check_number("strength", self.strength, 0, 1)
+        if not self.strength > 0:
+            raise FieldError("strength", "is 0, which changes nothing; it must be above 0, and 1 at most")
+        if self.strength < 1 and self.image is None:
+            raise FieldError("strength", "needs a picture to begin with; give an image, or leave it out")
+        if self.stitch and self.reference_images and (self.extend or self.strength < 1):
+            name = "extend" if self.extend else "strength"
+            raise FieldError(name, f"is for a picture that stands alone; leave out {name} or stitch")
+        _check_number("max_sequence_length", self.max_sequence_length, 1, MAX_TOKENS, whole=True)
+        if self.output_type not in OUTPUT_TYPES:
+            raise FieldError(
+                "output_type", f"{self.output_type!r} is unknown; choose {', '.join(OUTPUT_TYPES)}"
+            )
+        if (self.prompt_embeds is None) != (self.pooled_prompt_embeds is None):
+            raise FieldError("prompt_embeds", "and pooled_prompt_embeds come together; give both or neither")
+        if self.callback_on_step_end is not None and not callable(self.callback_on_step_end):
+            raise FieldError("callback_on_step_end", "must be a function of (editor, step, timestep, arrays)")
+        for name in self.callback_on_step_end_tensor_inputs:
+            if name not in TENSORS:
+                reason = f"has {name!r}; choose of {', '.join(TENSORS)}"
+                raise FieldError("callback_on_step_end_tensor_inputs", reason)
+        if self.sigmas is not None:
+            self._check_sigmas(self.sigmas)
+
+    def _check_sigmas(self, sigmas: Sequence[float]) -> None:
+        try:
+            levels = np.asarray(sigmas, np.float32)
+        except (TypeError, ValueError):
+            levels = np.empty((0, 0), np.float32)
+        if levels.ndim != 1 or not 1 <= len(levels) <= MAX_STEPS:
+            raise FieldError("sigmas", f"must be a list of 1 to {MAX_STEPS} noise levels, such as [1, 0.5]")
+        if not ((levels > 0) & (levels <= 1)).all() or not (np.diff(levels) < 0).all():
+            raise FieldError("sigmas", "must fall from 1 at most, and stay above 0, such as [1, 0.5]")
+        if self.num_inference_steps not in (None, len(levels)):
+            reason = (
+                f"are {len(levels)} steps, and num_inference_steps is {self.num_inference_steps}; give one"
+            )
+            raise FieldError("sigmas", reason)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What else decides the result: the fields of `_SETTINGS` that are set, as JSON has them."""
+        values = {name: getattr(self, name) for name in _SETTINGS}
+        return {
+            name: _plain(value) for name, value in values.items() if _plain(value) != _plain(_DEFAULTS[name])
+        }
+
     @property
     def warnings(self) -> list[str]:
         """What of it has no effect, for the user."""
@@ -145,6 +266,22 @@ class EditRequest:
     def asked_shape(self) -> tuple[int, int] | None:
         """The aspect (width, height) that was asked for, if any."""
         return (self.width, self.height) if self.width and self.height else self.aspect_ratio
+
+
+_DEFAULTS: dict[str, Any] = {
+    each.name: {} if each.name == "extend" else each.default for each in fields(EditRequest)
+}
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON knows it."""
+    if isinstance(value, Mapping):
+        return {str(key): int(number) for key, number in value.items()}
+    if isinstance(value, bool | str) or value is None:
+        return value
+    if isinstance(value, Sequence | np.ndarray):
+        return [_plain(each) for each in value]
+    return int(value) if float(value).is_integer() else float(value)
 
 
 def _check_prompt(field: str, text: Any, subject: str) -> None:

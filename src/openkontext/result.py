@@ -2,21 +2,25 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from openkontext import images
+from openkontext.errors import RefusedError
 from openkontext.lora import UsedLora
 from openkontext.safety.verdict import Verdict
 from openkontext.version import __version__
 
 if TYPE_CHECKING:
     from openkontext.provenance import Record, Signer
+
+Float = NDArray[np.float32]
 
 WATERMARK = "OPENKONTEXT_WATERMARK"
 """Setting in the environment: 1 puts the invisible mark into every picture that is not told otherwise."""
@@ -90,6 +94,29 @@ class EditResult:
     """What may keep the result from being what was meant, such as a word the model was never taught."""
     verdict: Verdict = field(default_factory=Verdict)
     """What the filters said of the request and of the picture."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """How else it was made: fields of the request that were set, such as {"size": "original"}."""
+    output_type: str = "pil"
+    """What `images` gives."""
+    latents: Float | None = field(default=None, repr=False)
+    """Packed latents of the picture, float32 [1, L, 4C]; None unless `output_type` is "latent"."""
+    others: "tuple[EditResult, ...]" = field(default=(), repr=False)
+    """The further pictures of the request."""
+
+    @property
+    def images(self) -> list[Image.Image] | NDArray[np.float32]:
+        """All pictures of the request, as diffusers gives them.
+
+        Returns:
+            For `output_type` "pil" a list of RGB pictures; for "np" float32 [N, H, W, 3] in 0..1; for
+            "latent" packed latents in the transformer's scale, float32 [N, L, 4C].
+        """
+        results = (self, *self.others)
+        if self.output_type == "latent":
+            return np.concatenate([each.latents for each in results if each.latents is not None])
+        if self.output_type == "np":
+            return np.stack([np.asarray(each.image, np.float32) / np.float32(255) for each in results])
+        return [each.image for each in results]
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -105,6 +132,10 @@ class EditResult:
             "model": self.model,
             "precision": self.precision,
             "digest": self.digest,
+            **{
+                key: value if isinstance(value, str) else json.dumps(value)
+                for key, value in self.settings.items()
+            },
             "arithmetic": None if self.arithmetic == "faithful" else self.arithmetic,
             "loras": json.dumps([asdict(lora) for lora in self.loras]) if self.loras else None,
             "software": f"openkontext {__version__}",
@@ -177,6 +208,26 @@ class EditResult:
 
             image = Image.fromarray(embed(np.asarray(image), self.digest))
         return _signed(image, kind, said, record, signer, quality)
+
+
+def together(results: Sequence[EditResult], refused: Sequence[RefusedError]) -> EditResult:
+    """One result for all pictures of a request.
+
+    Args:
+        results: of the pictures that may be shown.
+        refused: of those that may not.
+
+    Returns:
+        The first picture's, with the further ones in `others` and a warning for each that was refused.
+
+    Raises:
+        RefusedError: none may be shown.
+    """
+    if not results:
+        raise refused[0]
+    warnings = [f"a picture is missing: {error}" for error in refused]
+    first, *others = results
+    return replace(first, others=tuple(others), warnings=(*first.warnings, *warnings))
 
 
 def _signed(

@@ -11,7 +11,7 @@ Sources: black-forest-labs/flux `sampling.py` (`get_schedule`, `denoise`), diffu
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -93,16 +93,19 @@ def denoise(
     mask: Mask | None = None,
     cache: StepCache | None = None,
     positions: str = "index",
-) -> Iterator[Step]:
+    start: Float | None = None,
+) -> Generator[Step, Float | None, None]:
     """Turn noise into the latents of a picture, one Euler step at a time.
 
     It is a generator: nothing runs before the first step is asked for, and who stops asking has cancelled.
+    What is sent into it takes the place of the latents that it gave last.
 
     Args:
         transformer: predicts the velocity; called once per step, twice with a negative prompt.
-        noise: latents to begin with, float32 [B, C, H, W] with even H and W; see `randn`.
+        noise: float32 [B, C, H, W] with even H and W; see `randn`.
         text: the prompt.
-        sigmas: noise levels [N + 1] from 1 to 0 for N steps; see `schedule`.
+        sigmas: noise levels [N + 1] from 1 to 0 for N steps; see `schedule`. The first is lower where
+            `start` is a picture under less noise.
         guidance_scale: the guidance that a distilled model takes as an input.
         context: latents of the context images in the transformer's scale, each float32 [B or 1, C, h, w] with
             a size of its own; none for text to image.
@@ -111,6 +114,7 @@ def denoise(
         mask: where given, what lies outside is the original at every step, and exactly so after the last.
         positions: how several context images are told apart (`latents.context_positions`).
         cache: of this edit, foresees velocities in place of calls; None calls for every step.
+        start: latents that the first step begins with, of the shape of `noise`; None for the noise.
 
     Yields:
         One `Step` after each step.
@@ -147,14 +151,15 @@ def denoise(
         away = velocity(latents, sigma, negative)
         return away + np.float32(true_cfg_scale) * (v - away)
 
-    latents = noise
+    latents = noise if start is None else start
     count = len(sigmas) - 1
     cache = cache or StepCache(0.0)
     for index, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         v = cache(latents, float(sigma), partial(guided, latents, sigma), last=index == count - 1)
         denoised = keep(latents - sigma * v, np.float32(0))
         latents = keep(latents + (sigma_next - sigma) * v, sigma_next)
-        yield Step(index, count, float(sigma_next), latents, denoised)
+        changed = yield Step(index, count, float(sigma_next), latents, denoised)
+        latents = latents if changed is None else changed
 
 
 def shift(image_seq_len: int, base_shift: float = 0.5, max_shift: float = 1.15) -> float:
@@ -192,10 +197,25 @@ def schedule(
     """
     if num_inference_steps < 1:
         raise InputError(f"num_inference_steps must be at least 1, not {num_inference_steps}")
-    mu = shift(image_seq_len, base_shift, max_shift)
     t = np.linspace(1, 1 / num_inference_steps, num_inference_steps).astype(np.float32)
+    return shifted(t, image_seq_len, base_shift, max_shift)
+
+
+def shifted(t: Float, image_seq_len: int, base_shift: float = 0.5, max_shift: float = 1.15) -> Float:
+    """Noise levels of one's own, shifted as those of `schedule` are.
+
+    Args:
+        t: float32 [N], falling, above 0 and at most 1: the `sigmas` of diffusers' pipelines.
+        image_seq_len: as for `schedule`.
+        base_shift: as for `schedule`.
+        max_shift: as for `schedule`.
+
+    Returns:
+        float32 [N + 1], the last 0.
+    """
+    mu = shift(image_seq_len, base_shift, max_shift)
     sigmas = math.exp(mu) / (math.exp(mu) + (1 / t - 1))
-    return np.append(sigmas, np.float32(0))
+    return np.append(sigmas, np.float32(0)).astype(np.float32, copy=False)
 
 
 def randn(shape: tuple[int, ...], seed: int) -> Float:

@@ -52,13 +52,19 @@ class Tokenizers:
         self._words = None if words is None else frozenset(map(fold, words))
         self._plain = words is not None and all(word.isascii() for word in words)
 
-    def encode(self, prompt: str) -> EncodedText:
+    def encode(self, prompt: str, max_sequence_length: int | None = None) -> EncodedText:
         """Turn an instruction into both encoders' token ids.
+
+        Args:
+            prompt: the instruction.
+            max_sequence_length: T5 tokens after which it is cut; None for all that the model takes.
 
         Raises:
             InputError: a tokenizer is missing from the repository or cannot be read.
         """
         clip_ids, _ = _encode(self._clip, prompt)  # CLIP needs only the gist; T5 carries the details
+        length = min(max_sequence_length or self._t5_length, self._t5_length)
+        self._t5.enable_truncation(length)
         t5_ids, cut = _encode(self._t5, prompt)
         return EncodedText(clip_ids, t5_ids, cut)
 
@@ -69,12 +75,13 @@ class Tokenizers:
         """
         return [] if self._words is None else unknown_words(prompt, self._words)
 
-    def warnings(self, prompt: str, model: str) -> list[str]:
+    def warnings(self, prompt: str, model: str, max_sequence_length: int | None = None) -> list[str]:
         """What of an instruction the model will not see or not know, for the user.
 
         Args:
             prompt: the instruction.
             model: what to call it.
+            max_sequence_length: as for `encode`.
 
         Raises:
             InputError: as `encode`.
@@ -82,7 +89,7 @@ class Tokenizers:
         said = []
         if unknown := self.unknown_words(prompt):
             said.append(f"{model} was never taught {_named(unknown)}; it may ignore or misread that")
-        if cut := self.encode(prompt).cut:
+        if cut := self.encode(prompt, max_sequence_length).cut:
             said.append(f"the instruction is too long for {model}, which does not see its end: '{cut}'")
         return said
 

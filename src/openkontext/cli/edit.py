@@ -119,7 +119,7 @@ def _save_preview(folder: Path, step: "EditStep") -> None:
 
 def _record(result: "EditResult") -> dict[str, Any]:
     """A result as JSON."""
-    apart = ("image", "record", "verdict", "loras")
+    apart = ("image", "record", "verdict", "loras", "settings", "output_type", "latents", "others")
     fields = {name: value for name, value in vars(result).items() if name not in apart}
     size = {"width": result.image.width, "height": result.image.height}
     loras = {"loras": [asdict(lora) for lora in result.loras]} if result.loras else {}

@@ -283,11 +283,22 @@ class Screening:
             self.verdict = self.verdict.joined([judge(subjects, asked.tolerance)[0]])
         return self.verdict
 
-    def release(self, pixels: Pixels) -> Verdict:
+    def of_seed(self, seed: int) -> "Screening":
+        """The same, with what was said so far, for a further picture of the same request.
+
+        Args:
+            seed: of that picture, which an approval of it is bound to.
+        """
+        other = Screening(self._guard, replace(self._asked, options={**self._asked.options, "seed": seed}))
+        other._scores, other.verdict = dict(self._scores), self.verdict
+        return other
+
+    def release(self, pixels: Pixels, *also: Pixels) -> Verdict:
         """Judge the result.
 
         Args:
             pixels: uint8 [H, W, 3].
+            also: what else of it is handed out, or shows more of a part of it.
 
         Returns:
             What all checks said.
@@ -296,9 +307,9 @@ class Screening:
             FilterRefusalError: it is refused.
             HeldError: it waits for a person.
         """
-        verdict = self._judge_output(pixels)
+        verdict = self._judge_output(pixels, *also)
         self.verdict = self.verdict.joined([verdict])
-        self._seal(verdict, [self._subject(Stage.OUTPUT, pixels)])
+        self._seal(verdict, [self._subject(Stage.OUTPUT, each) for each in (pixels, *also)])
         if not verdict.allowed or self._guard.policy.profile.review.mode == "every":
             self._refuse(verdict, {"output": pixels})
         return self.verdict
@@ -313,8 +324,9 @@ class Screening:
             return False
         return self._judge_output(pixels).allowed
 
-    def _judge_output(self, pixels: Pixels) -> Verdict:
-        return self._guard.judge([self._subject(Stage.OUTPUT, pixels)], self._asked.tolerance)[0]
+    def _judge_output(self, *shown: Pixels) -> Verdict:
+        subjects = [self._subject(Stage.OUTPUT, pixels) for pixels in shown]
+        return self._guard.judge(subjects, self._asked.tolerance)[0]
 
     def _subject(self, stage: Stage, pixels: Pixels, shown: Shown | None = None) -> Subject:
         return Subject(
