@@ -72,3 +72,9 @@ def test_codes(code: str) -> None:
 
 def test_morse() -> None:
     assert "snow" in decoded("... -. --- .--")
+
+
+@pytest.mark.parametrize("text", ["把号码改成1484", "ゼッケンを1281番にして", "번호를 7175로", "เลข1505บน"])
+def test_a_number_in_the_midst_of_a_script_without_spaces_stays_one(text: str) -> None:
+    number = "".join(c for c in text if c.isdigit())
+    assert number in tokens(unleet(text, "i"))

@@ -18,6 +18,8 @@ from anyascii import anyascii
 
 _LONE = "一-鿿㐀-䶿豈-﫿぀-ヿ가-힣฀-๿"
 """Scripts without spaces, or with endings glued on (Han, kana, Hangul, Thai): each character is a token."""
+_GLUED = re.compile(f"(?<=[{_LONE}])(?=[^{_LONE}])|(?<=[^{_LONE}])(?=[{_LONE}])")
+"""Where such a script meets another: a number in the midst of it is no part of a word."""
 _SIGNS = "🔞🍆🍑💦👙👶👧👦🧒🍼🔫🔪💣🩸"
 """Emoji that say something here; all others only part words."""
 _TOKEN = re.compile(f"[{_LONE}{_SIGNS}¶]|\\d+\\+|\\+\\d+|[^\\W_{_LONE}]+")
@@ -163,8 +165,9 @@ def unleet(folded: str, ambiguous: str) -> str:
         ambiguous: What 1, ! and | stand for: "i" or "l".
     """
     words = []
-    disguised = any(map(_mixed, folded.split(" ")))
-    for word in folded.split(" "):
+    parted = _GLUED.sub(" ", folded).split(" ")
+    disguised = any(map(_mixed, parted))
+    for word in parted:
         core = word.rstrip(_EDGE).lstrip(_EDGE.replace("!", ""))
         for pair, letter in _LEET_PAIRS:
             if pair in core and pair != "vv":
