@@ -50,7 +50,9 @@ class Hub(BaseHTTPRequestHandler):
             "gated": gated,
             "id": name,
             "sha": _commit(folder),
-            "siblings": [{"rfilename": n} for n in names],
+            "siblings": [
+                {"rfilename": n, "size": f.stat().st_size} for n, f in zip(names, files, strict=True)
+            ],
         }
         if "/tree/" in path:
             answer = [

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub import Hub, fetch, start_fetch
+from hub import Hub, client_environment, fetch, start_fetch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import TINY, write_graph, write_tiny_repository
@@ -313,6 +314,62 @@ def test_pull_says_what_is_in_the_way(hub: tuple[str, type[Hub]], home: Path) ->
     assert nothing.startswith("InputError labs/nothing: not on the Hugging Face Hub")
     assert secret.startswith("ConsentError labs/secret: accept its terms at")
     assert precision == "InputError labs/Tiny-onnx: has no fp8 transformer, only bf16, fp4_svd32"
+
+
+def test_the_gate_of_the_tokenizers_is_asked_before_the_graphs(
+    hub: tuple[str, type[Hub]], home: Path
+) -> None:
+    endpoint, handler = hub
+    handler.gated = frozenset({"labs/Tiny"})
+    (message,) = fetch(endpoint, home, "labs/Tiny-onnx bf16")
+    assert message.startswith("ConsentError labs/Tiny: accept its terms at https://huggingface.co/labs/Tiny")
+    assert not [line for line in handler.log if ".opt/" in line]
+
+
+def test_pull_of_a_checkpoint_names_the_commands_that_would_work(
+    hub: tuple[str, type[Hub]], home: Path
+) -> None:
+    endpoint, handler = hub
+    (handler.repositories["labs/Tiny"] / "model_index.json").write_text("{}")
+    (message,) = fetch(endpoint, home, "labs/Tiny bf16")
+    assert "openkontext pull labs/Tiny-onnx" in message
+    assert "openkontext export FOLDER OUT" in message
+
+
+def test_pull_tells_sizes_and_what_is_left(hub: tuple[str, type[Hub]], home: Path) -> None:
+    endpoint, handler = hub
+    source = handler.repositories["labs/Tiny-onnx"]
+    shutil.copytree(source / "t5.opt", source / "t5-fp8.opt")
+
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "openkontext", "pull", "labs/Tiny-onnx", *options]
+        environment = client_environment(endpoint, home) | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+    first = run("--precision", "fp4", "--t5-fp8")
+    assert first.returncode == 0, first.stderr
+    folders = ["clip.opt", "t5-fp8.opt", "transformer.opt/fp4_svd32", "vae.opt", "vae_encoder.opt"]
+    total = sum(f.stat().st_size for each in folders for f in (source / each).iterdir())
+    lines = [
+        line for line in first.stderr.splitlines() if "HF Hub" not in line and "unauthenticated" not in line
+    ]
+    assert [line.split()[0] for line in lines[:5]] == folders, first.stderr
+    assert lines[5] == f"{total / 1e3:.1f} kB in all, {total / 1e3:.1f} kB to fetch"
+    assert not (home / "repositories" / "labs" / "Tiny-onnx" / "t5.opt").exists()
+    again = run("--precision", "fp4", "--t5-fp8")
+    assert f"{total / 1e3:.1f} kB of it are here, 0 B to fetch" in again.stderr
+    shutil.rmtree(source / "t5-fp8.opt")
+    assert "has no T5 in fp8" in run("--t5-fp8").stderr
+
+
+def test_a_full_disk_is_told_of_before_the_graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from openkontext import hub
+
+    free = shutil.disk_usage(tmp_path)._replace(free=10_000_000)
+    monkeypatch.setattr(hub.shutil, "disk_usage", lambda _path: free)
+    hub._check_room(hub.Plan({"t5.opt": 30_000_000}, here=25_000_000), tmp_path)
+    with pytest.raises(InputError, match=r"0\.0 GB free, and 9\.5 GB are to be fetched: make room"):
+        hub._check_room(hub.Plan({"t5.opt": 9_500_000_000}, here=0), tmp_path)
 
 
 def test_pull_without_a_network(home: Path) -> None:

@@ -1,7 +1,9 @@
 """Fetch a repository, or its terms, from the Hugging Face Hub."""
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from openkontext.errors import ConsentError, InputError
@@ -18,17 +20,49 @@ from openkontext.repository import (
 from openkontext.terms import CARD, Terms, is_terms_file
 
 
-def pull(name: str, precision: str = PRECISIONS[0], destination: Path | None = None) -> Repository:
+@dataclass(frozen=True)
+class Plan:
+    """What a fetch will bring."""
+
+    folders: Mapping[str, int]
+    """Folder of the repository -> its bytes."""
+    here: int
+    """Bytes that an earlier try left."""
+
+    @property
+    def total(self) -> int:
+        """Bytes of all folders."""
+        return sum(self.folders.values())
+
+    @property
+    def left(self) -> int:
+        """Bytes that are still to be fetched."""
+        return max(0, self.total - self.here)
+
+
+def pull(
+    name: str,
+    precision: str = PRECISIONS[0],
+    destination: Path | None = None,
+    *,
+    t5_fp8: bool = False,
+    on_plan: Callable[[Plan], None] = lambda _plan: None,
+) -> Repository:
     """Fetch a repository from the Hugging Face Hub; files that an earlier try finished are not fetched again.
+
+    What is small comes first: terms and tokenizers. So every gate on the way is asked before the graphs, of
+    which those of the 12B model have up to 33 GB.
 
     Args:
         name: OWNER/NAME. Where it brings no tokenizers, those of the same name without "-onnx" are fetched.
         precision: of the transformer.
         destination: folder to put it in; None for the one where `Repository.open` finds it by name.
+        t5_fp8: take T5 in FP8, half as large.
+        on_plan: told the sizes before the graphs are fetched.
 
     Raises:
-        ConsentError: the repository asks for its terms to be accepted first.
-        InputError: there is no such repository or precision, or it cannot be fetched.
+        ConsentError: the repository asks for its terms to be accepted first, or the main one does.
+        InputError: there is no such repository or precision, or it cannot be fetched, or the disk is full.
     """
     if not is_hub_name(name):
         raise InputError(f"'{name}' cannot be fetched: give OWNER/NAME of a Hugging Face repository")
@@ -44,11 +78,14 @@ def pull(name: str, precision: str = PRECISIONS[0], destination: Path | None = N
         )
     if not (chosen := sorted(p for p in here if ALIASES.get(p, p) == precision)):
         raise InputError(f"{name}: has no {precision} transformer, only {', '.join(sorted(here)) or 'none'}")
-    t5 = "t5.opt" if "t5.opt/model.onnx" in files else "t5-fp8.opt"
+    t5 = _t5_folder(name, files, t5_fp8)
     folders = ["clip.opt", t5, f"transformer.opt/{chosen[0]}", "vae.opt", "vae_encoder.opt"]
-    _download(name, [SETTINGS, *(f"{f}/*" for f in (*folders, *TOKENIZERS))], folder)
-    if not any(file.startswith(TOKENIZERS) for file in files):
-        _download(_main_name(name), [f"{f}/*" for f in TOKENIZERS], folder)
+    own = any(file.startswith(TOKENIZERS) for file in files)
+    _download(name if own else _main_name(name), [f"{f}/*" for f in TOKENIZERS], folder)
+    plan = _plan(files, folders, folder)
+    on_plan(plan)
+    _check_room(plan, folder)
+    _download(name, [SETTINGS, *(f"{f}/*" for f in folders)], folder)
     repository = Repository.open(folder)
     repository.verify(precision)
     return repository
@@ -71,13 +108,14 @@ def fetch_terms(name: str, folder: Path | None = None) -> Terms:
     found: set[str] = set()
     for source in dict.fromkeys((name, _main_name(name))):
         try:
-            files = _files_on_hub(source)
+            files = frozenset(_files_on_hub(source))
         except InputError:
             if source == name:
                 raise
             continue  # there need be no main repository
         wanted = [SETTINGS, CARD, *filter(is_terms_file, sorted(files))]
-        _download(source, sorted({file for file in wanted if file in files} - found), folder)
+        if missing := sorted({file for file in wanted if file in files} - found):
+            _download(source, missing, folder)
         found |= files
     return Terms.of_folder(folder, name, RepositoryConfig.load(folder).licence)
 
@@ -105,11 +143,47 @@ def _main_name(name: str) -> str:
     return name.removesuffix("-onnx")
 
 
-def _files_on_hub(name: str) -> frozenset[str]:
+def _files_on_hub(name: str) -> dict[str, int]:
+    """Path -> bytes of the files of a repository; 0 bytes where the Hub does not say."""
     with _hub_errors(name):
         from huggingface_hub import HfApi
 
-        return frozenset(file.rfilename for file in HfApi().model_info(name).siblings or ())
+        found = HfApi().model_info(name, files_metadata=True).siblings or ()
+        return {file.rfilename: file.size or 0 for file in found}
+
+
+def _t5_folder(name: str, files: Mapping[str, int], fp8: bool) -> str:
+    here = [folder for folder in ("t5.opt", "t5-fp8.opt") if f"{folder}/model.onnx" in files]
+    if fp8 and "t5-fp8.opt" not in here:
+        raise InputError(f"{name}: has no T5 in fp8; leave that out")
+    return "t5-fp8.opt" if fp8 else (here or ["t5.opt"])[0]
+
+
+def _plan(files: Mapping[str, int], folders: Sequence[str], destination: Path) -> Plan:
+    """What is to come, and what of it an earlier try left, half-fetched files included."""
+    wanted = {
+        folder: {file: size for file, size in files.items() if file.startswith(f"{folder}/")}
+        for folder in folders
+    }
+    here = 0
+    for sizes in wanted.values():
+        for file, size in sizes.items():
+            place = destination / file
+            if place.is_file() and place.stat().st_size == size:
+                here += size
+    parts = destination.glob(".cache/huggingface/download/**/*.incomplete")
+    here += sum(part.stat().st_size for part in parts if part.is_file())
+    return Plan({folder: sum(sizes.values()) for folder, sizes in wanted.items()}, here)
+
+
+def _check_room(plan: Plan, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < plan.left:
+        raise InputError(
+            f"the disk of {folder} has {free / 1e9:.1f} GB free, and {plan.left / 1e9:.1f} GB are to be "
+            "fetched: make room, or set OPENKONTEXT_HOME to a folder on another disk"
+        )
 
 
 def _download(name: str, patterns: list[str], folder: Path) -> None:
