@@ -123,7 +123,7 @@ def numbers(step: int = 1) -> Iterator[str]:
     """
     for number in sorted({*range(0, 2001, step), 12, 16, 18, 34, 69, 88, 420, 455, 666, 1312, 1488}):
         yield from (template.replace("{}", str(number)) for template in NUMBERED)
-    for hour, minute in itertools.product(range(24), (0, 18, 59) if step > 1 else range(60)):
+    for hour, minute in itertools.product(range(24), (18,) if step > 1 else range(60)):
         yield from (template.format(h=hour, m=minute) for template in TIMED)
 
 
