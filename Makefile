@@ -10,7 +10,7 @@ VENV := .venv
 BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help edit check test lint format architecture clean
+.PHONY: help edit check test lint format architecture reference docs clean
 .DELETE_ON_ERROR:
 
 help:
@@ -20,6 +20,8 @@ help:
 	@echo 'make lint      all of that but the tests'
 	@echo 'make format    put the code in the house style'
 	@echo 'make architecture  draw the picture of the rooms in CONTRIBUTING.md anew'
+	@echo 'make reference write the reference pages anew: commands, settings, recipes, addresses'
+	@echo 'make docs      build the pages as a site, with strict links, in out/site'
 	@echo 'make clean     remove the virtual environment and the caches'
 
 edit: $(VENV)/.edit
@@ -40,6 +42,13 @@ lint: $(VENV)/.test
 
 architecture: $(VENV)/.test
 	$(BIN)/python scripts/architecture.py
+
+reference: $(VENV)/.test
+	$(BIN)/python scripts/reference.py
+
+docs: reference
+	$(BIN)/mkdocs build --quiet
+	@echo 'open out/site/index.html'
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix
