@@ -17,7 +17,18 @@ from openkontext.cli import main
 
 ROOT = Path(__file__).parents[2]
 START = ("README", "first-edit", "page", "flux")
-HOW_TO = ("finetune", "training", "export", "files", "loras", "evaluation", "providers", "filters", "service", "terms")
+HOW_TO = (
+    "finetune",
+    "training",
+    "export",
+    "files",
+    "loras",
+    "evaluation",
+    "providers",
+    "filters",
+    "service",
+    "terms",
+)
 _BLOCK = re.compile(
     r"(?:<!-- (run|run: [^>]*|not run: [^>]*) -->\n\n?)?^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE
 )

@@ -39,10 +39,10 @@ def verify(
     if report.remote:
         raise InputError(f"{image}: its record lies elsewhere and is not fetched: {report.remote}")
     if not report.signed and report.watermark:
-        raise InputError(
-            f"{image}: carries no signed record, but an invisible mark: "
-            f"openkontext made it, with a model whose digest begins {report.watermark}"
-        )
+        if not json:
+            print(f"{image}: carries no signed record, but an invisible mark:")
+            print(f"mark:       openkontext made it, with a model whose digest begins {report.watermark}")
+        raise typer.Exit(2)
     if not report.signed:
         raise InputError(f"{image}: carries no signed record; nothing is known of where it comes from")
     if report.tampering:

@@ -60,7 +60,7 @@ def contact_sheet(outcomes: Iterable[Outcome], title: str) -> Pixels:
         top = _MARGIN + _HEADER + row * row_height
         middle = top + _BOX[1] // 2
         draw.text((_MARGIN, middle), kind, _INK, _font(17), anchor="ls")
-        share = f"{len(rows[kind])} cases"
+        share = f"{len(rows[kind])} case{'s' * (len(rows[kind]) != 1)}"
         if judged := [o.reading.success for o in rows[kind] if o.reading is not None]:
             share = f"{Score.of(judged).success:.0%} of {len(judged)}"
         draw.text((_MARGIN, middle + 8), share, _FAINT, _font(13), anchor="lt")
