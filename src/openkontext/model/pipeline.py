@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from transformers import CLIPTextModel, PreTrainedModel, T5EncoderModel
+from transformers.utils import logging
 
 from openkontext.errors import InputError
 from openkontext.model.autoencoder import Autoencoder
@@ -171,6 +172,7 @@ def save_pipeline(pipeline: Pipeline, path: str | Path) -> None:
 def _load_encoder(encoder: type[PretrainedT], path: Path, dtype: torch.dtype | None) -> PretrainedT:
     """Load a text encoder; what transformers would only warn of, a missing tensor, is an error here."""
     read_json(path / "config.json")  # transformers would look for it elsewhere
+    logging.disable_progress_bar()  # the command shows its own
     load: Any = encoder.from_pretrained
     try:
         model, report = load(

@@ -6,6 +6,7 @@ belongs into a network of its own.
 """
 
 import asyncio
+import logging
 import os
 import threading
 import time
@@ -127,6 +128,8 @@ def _deploy(settings: Settings) -> DeploymentHandle[Any]:
         configure_logging=False,
         **local,
     )
+    for name in ("ray", "ray.serve"):  # their lines are no JSON
+        logging.getLogger(name).setLevel(logging.WARNING)
     serve.start(http_options={"location": "NoServer"})  # requests come through the API and its queue alone
     # A job goes to the replica that has room; each takes as many as it batches.
     deploy = serve.deployment(
