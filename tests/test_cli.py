@@ -270,7 +270,7 @@ EDIT = ("edit", "photo.png", "make it brighter")
         ((*EDIT, "--mask", "none.png"), "none.png: no such file"),
         ((*EDIT, "--reference", "none.png"), "none.png: no such file"),
         (("edit", "none.png", "brighter"), "none.png: no such file"),
-        (("edit", ".", "brighter"), "is a directory"),
+        (("edit", "..", "brighter"), "..: holds no picture"),
         (("chat", "none.png"), "none.png: no such file"),
         (("chat", "photo.png", "--steps", "0"), "--steps is 0"),
         (("edit", "photo.png"), "Missing argument 'PROMPT'; see openkontext edit --help"),

@@ -3,6 +3,7 @@
 Making an `EditRequest` checks it: this is the one place that says which values are good.
 """
 
+import json
 import math
 import operator
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from openkontext import images
-from openkontext.errors import FieldError
+from openkontext.errors import FieldError, InputError
 from openkontext.folding import is_blank
 from openkontext.regions import SIDES
 from openkontext.watching import TENSORS, Callback
@@ -271,6 +272,33 @@ class EditRequest:
 _DEFAULTS: dict[str, Any] = {
     each.name: {} if each.name == "extend" else each.default for each in fields(EditRequest)
 }
+
+
+def of_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Fields of a request that makes a picture as another was made; see `EditResult.metadata`.
+
+    Args:
+        metadata: as `images.read_metadata` gives it.
+
+    Raises:
+        InputError: there is none, or a number in it is none.
+    """
+    if "prompt" not in metadata:
+        raise InputError("holds no settings: it is none of ours, or was written without metadata")
+    found: dict[str, Any] = {}
+    try:
+        for name, value in metadata.items():
+            if name in ("prompt", "negative_prompt", "size", "fit"):
+                found[name] = value
+            elif name in ("seed", "num_inference_steps"):
+                found[name] = int(value)
+            elif name in ("guidance_scale", "true_cfg_scale", "cache"):
+                found[name] = float(value)
+            elif name in _SETTINGS:
+                found[name] = json.loads(value)
+    except ValueError:
+        raise InputError(f"holds damaged settings: {name} is {value!r}") from None
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich.progress
@@ -13,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from openkontext.cli.options import in_options
 
 if TYPE_CHECKING:
-    from openkontext.result import EditStep
+    from openkontext.result import EditResult, EditStep
 
 Item = TypeVar("Item")
 
@@ -49,6 +50,32 @@ def progress(description: str) -> Iterator[Callable[["EditStep"], None]]:
             bar.stop()
 
 
+@contextmanager
+def batch_progress(total: int) -> Iterator[Callable[[float, str], None]]:
+    """One progress bar on stderr for many edits; yields what moves it.
+
+    Args:
+        total: how many edits.
+
+    Yields:
+        A function of how many are done, in parts too, and of what is being done.
+    """
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("editing"),
+        BarColumn(),
+        TextColumn("{task.fields[count]}/{task.total} {task.fields[name]}", markup=False),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=console, transient=console.is_terminal) as bar:
+        task = bar.add_task("editing", total=total, count=0, name="")
+
+        def show(done: float, name: str) -> None:
+            bar.update(task, completed=done, count=int(done), name=one_line(name))
+
+        yield show
+
+
 def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
     """The items one after the other, with a progress bar on stderr."""
     yield from rich.progress.track(
@@ -79,3 +106,12 @@ def print_json(record: dict[str, Any]) -> None:
     """Print one JSON object on stdout."""
     encoding = sys.stdout.encoding or "ascii"  # a pipe's on Windows is none of Unicode's
     print(json.dumps(record, ensure_ascii=not encoding.lower().startswith("utf"), indent=2))
+
+
+def result_record(result: "EditResult") -> dict[str, Any]:
+    """A result as JSON."""
+    apart = ("image", "record", "verdict", "loras", "settings", "output_type", "latents", "others")
+    fields = {name: value for name, value in vars(result).items() if name not in apart}
+    size = {"width": result.image.width, "height": result.image.height}
+    loras = {"loras": [asdict(lora) for lora in result.loras]} if result.loras else {}
+    return {**size, **fields, **loras, "verdict": result.verdict.record()}

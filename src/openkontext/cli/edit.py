@@ -1,9 +1,8 @@
-"""`openkontext edit` and `openkontext generate`: one picture each."""
+"""`openkontext edit` and `openkontext generate`: one picture each; `many.py` has several."""
 
 import re
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +11,7 @@ from openkontext.errors import InputError
 
 if TYPE_CHECKING:
     from openkontext.request import EditRequest
-    from openkontext.result import EditResult, EditStep
+    from openkontext.result import EditStep
 
 Preview = Annotated[
     str | None,
@@ -23,26 +22,49 @@ Preview = Annotated[
 @groups.expanded
 def edit(
     image: Annotated[
-        str, typer.Argument(metavar="IMAGE", help="JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP or TIFF.")
+        str,
+        typer.Argument(
+            metavar="IMAGE",
+            help='JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP or TIFF; or a folder, "*.jpg" or LIST.jsonl.',
+        ),
     ],
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help='What to change: "make it night".')],
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", help='What to change: "make it night".')
+    ] = None,
+    *,
     saving: groups.Saving,
     asking: groups.Asking,
     setup: groups.Setup,
+    batch: groups.Batch,
     fit: options.FitMode = "stretch",
     mask: Annotated[
         str | None, typer.Option(metavar="FILE", help="Transparent, or white, where the picture may change.")
     ] = None,
+    crop_to_mask: options.CropToMask = False,
+    extend: options.Extend = None,
     repaint: options.Repaint = False,
     preview: Preview = None,
     json: options.Json = False,
 ) -> None:
-    """Edit a picture as an instruction says."""
+    """Edit a picture, or many, as an instruction says."""
+    from openkontext import many
+    from openkontext.cli.many import edit_many, with_settings_of
     from openkontext.request import EditRequest
 
-    request = EditRequest(
-        prompt=prompt, image=image, mask_image=mask, fit=fit, keep_unchanged=not repaint, **asking.fields
-    )
+    fields = asking.fields | {"mask_image": mask, "fit": fit, "keep_unchanged": not repaint}
+    fields |= {"crop_to_mask": crop_to_mask, "extend": options.parse_extend(extend or ())}
+    if prompt is not None:
+        fields["prompt"] = prompt
+    if batch.from_metadata is not None:
+        fields = with_settings_of(batch.from_metadata, fields)
+    if batch.wanted or many.is_many(image):
+        if preview is not None:
+            raise InputError("--preview is for one picture; leave it out")
+        edit_many(image, fields, setup, saving, batch, json)
+        return
+    if "prompt" not in fields:
+        raise InputError("Missing argument 'PROMPT'; see openkontext edit --help")
+    request = EditRequest(image=image, **fields)
     _make(request, saving.target(f"{Path(image).stem}-edited"), setup, saving, preview, json)
 
 
@@ -89,7 +111,7 @@ def _make(
     result.save(target, **saving.arguments)
     console.show_notes(result.notes, result.warnings)
     if json:
-        console.print_json({"output": str(target), **_record(result)})
+        console.print_json({"output": str(target), **console.result_record(result)})
     else:
         width, height = result.image.size
         steps, seed, seconds = result.num_inference_steps, result.seed, result.seconds
@@ -115,12 +137,3 @@ def _save_preview(folder: Path, step: "EditStep") -> None:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); name another folder") from error
     name = f"step-{step.index:0{len(str(step.count))}}.png"
     step.save(folder / name, overwrite=True)
-
-
-def _record(result: "EditResult") -> dict[str, Any]:
-    """A result as JSON."""
-    apart = ("image", "record", "verdict", "loras", "settings", "output_type", "latents", "others")
-    fields = {name: value for name, value in vars(result).items() if name not in apart}
-    size = {"width": result.image.width, "height": result.image.height}
-    loras = {"loras": [asdict(lora) for lora in result.loras]} if result.loras else {}
-    return {**size, **fields, **loras, "verdict": result.verdict.record()}

@@ -104,6 +104,20 @@ class Saving:
         }
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Several edits in one run."""
+
+    seeds: options.Seeds = None
+    prompts: options.Prompts = None
+    from_metadata: options.FromMetadata = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether one picture is edited more than once."""
+        return self.seeds is not None or self.prompts is not None
+
+
 def expanded(command: Callable[..., None]) -> Callable[..., None]:
     """A command as typer is to see it: a group's options in the place of each parameter that is a group."""
     own = inspect.signature(command).parameters.values()
@@ -119,5 +133,6 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
     seen: list[inspect.Parameter] = []
     for each in own:
         seen += options_of[each.name].values() if each.name in groups else [each]
+    seen = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in seen]  # defaults in any order
     run.__signature__ = inspect.Signature(seen)  # type: ignore[attr-defined]
     return run

@@ -1,6 +1,7 @@
 """Options that several commands share, and how their texts are read."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -112,7 +113,31 @@ Stitch = Annotated[
     typer.Option("--stitch", help="Show the picture and the references to the model side by side, as one."),
 ]
 
+Seeds = Annotated[
+    str | None, typer.Option("--seeds", metavar="S,S,...", help="Edit each picture once with each seed.")
+]
+Prompts = Annotated[
+    str | None,
+    typer.Option("--prompts", metavar="FILE", help="Edit each picture once with each line of a file."),
+]
+FromMetadata = Annotated[
+    str | None,
+    typer.Option("--from-metadata", metavar="FILE", help="Settings of a picture that was made before."),
+]
+CropToMask = Annotated[
+    bool,
+    typer.Option(
+        "--crop-to-mask", help="Edit the part around --mask alone, at all of the model's resolution."
+    ),
+]
+Extend = Annotated[
+    list[str] | None,
+    typer.Option("--extend", metavar="SIDE=PIXELS", help="Add to a side: left=256; may be given again."),
+]
+
 _OPTIONS = {
+    "crop_to_mask": "--crop-to-mask",
+    "extend": "--extend",
     "num_inference_steps": "--steps",
     "guidance_scale": "--guidance",
     "true_cfg_scale": "--true-cfg",
@@ -127,8 +152,8 @@ _OPTIONS = {
 """Field of `EditRequest`, or a value of one -> the option that sets it."""
 
 _FIELD = re.compile(
-    r"\b(num_inference_steps|guidance_scale|true_cfg_scale|size=original)\b"
-    r"|^(a side of aspect_ratio|seed|size|width|height|fit)(?= )"
+    r"\b(crop_to_mask|num_inference_steps|guidance_scale|true_cfg_scale|size=original)\b"
+    r"|^(extend|a side of aspect_ratio|seed|size|width|height|fit)(?= )"
 )
 _SIZE = re.compile(r"(\d{1,6})\s*([x×:])\s*(\d{1,6})", re.IGNORECASE)
 
@@ -173,6 +198,43 @@ def parse_lora(text: str) -> tuple[Path, float]:
             "most often in 0..1"
         )
     return Path(file), value
+
+
+def parse_extend(texts: Sequence[str]) -> dict[str, int]:
+    """Read `--extend left=256 --extend top=64`, or `--extend left=256,top=64`.
+
+    Raises:
+        InputError: one is no side with pixels, or a side is named twice.
+    """
+    found: dict[str, int] = {}
+    for text in ",".join(texts).split(",") if texts else ():
+        side, _, pixels = text.strip().partition("=")
+        if side in found:
+            raise InputError(f"--extend names {side} twice; give it once")
+        try:
+            found[side] = int(pixels)
+        except ValueError:
+            raise InputError(f"--extend {text!r}: write SIDE=PIXELS, such as left=256") from None
+    return found
+
+
+def parse_seeds(text: str | None) -> list[int]:
+    """Read `--seeds 1,2,3`.
+
+    Raises:
+        InputError: one is no number, or stands twice.
+    """
+    if text is None:
+        return []
+    try:
+        seeds = [int(each) for each in text.split(",")]
+    except ValueError:
+        raise InputError(
+            f"--seeds {text!r}: write whole numbers with commas between, such as 1,2,3"
+        ) from None
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"--seeds {text!r} names a seed twice; give each once")
+    return seeds
 
 
 def in_options(message: str) -> str:
