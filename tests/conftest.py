@@ -34,7 +34,7 @@ def _data_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def copier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the repository that `tests/copier.py` describes; not to be changed."""
+    """Folder of the repository that `tests/support/copier.py` describes; not to be changed."""
     from copier import make_repository
 
     return make_repository(tmp_path_factory.mktemp("models") / "copier")

@@ -1,4 +1,4 @@
-"""One edit end to end, on a model whose edits can be worked out by hand (tests/copier.py)."""
+"""One edit end to end, on a model whose edits can be worked out by hand (tests/support/copier.py)."""
 
 import dataclasses
 import shutil

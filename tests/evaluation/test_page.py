@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browsing import check_accessibility, chromium, fits_its_width, visit
 from playwright.sync_api import Browser, expect
-from service.browsing import check_accessibility, chromium, fits_its_width, visit
 
 from openkontext import InputError
 from openkontext.data.scenes import render as render_scene

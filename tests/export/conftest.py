@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+import small_models
 import torch
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
@@ -23,23 +24,13 @@ from openkontext.model.config import (
     ClipTextConfig,
     ModelConfig,
     T5EncoderConfig,
-    TransformerConfig,
 )
 from openkontext.model.pipeline import Pipeline
 from openkontext.model.text_encoders import build_clip, build_t5
 from openkontext.model.transformer import FluxTransformer
 
 CONFIG = ModelConfig(
-    transformer=TransformerConfig(
-        in_channels=64,
-        num_layers=2,
-        num_single_layers=2,
-        attention_head_dim=32,
-        num_attention_heads=2,
-        joint_attention_dim=24,
-        pooled_projection_dim=20,
-        axes_dims_rope=(4, 14, 14),
-    ),
+    transformer=dataclasses.replace(small_models.TRANSFORMER, in_channels=64, num_single_layers=2),
     autoencoder=AutoencoderConfig(
         block_out_channels=(8, 16, 16, 24),
         layers_per_block=1,
@@ -61,21 +52,6 @@ CONFIG = ModelConfig(
 )
 
 
-def _fill(module: nn.Module, seed: int) -> nn.Module:
-    """Weights that keep activations near 1, and norms and biases away from 1 and 0."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            if parameter.ndim > 1:
-                parameter.copy_(noise * parameter[0].numel() ** -0.5)
-            elif name.endswith("weight"):
-                parameter.copy_(1 + 0.3 * noise)
-            else:
-                parameter.copy_(0.3 * noise)
-    return module.eval()
-
-
 @pytest.fixture
 def pipeline(tmp_path) -> Pipeline:
     """A small model in float32."""
@@ -83,10 +59,10 @@ def pipeline(tmp_path) -> Pipeline:
         (tmp_path / "parts" / name).mkdir(parents=True)
         (tmp_path / "parts" / name / "tokenizer.json").write_text(f'{{"of": "{name}"}}')
     return Pipeline(
-        transformer=_fill(FluxTransformer(CONFIG.transformer), 1),
-        autoencoder=_fill(Autoencoder(CONFIG.autoencoder), 2),
-        clip=_fill(build_clip(CONFIG.clip), 3),
-        t5=_fill(build_t5(CONFIG.t5), 4),
+        transformer=small_models.randomise(FluxTransformer(CONFIG.transformer), 1).eval(),
+        autoencoder=small_models.randomise(Autoencoder(CONFIG.autoencoder), 2).eval(),
+        clip=small_models.randomise(build_clip(CONFIG.clip), 3).eval(),
+        t5=small_models.randomise(build_t5(CONFIG.t5), 4).eval(),
         tokenizer=tmp_path / "parts" / "tokenizer",
         tokenizer_2=tmp_path / "parts" / "tokenizer_2",
         base_shift=0.3,
@@ -192,11 +168,7 @@ def run_bfloat16():
 
 @pytest.fixture
 def relative_error():
-    def measure(value: torch.Tensor, reference: torch.Tensor) -> float:
-        assert value.shape == reference.shape
-        return ((value.float() - reference.float()).norm() / reference.float().norm()).item()
-
-    return measure
+    return small_models.relative_error
 
 
 @pytest.fixture

@@ -3,25 +3,16 @@
 import dataclasses
 
 import pytest
+import small_models
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
-from torch import nn
 
 from openkontext.model.config import AutoencoderConfig, TransformerConfig
 
 
 @pytest.fixture
 def small_transformer() -> TransformerConfig:
-    return TransformerConfig(
-        in_channels=8,
-        num_layers=2,
-        num_single_layers=3,
-        attention_head_dim=32,
-        num_attention_heads=2,
-        joint_attention_dim=24,
-        pooled_projection_dim=20,
-        axes_dims_rope=(4, 14, 14),
-    )
+    return small_models.TRANSFORMER
 
 
 @pytest.fixture
@@ -31,22 +22,7 @@ def small_autoencoder() -> AutoencoderConfig:
 
 @pytest.fixture
 def randomise():
-    """Give a module weights that keep activations near 1, and norms and biases away from 1 and 0."""
-
-    def fill(module: nn.Module, seed: int = 0) -> nn.Module:
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for name, parameter in module.named_parameters():
-                noise = torch.randn(parameter.shape, generator=generator)
-                if parameter.ndim > 1:
-                    parameter.copy_(noise * parameter[0].numel() ** -0.5)
-                elif name.endswith("weight"):
-                    parameter.copy_(1 + 0.3 * noise)
-                else:
-                    parameter.copy_(0.3 * noise)
-        return module
-
-    return fill
+    return small_models.randomise
 
 
 @pytest.fixture
@@ -114,8 +90,4 @@ def transformer_inputs():
 
 @pytest.fixture
 def relative_error():
-    def measure(value: torch.Tensor, reference: torch.Tensor) -> float:
-        assert value.shape == reference.shape
-        return ((value - reference).norm() / reference.norm()).item()
-
-    return measure
+    return small_models.relative_error

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from certificates import KEYS, certify, pem
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from numpy.typing import NDArray
-from provenance.certificates import KEYS, certify, pem
 
 from openkontext import images
 from openkontext.provenance import Ingredient, Record, sign

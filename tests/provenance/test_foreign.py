@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import c2pa
+import foreign
 import numpy as np
 import pillow_heif
 import pytest
+from certificates import KEYS
 from PIL import Image
-from provenance import foreign
-from provenance.certificates import KEYS
 from tiny import write_tiny_repository
 
 import openkontext

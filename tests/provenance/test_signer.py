@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from certificates import KEYS, certify, pem
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from numpy.typing import NDArray
-from provenance.certificates import KEYS, certify, pem
 
 from openkontext import images
 from openkontext.cli import main

@@ -7,12 +7,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from kernels import documented, undocumented
 from onnx import TensorProto
 from quantised_graphs import KINDS, PEER_EXPORTS, Draft, needs_peers, relative_error
 
 from openkontext.runtime import graph as graph_module
 from openkontext.runtime import load_graph
-from openkontext.runtime.kernels import documented, undocumented
 from openkontext.runtime.lowering import lower
 from openkontext.runtime.model_file import read_model
 from openkontext.runtime.providers import PROVIDERS, value_types

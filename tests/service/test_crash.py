@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx2
 import psutil
 import pytest
-from service.running import Receiver, Service, b64, brightness, png
+from running import Receiver, Service, b64, brightness, png
 from sqlalchemy import func, select
 
 from openkontext import provenance

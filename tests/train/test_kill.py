@@ -14,7 +14,7 @@ from stages_to_kill import STEPS
 
 from openkontext.train.metrics import Metrics
 
-SCRIPT = Path(__file__).parents[1] / "stages_to_kill.py"
+SCRIPT = Path(__file__).parents[1] / "support" / "stages_to_kill.py"
 
 
 def start(folder: Path, stage: str) -> subprocess.Popen[bytes]:

@@ -13,7 +13,7 @@ from openkontext.train.parallel import launch
 from openkontext.train.recipe import read_recipe
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "flux1-kontext-dev"
-TESTS = Path(__file__).parents[1]
+SUPPORT = Path(__file__).parents[1] / "support"
 
 
 def test_the_12b_with_its_adapter_is_spread_block_by_block() -> None:
@@ -38,7 +38,7 @@ def test_the_12b_with_its_adapter_is_spread_block_by_block() -> None:
 
 
 def _alone(folder: Path, rank: int, steps: int, shard: bool) -> None:
-    sys.path.insert(0, str(TESTS))
+    sys.path.insert(0, str(SUPPORT))
     from sharded import main
 
     main(folder, rank, steps, shard)

@@ -88,25 +88,3 @@ def adapter_lora(transformer: nn.Module) -> Lora:
 def whole(value: Tensor) -> Tensor:
     """A tensor that may be spread over processes, in one piece; a call of all of them."""
     return value.full_tensor() if isinstance(value, DTensor) else value
-
-
-@torch.no_grad()
-def set_adapter(transformer: FluxTransformer, lora: Lora) -> None:
-    """Give an adapter a file's weights to go on from.
-
-    Raises:
-        InputError: the file is for other layers, another rank or another alpha than the adapter.
-    """
-    layers = adapter_layers(transformer)
-    if lora.keys() != layers.keys():
-        odd = sorted(lora.keys() ^ layers.keys())[0]
-        raise InputError(f"the LoRA to go on from does not have the layers that the recipe names: see {odd}")
-    for name, layer in layers.items():
-        theirs, rank = lora[name], layer.r[_NAME]
-        if theirs.rank != rank or theirs.alpha != layer.scaling[_NAME] * rank:
-            raise InputError(
-                f"the LoRA to go on from has rank {theirs.rank} and alpha {theirs.alpha:g} in {name}, "
-                f"and the recipe rank {rank} and alpha {layer.scaling[_NAME] * rank:g}; give it the same"
-            )
-        layer.lora_A[_NAME].weight.copy_(theirs.down)
-        layer.lora_B[_NAME].weight.copy_(theirs.up)

@@ -1,8 +1,9 @@
 """The suites that the prompt check is measured on: violating prompts, obfuscated by program, and benign ones.
 
-They lie in `safety/prompt/suites/`: "development" may be read when the filter is changed, and the classifier
-learns from it. So may "near-edge": harmless instructions in words with another sense, and the same words in
-the sense that is refused. "Held-out" and "unseen" are only counted. "unseen" is near the edge throughout.
+They lie in `tests/safety/prompt/suites/`: "development" may be read when the filter is changed, and the
+classifier learns from it. So may "near-edge": harmless instructions in words with another sense, and the same
+words in the sense that is refused. "Held-out" and "unseen" are only counted. "unseen" is near the edge
+throughout.
 """
 
 import base64
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-FOLDER = Path(__file__).parent / "safety" / "prompt" / "suites"
+FOLDER = Path(__file__).parents[1] / "safety" / "prompt" / "suites"
 SUITES = ("development", "held-out")
 UNSEEN = "unseen"
 NEAR_EDGE = "near-edge"

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx2
 import psutil
 import pytest
-from service.running import Service, b64, brightness, png, poll
+from running import Service, b64, brightness, png, poll
 
 pytest.importorskip("ray", reason="pip install '.[ray]'")
 pytestmark = pytest.mark.slow

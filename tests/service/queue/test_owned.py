@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from service.running import b64, png
+from running import b64, png
 from sqlalchemy import select, update
 
 from openkontext.service.http.app import create_app

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from service.running import Service, b64, png, poll
+from running import Service, b64, png, poll
 from sqlalchemy import select
 
 from openkontext.safety.review.queue import ReviewQueue

@@ -17,10 +17,10 @@ from typing import Any
 
 import httpx2
 import pytest
+from browsing import check_accessibility, chromium, fits_its_width, visit
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
-from service.browsing import check_accessibility, chromium, fits_its_width, visit
-from service.running import DEAD, Service, b64, png
+from running import DEAD, Service, b64, png
 
 from openkontext.service.people import accounts
 from openkontext.service.people.accounts import NewKey

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 import c2pa
-from provenance.certificates import KEYS, certify, pem
+from certificates import KEYS, certify, pem
 
 from openkontext.provenance import Signer, key_signer
 

@@ -12,10 +12,10 @@ import numpy as np
 import openai
 import pytest
 from PIL import Image
-from service.running import Service, b64, brightness, half_mask, hole, png, poll
+from running import Service, b64, brightness, half_mask, hole, png, poll
 
 BRIGHTER = 12.75
-"""What "brighter" adds to a byte in the copier (tests/copier.py)."""
+"""What "brighter" adds to a byte in the copier (tests/support/copier.py)."""
 STEPS = 3
 """The copier's own number of steps."""
 REFUSED = "add the coca cola logo"

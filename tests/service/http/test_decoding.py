@@ -9,7 +9,7 @@ import zlib
 import pillow_heif
 import pytest
 from PIL import Image
-from service.running import png
+from running import png
 
 from openkontext import InputError
 from openkontext.service.http import decoding

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from browsing import ask, check_accessibility, choose, chromium, download, fits_its_width, tree, visit
 from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect
-from service.browsing import ask, check_accessibility, choose, chromium, download, fits_its_width, tree, visit
-from service.running import Service, brightness, png
+from running import Service, brightness, png
 
 from openkontext import provenance
 from openkontext.images import read_metadata

@@ -12,10 +12,10 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+from browsing import ask, check_accessibility, choose, chromium, fits_its_width, tree, visit
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, Route, expect
-from service.browsing import ask, check_accessibility, choose, chromium, fits_its_width, tree, visit
-from service.running import Service, b64, png, poll
+from running import Service, b64, png, poll
 
 LARGEST = 2**64 - 1
 """A seed that a JavaScript number would round."""

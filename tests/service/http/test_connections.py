@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from service.running import Server, png
+from running import Server, png
 from sqlalchemy import select, update
 
 from openkontext.service.people import accounts

@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 from copier import CONFIG
 from PIL import Image
-from service.running import Receiver, Service, b64, brightness, png, poll
+from running import Receiver, Service, b64, brightness, png, poll
 
 from openkontext import provenance
 
 BRIGHTER = 12.75
-"""What "brighter" adds to a byte in the copier (tests/copier.py)."""
+"""What "brighter" adds to a byte in the copier (tests/support/copier.py)."""
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_the_example_for_curl_takes_a_picture_of_any_size(service: Service, tmp_
     for tool in ("curl", "sh", "base64", "tr"):
         if shutil.which(tool) is None:
             pytest.skip(f"no {tool} here")
-    page = (Path(__file__).parents[2] / "docs/service.md").read_text()
+    page = (Path(__file__).parents[3] / "docs/service.md").read_text()
     [example] = re.findall(r"^\{ printf .*?--data-binary @-$", page, re.DOTALL | re.MULTILINE)
     noise = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "photo.jpg", "PNG")

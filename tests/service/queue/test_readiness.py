@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from service.running import DEAD, Service, poll
+from running import DEAD, Service, poll
 from sqlalchemy import select, update
 
 from openkontext.service.queue.readiness import is_ready, saying_ready

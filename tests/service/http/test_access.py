@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from service.running import b64, png
+from running import b64, png
 from sqlalchemy import select
 from typer.testing import CliRunner
 

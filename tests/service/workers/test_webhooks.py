@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from service.running import DEAD, Receiver
+from running import DEAD, Receiver
 from sqlalchemy import select, update
 
 from openkontext import InputError

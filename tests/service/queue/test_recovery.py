@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import pytest
 from fastapi.testclient import TestClient
-from service.running import DEAD, Service, b64, png
+from running import DEAD, Service, b64, png
 from sqlalchemy import select, update
 
 from openkontext.service.http.app import create_app

@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from service.running import b64, half_mask, hole, png
+from running import b64, half_mask, hole, png
 from sqlalchemy import select, update
 
 from openkontext import EditRequest, InputError

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from service.running import png
+from running import png
 from sqlalchemy import select, update
 
 from openkontext.service.people import accounts

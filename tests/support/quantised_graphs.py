@@ -26,7 +26,7 @@ FLOAT, UINT8, FLOAT8, FLOAT4 = (
 E4M3, E2M1 = ml_dtypes.float8_e4m3fn, ml_dtypes.float4_e2m1fn
 PEER_EXPORTS = Path(
     os.environ.get("OPENKONTEXT_PEER_EXPORTS")
-    or Path(__file__).resolve().parents[2] / "shared" / "peer-exports"
+    or Path(__file__).resolve().parents[3] / "shared" / "peer-exports"
 )
 needs_peers = pytest.mark.skipif(
     not (PEER_EXPORTS / "fp4").is_dir(), reason="set OPENKONTEXT_PEER_EXPORTS to their folder"
