@@ -50,6 +50,7 @@ def load(
     provider: str = "cpu",
     arithmetic: str = ARITHMETICS[0],
     low_memory: bool = False,
+    offload: bool = False,
     loras: Sequence[LoraArgument] = (),
     profile: str | Path | None = None,
 ) -> "Editor":
@@ -61,6 +62,7 @@ def load(
         provider: what runs the graphs: "cpu", "cuda", "tensorrt" and others of ONNX Runtime.
         arithmetic: of graphs in FP8 and FP4: "faithful" as their files say, or "fast".
         low_memory: keep one graph in memory at a time.
+        offload: leave the text encoders and the autoencoder to the CPU; see `Components`.
         loras: LoRA files to edit with, each a path, or a path and its strength; see `Editor.set_loras`.
         profile: risk profile of the filters, "strict", "default", "permissive" or a TOML file; None for what
             $OPENKONTEXT_PROFILE names, else "default".
@@ -75,6 +77,7 @@ def load(
         provider=provider,
         arithmetic=arithmetic,
         low_memory=low_memory,
+        offload=offload,
         loras=loras,
         profile=profile,
     )
@@ -91,6 +94,7 @@ class Editor:
         provider: str = "cpu",
         arithmetic: str = ARITHMETICS[0],
         low_memory: bool = False,
+        offload: bool = False,
         loras: Sequence[LoraArgument] = (),
         profile: str | Path | None = None,
     ) -> None:
@@ -101,7 +105,7 @@ class Editor:
         repository.verify(precision)
         self.repository = repository
         self.components = Components(
-            repository, precision, provider, arithmetic=arithmetic, low_memory=low_memory
+            repository, precision, provider, arithmetic=arithmetic, low_memory=low_memory, offload=offload
         )
         self.tokenizers = Tokenizers(repository)
         self.set_loras(loras)

@@ -22,6 +22,7 @@ class Setup:
     provider: options.Provider = "cpu"
     arithmetic: options.Arithmetic = "faithful"
     low_memory: options.LowMemory = False
+    offload: options.Offload = False
     lora: options.Loras = None
     profile: options.Profile = None
 

@@ -38,6 +38,10 @@ Loras = Annotated[
         "--lora", metavar="FILE[:S]", help="A LoRA beside the model, at strength S (1); may be given again."
     ),
 ]
+Offload = Annotated[
+    bool,
+    typer.Option("--offload", help="Keep a GPU's memory for the transformer; the CPU does the rest."),
+]
 Profile = Annotated[
     str | None,
     typer.Option(metavar="P", help="Filters' risk profile: strict, default, permissive or a TOML file."),

@@ -57,6 +57,7 @@ class BatchingComponents(Components):
         arithmetic: of graphs in FP8 and FP4.
         low_memory: keep at most one graph open.
         threads: CPU threads of one operator; 0 leaves it to ONNX Runtime.
+        offload: leave all but the transformer to the CPU.
         batch: calls that are run as one at most.
     """
 
@@ -69,10 +70,17 @@ class BatchingComponents(Components):
         arithmetic: str = ARITHMETICS[0],
         low_memory: bool = False,
         threads: int = 0,
+        offload: bool = False,
         batch: int = 4,
     ) -> None:
         super().__init__(
-            repository, precision, provider, arithmetic=arithmetic, low_memory=low_memory, threads=threads
+            repository,
+            precision,
+            provider,
+            arithmetic=arithmetic,
+            low_memory=low_memory,
+            threads=threads,
+            offload=offload,
         )
         self.batch = batch
         self._turn = threading.Condition()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from openkontext.lora import LoraFile, UsedLora
 from openkontext.lora.fitting import Fitted, fit
 from openkontext.runtime.adapters import STRENGTHS, parameter_shapes, strength_vector
-from openkontext.runtime.graph import Graph, load_graph
+from openkontext.runtime.graph import Graph, OutOfMemoryError, load_graph
 from openkontext.runtime.lowering import ARITHMETICS
 from openkontext.runtime.tensorrt import axis_ranges
 
@@ -46,6 +46,8 @@ class Components:
         low_memory: keep at most one graph open; calling another closes it and opens that one. Weights of a
             large graph are given back while it runs; see `load_graph`.
         threads: CPU threads of one operator; 0 leaves it to ONNX Runtime.
+        offload: leave the text encoders and the autoencoder to the CPU, so that the provider's memory is the
+            transformer's; where that is not enough, it reads the weights block by block in each call.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Components:
         arithmetic: str = ARITHMETICS[0],
         low_memory: bool = False,
         threads: int = 0,
+        offload: bool = False,
     ) -> None:
         self.repository = repository
         self.precision = precision
@@ -64,6 +67,8 @@ class Components:
         self.arithmetic = arithmetic
         self.low_memory = low_memory
         self.threads = threads
+        self.offload = offload
+        self._paged = False
         self._open: dict[str, Graph] = {}
         self._loras: tuple[AppliedLora, ...] = ()
 
@@ -74,8 +79,11 @@ class Components:
 
     @property
     def warnings(self) -> list[str]:
-        """What of the LoRAs has no effect on this model, for the user."""
-        return [line for lora in self._loras for line in lora.fitted.warnings]
+        """For the user: what of the LoRAs has no effect on this model, and that weights are paged."""
+        paged = [
+            "the provider has not the memory for the transformer: each step reads its weights block by block"
+        ]
+        return [line for lora in self._loras for line in lora.fitted.warnings] + paged * self._paged
 
     def set_loras(self, loras: Sequence[tuple[LoraFile, float]]) -> None:
         """Have the graphs compute with LoRAs from the next call on, in place of those before.
@@ -150,7 +158,15 @@ class Components:
         self._open.clear()
 
     def _call(self, role: str, output: str, **arrays: NDArray[Any]) -> Float:
-        return self._graph(role).run(**arrays)[output].astype(np.float32, copy=False)
+        try:
+            found = self._graph(role).run(**arrays)
+        except OutOfMemoryError:
+            if not self.offload or self._paged or role != "transformer":
+                raise
+            self._open.pop(role, None)
+            self._paged = True
+            found = self._graph(role).run(**arrays)
+        return found[output].astype(np.float32, copy=False)
 
     def _graph(self, role: str) -> Graph:
         if role not in self._open:
@@ -158,7 +174,7 @@ class Components:
                 self.close()
             self._open[role] = load_graph(
                 self.repository.graph(role, self.precision),
-                self.provider,
+                "cpu" if self.offload and role != "transformer" else self.provider,
                 arithmetic=self.arithmetic,
                 role=role,
                 threads=self.threads,
@@ -166,5 +182,6 @@ class Components:
                 ranges=axis_ranges(self.repository.config.sizes, self.repository.config.min_area),
                 adapters=[each.fitted.changes[role] for each in self._loras if role in each.fitted.changes],
                 strengths=self._strengths(role),
+                paged=self._paged and role == "transformer",
             )
         return self._open[role]

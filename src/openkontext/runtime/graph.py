@@ -10,6 +10,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
@@ -18,6 +19,7 @@ from openkontext.lora import Change
 from openkontext.onnx_runtime import onnxruntime
 from openkontext.runtime import cache
 from openkontext.runtime.adapters import STRENGTHS, beside, strength_vector
+from openkontext.runtime.blocks import PagedSession
 from openkontext.runtime.contract import check_contract
 from openkontext.runtime.lowering import (
     ARITHMETICS,
@@ -47,6 +49,8 @@ Above, they stay mapped from their file as they are and each is widened when it 
 weight instead of all, at the price of that work in every call.
 """
 
+_NO_MEMORY = re.compile(r"out ?of ?memory|failed to allocate|bad_?alloc|not enough memory", re.IGNORECASE)
+
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 _DTYPES = {
@@ -58,6 +62,10 @@ _DTYPES = {
     "tensor(int32)": np.dtype(np.int32),
     "tensor(bool)": np.dtype(np.bool_),
 }
+
+
+class OutOfMemoryError(InputError):
+    """A provider has not the memory for a graph."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,9 @@ class Graph:
             with released(self._released):
                 values = self._session.run_with_ort_values(list(self.outputs), feed | self._fixed)
         except Exception as error:  # ONNX Runtime's errors share no base
-            raise InputError(f"{self.path}: the graph failed: {_one_line(error)}") from error
+            text = _one_line(error)
+            kind = OutOfMemoryError if _NO_MEMORY.search(text) else InputError
+            raise kind(f"{self.path}: the graph failed: {text}") from error
         return {name: _array(value) for name, value in zip(self.outputs, values, strict=True)}
 
     def fix(self, name: str, array: NDArray[Any]) -> None:
@@ -152,6 +162,7 @@ def load_graph(
     adapters: Sequence[Mapping[str, Change]] = (),
     strengths: Sequence[float] = (),
     ranges: Mapping[str, Range] | None = None,
+    paged: bool = False,
 ) -> Graph:
     """Open an ONNX graph, rewriting it in memory where the provider cannot execute it as it is.
 
@@ -171,8 +182,10 @@ def load_graph(
         adapters: of each LoRA the changes, by parameters that the graph has, in their shapes; with a role.
         strengths: of the adapters; `Graph.fix(STRENGTHS, ...)` changes them.
         ranges: sizes that will come, for a provider that compiles for them (`tensorrt.axis_ranges`).
+        paged: have the provider hold the weights of one block of the graph at a time (`blocks`).
 
     Raises:
+        OutOfMemoryError: the provider has not the memory for the graph.
         InputError: no such provider, arithmetic or graph, a data file is missing or cut short, the graph is
             not one of its role, it is quantised in a way that is not known, or has an operator that the
             provider lacks.
@@ -202,18 +215,28 @@ def load_graph(
         source: str | bytes = str(path)
     else:
         source = (lowered or model).SerializeToString()
-    options = _session_options(folder or path.parent.absolute(), threads)
+    folder = folder or path.parent.absolute()
     # What TensorRT does not compile runs on CUDA, and what a provider lacks on the CPU.
     helpers = ["cuda"] if provider in COMPILERS and "cuda" in available_providers() else []
     names = list(dict.fromkeys((provider, *helpers, "cpu")))
     options_of = [provider_options(name, device, lowered or model, role, ranges) for name in names]
-    del lowered
     optimizers = ["ConstantFolding"] if mapped else None
+
+    def opened(source: str | bytes, own: Sequence[Mapping[str, str]] = ()) -> Any:
+        options = _session_options(folder, threads)
+        return open_session(source, options, names, own, device, disabled_optimizers=optimizers)
+
     try:
-        session = open_session(source, options, names, options_of, device, disabled_optimizers=optimizers)
+        if paged and provider not in COMPILERS:  # these compile the graph as a whole
+            whole = onnx.shape_inference.infer_shapes(lowered or model)
+            return Graph(PagedSession(whole, opened), path, files.values() if low_memory else (), fixed)
+        del lowered
+        session = opened(source, options_of)
     except InputError:
         raise
     except Exception as error:  # ONNX Runtime's errors share no base
+        if _NO_MEMORY.search(str(error)):
+            raise OutOfMemoryError(_why_not(error, model, path, provider)) from error
         if provider != "cpu" and (why := why_absent(provider)):
             raise InputError(f"provider '{provider}' does not start on this machine: {why}") from error
         raise InputError(_why_not(error, model, path, provider)) from error

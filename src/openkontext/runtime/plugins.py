@@ -56,7 +56,7 @@ def _register(name: str, provider: str) -> None:
     """Load a plugin into ONNX Runtime, once a process; some bear the name that they are registered by."""
     if provider in loaded:
         return
-    os.environ.setdefault("ORT_GGML_LOG", "error")  # else it tells every graph to stderr
+    os.environ.setdefault("ORT_GGML_LOG", "off")  # what goes wrong is raised
     try:
         module = importlib.import_module(PLUGINS[name])
         find = getattr(module, "get_library_path", None) or module.library_path

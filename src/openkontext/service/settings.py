@@ -57,6 +57,8 @@ class Settings(BaseSettings):
     """How graphs in FP8 and FP4 are computed: "faithful" as their files say, or "fast"."""
     low_memory: bool = False
     """Keep one graph in memory at a time."""
+    offload: bool = False
+    """Keep a GPU's memory for the transformer; the CPU does the rest."""
     workers: int = Field(1, ge=0, le=64)
     """Worker processes on this machine; 0 where workers run elsewhere."""
     batch: int = Field(1, ge=1, le=16)

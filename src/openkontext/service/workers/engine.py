@@ -116,6 +116,7 @@ class LocalEngine:
             provider=settings.provider,
             arithmetic=settings.arithmetic,
             low_memory=settings.low_memory,
+            offload=settings.offload,
         )
         if self.editor.guard.reviews is not None:  # people review: in the service's own database
             self.editor.guard.reviews = open_queue(settings, self.editor.guard.policy)
@@ -128,6 +129,7 @@ class LocalEngine:
                 settings.provider,
                 arithmetic=settings.arithmetic,
                 low_memory=settings.low_memory,
+                offload=settings.offload,
                 batch=settings.batch,
             )
             self.editor.components = self._shared
