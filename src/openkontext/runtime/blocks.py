@@ -129,12 +129,12 @@ def _blocks(
         outputs = tuple(sorted((made & later) - fixed.keys()))
         if unknown := [name for name in (*inputs, *outputs) if not types.get(name)]:
             raise InputError(f"value '{unknown[0]}' has no type, so that the graph cannot be cut there")
-        ends = [
+        given, left = (
             [onnx.helper.make_tensor_value_info(name, types[name], None) for name in names]
             for names in (inputs, outputs)
-        ]
+        )
         own = [tensor for name, tensor in weights.items() if name in wanted[index]]
-        graph = onnx.helper.make_graph(list(part), f"block {index}", *ends, initializer=own)
+        graph = onnx.helper.make_graph(list(part), f"block {index}", given, left, own)
         block = onnx.helper.make_model(
             graph, ir_version=model.ir_version, opset_imports=list(model.opset_import)
         )
