@@ -5,11 +5,19 @@ import os
 import secrets
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, field_validator
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from openkontext.errors import InputError
@@ -59,6 +67,8 @@ class Settings(BaseSettings):
     """Keep one graph in memory at a time."""
     offload: bool = False
     """Keep a GPU's memory for the transformer; the CPU does the rest."""
+    loras: dict[str, str] = Field(default_factory=dict)
+    """LoRAs that requests may name: name -> file, as JSON. They need `batch` 1."""
     workers: int = Field(1, ge=0, le=64)
     """Worker processes on this machine; 0 where workers run elsewhere."""
     batch: int = Field(1, ge=1, le=16)
@@ -138,6 +148,12 @@ class Settings(BaseSettings):
             raise ValueError("must have at least 32 characters")
         return value
 
+    @model_validator(mode="after")
+    def _loras_one_by_one(self) -> Self:
+        if self.loras and self.batch > 1:
+            raise ValueError("edits side by side share their graphs, so loras need batch 1")
+        return self
+
     @property
     def database(self) -> str:
         """Address of the database."""
@@ -168,7 +184,9 @@ class Settings(BaseSettings):
             if value is not None
         }
         return {
-            f"OPENKONTEXT_{name.upper()}": json.dumps(value) if isinstance(value, tuple) else str(value)
+            f"OPENKONTEXT_{name.upper()}": json.dumps(value)
+            if isinstance(value, tuple | dict)
+            else str(value)
             for name, value in plain.items()
         }
 

@@ -4,6 +4,7 @@ A route has an own model of its fields (`Inputs`). A job keeps them under the na
 answers and errors use the client's names.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from openkontext.lora.file import MAX_STRENGTH
 from openkontext.service.errors import WrongInputError
 from openkontext.service.people.end_users import MAX_NAME, chosen
 from openkontext.service.queue.options import CALLED, DELIVERY, FIELDS, OPTIONS
@@ -74,6 +76,16 @@ Ratio = Annotated[
     BeforeValidator(parse_ratio, json_schema_input_type=Annotated[str, Field(pattern=r"^\d{1,4}:\d{1,4}$")]),
 ]
 """An aspect ratio, as "16:9"."""
+
+
+def _from_form(given: Any) -> Any:
+    """An object that a form sends as JSON."""
+    return json.loads(given) if isinstance(given, str) else given
+
+
+Strengths = dict[str, Annotated[float, Field(ge=-MAX_STRENGTH, le=MAX_STRENGTH)]]
+Loras = Annotated[Strengths, BeforeValidator(_from_form, json_schema_input_type=Strengths)]
+"""LoRAs by their names in the service's settings, each with its strength."""
 Kind = Literal["png", "jpeg", "webp"]
 """Formats that a result can have."""
 
@@ -110,6 +122,9 @@ class Inputs(BaseModel):
         ge=0,
         le=1,
         description="How far steps may be foreseen, not computed; 0, none, by default.",
+    )
+    loras: Loras | None = Field(
+        None, description="LoRAs of this service by name, each with its strength, most often in 0..1."
     )
     safety_tolerance: int | None = Field(
         None, ge=0, le=6, description="0 is most strict, 6 least; never looser than the service's profile."

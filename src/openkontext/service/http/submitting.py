@@ -79,6 +79,10 @@ def _check(asked: Asked, settings: Settings) -> None:
     except FieldError as error:
         name = asked.called.get(error.field, error.field)
         raise WrongInputError(name, error.reason) from error
+    for name in asked.options.get("loras") or ():
+        if name not in settings.loras:
+            known = f"choose one of {', '.join(sorted(settings.loras))}" if settings.loras else "it has none"
+            raise WrongInputError("loras", f"{name[:60]!r} is no LoRA of this service; {known}")
     check_count([*([Picture("parent_id", "")] if asked.edits_parent else []), *asked.pictures])
     if asked.webhook_url is not None:
         try:

@@ -19,8 +19,8 @@ OPTIONS = tuple(
 """All others; a job keeps them under these names."""
 CALLED = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
 """What clients call options otherwise."""
-DELIVERY = ("output_format", "output_compression", "preview")
-"""How a result is delivered; a job keeps this beside `OPTIONS`."""
+DELIVERY = ("output_format", "output_compression", "preview", "loras")
+"""How a result is delivered, and by which LoRAs it is made; a job keeps this beside `OPTIONS`."""
 FIELDS = {called: name for name, called in CALLED.items()}
 """Names of fields of `EditRequest` by what clients call them."""
 

@@ -4,7 +4,8 @@ import io
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
@@ -12,6 +13,7 @@ from PIL import Image
 
 from openkontext.editor import Editor, load
 from openkontext.errors import InputError, RefusedError
+from openkontext.lora import open_lora
 from openkontext.request import EditRequest
 from openkontext.result import EditResult, EditStep
 from openkontext.runtime.batching import BatchingComponents
@@ -61,12 +63,17 @@ class Delivery:
     """Of JPEG and WebP, 0 to 100; None for the usual one."""
     previews: bool = False
     """Whether anyone wants to see coarse pictures on the way."""
+    loras: Mapping[str, float] = field(default_factory=dict)
+    """LoRAs that it is made with, by the service's names, and their strengths."""
 
     @classmethod
     def of(cls, asked: Mapping[str, Any]) -> "Delivery":
         """As a job keeps it."""
         return cls(
-            asked.get("output_format") or "png", asked.get("output_compression"), bool(asked.get("preview"))
+            asked.get("output_format") or "png",
+            asked.get("output_compression"),
+            bool(asked.get("preview")),
+            asked.get("loras") or {},
         )
 
 
@@ -121,6 +128,7 @@ class LocalEngine:
         if self.editor.guard.reviews is not None:  # people review: in the service's own database
             self.editor.guard.reviews = open_queue(settings, self.editor.guard.policy)
         self.concurrency = settings.batch
+        self._loras = {name: open_lora(file)[0].path for name, file in settings.loras.items()}
         self._shared: BatchingComponents | None = None
         if settings.batch > 1:
             self._shared = BatchingComponents(
@@ -134,14 +142,24 @@ class LocalEngine:
             )
             self.editor.components = self._shared
 
+    def _lora(self, name: str) -> Path:
+        if name not in self._loras:
+            raise InputError(f"loras: {name!r} is no LoRA of this service any more; leave it out")
+        return self._loras[name]
+
     def preload(self) -> None:
         """See `Engine`."""
+        for path in self._loras.values():  # one that does not fit is said now, not in an edit
+            self.editor.set_loras([path])
+        self.editor.set_loras([])
         self.editor.preload()
 
     def edit(self, request: EditRequest, delivery: Delivery, report: Report) -> Done:
         """See `Engine`."""
         with self._shared.member() if self._shared else nullcontext():
             try:
+                if self._loras or delivery.loras:
+                    self.editor.set_loras([(self._lora(name), s) for name, s in delivery.loras.items()])
                 result = self.editor.run(request, _Reporting(report, delivery.previews).step)
                 content, facts = _encode(result, delivery)
             except HeldError as error:
@@ -200,6 +218,7 @@ def _encode(result: EditResult, delivery: Delivery) -> tuple[bytes, dict[str, An
         "guidance": result.guidance_scale,
         "model": result.model,
         "digest": result.digest,
+        **({"loras": [asdict(lora) for lora in result.loras]} if result.loras else {}),
         "seconds": round(result.seconds, 3),
         "notes": list(result.notes),
         "warnings": list(result.warnings),
