@@ -67,8 +67,9 @@ class Settings(BaseSettings):
     """Keep one graph in memory at a time."""
     offload: bool = False
     """Keep a GPU's memory for the transformer; the CPU does the rest."""
-    loras: dict[str, str] = Field(default_factory=dict)
-    """LoRAs that requests may name: name -> file, as JSON. They need `batch` 1."""
+    loras: dict[str, str] = Field({})
+    """LoRAs that requests may name, as JSON: {"poster": "/models/poster.safetensors"}; with `batch` 1 alone.
+    An edit with other files than the one before opens the transformer anew."""
     workers: int = Field(1, ge=0, le=64)
     """Worker processes on this machine; 0 where workers run elsewhere."""
     batch: int = Field(1, ge=1, le=16)
