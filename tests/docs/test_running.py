@@ -42,7 +42,7 @@ def _blocks(name: str) -> list[tuple[str, str, str]]:
 def _to_run() -> list[tuple[str, list[tuple[str, str]]]]:
     pages = [
         (name, [(kind, body) for mark, kind, body in _blocks(name) if mark.startswith("run")])
-        for name in (*START, *HOW_TO, "one-edit")
+        for name in (*START, *HOW_TO, "one-edit", "prompt-filter", "provenance")
     ]
     return [(name, blocks) for name, blocks in pages if blocks]
 

@@ -97,7 +97,7 @@ def test_a_stripped_picture_still_tells_its_model(
     report = verify(stripped)
     assert (report.signed, report.valid, report.watermark) == (False, False, editor.digest[:8])
     assert main(["verify", str(stripped)]) == 2
-    assert f"a model whose digest begins {editor.digest[:8]}" in capsys.readouterr().err
+    assert f"a model whose digest begins {editor.digest[:8]}" in capsys.readouterr().out
 
 
 def _square(photo: Pixels) -> Pixels:
