@@ -5,9 +5,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 from pair_files import WORDS, picture, write_jsonl, write_parquet, write_shards
 from PIL import Image
+from pyarrow import parquet
 
 from openkontext.errors import InputError
 from openkontext.images import to_model
@@ -116,3 +118,24 @@ def test_the_cache_holds_what_the_repository_computes(
     file.write_text(file.read_text() + "\n")
     with pytest.raises(InputError, match=r"no usable pair \(1 skipped, first pairs.jsonl line 1"):
         build_cache(file, cache, base)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        ("source_img", "target_img", "instruction"),
+        ("original_image", "edited_image", "edit_prompt"),
+        ("input_image", "edited_image", "edit_prompt"),
+    ],
+)
+def test_tables_of_others_are_read_by_their_own_columns(columns, tmp_path):
+    before, after, words = columns
+    more = {"img_id": "3", "turn_index": 1, "original_prompt": "a man", "edited_prompt": "a red man"}
+    row = {
+        before: {"bytes": b"one", "path": None},
+        after: {"bytes": b"two", "path": None},
+        words: "make it red",
+    }
+    parquet.write_table(pyarrow.Table.from_pylist([row | more]), tmp_path / "train.parquet")
+    (record,) = read_records([tmp_path / "train.parquet"])
+    assert (record.before, record.after, record.instruction) == (b"one", b"two", "make it red")

@@ -37,7 +37,7 @@ def edits(
         str | None, typer.Option(metavar="K,...", help="Kinds of edit; those that the model was taught.")
     ] = None,
     cases: Annotated[
-        str | None, typer.Option(metavar="PATH", help="KontextBench's folder, or a JSONL of cases.")
+        str | None, typer.Option(metavar="PATH", help="A benchmark's folder or file, or a JSONL of cases.")
     ] = None,
     clip: Annotated[
         str | None, typer.Option(metavar="DIR", help="CLIP's picture encoder: likeness and aesthetics too.")
@@ -73,15 +73,16 @@ def edits(
     if report is not None:
         require_jinja()
         images.check_output(report, overwrite, (".html",))
+    kept = None if outputs is None else Path(outputs)
     encoder = None if clip is None else Clip(clip)
-    foreign = None if cases is None else runs.foreign_cases(cases, count, kinds, ceiling)
+    foreign = None if cases is None else runs.foreign_cases(cases, count, kinds, ceiling, kept)
     editor = setup.load()
     asked = foreign or runs.own_cases(editor, seed, count, kinds)
     if ceiling:
         edit = round_trip(editor.components)
     else:
         noise = 0 if foreign is None else seed
-        edit = edited_by(editor, steps, guidance, true_cfg, noise, None if outputs is None else Path(outputs))
+        edit = edited_by(editor, steps, guidance, true_cfg, noise, kept)
     done = with_first_pictures(evaluate(asked, edit, encoder), PER_KIND)
     outcomes = list(console.track(done, "reading" if ceiling else "editing", len(asked)))
     found = Report.of(outcomes)

@@ -1,8 +1,9 @@
-"""Cases from elsewhere: KontextBench's own folder, or a JSONL of cases.
+"""Cases from elsewhere: benchmarks as they are published, or a JSONL of cases.
 
 - KontextBench (`black-forest-labs/kontext-bench`) as it is downloaded: the folder with `test/metadata.jsonl`,
   or `test` itself, with lines such as
   `{"file_name": "images/0000.jpg", "instruction": "...", "category": "Text Editing", "key": "0000_00"}`.
+- GEdit-Bench, ImgEdit, MagicBrush and EMU-Edit as they are published: see `published`.
 - `*.jsonl` with lines such as `{"before": "a.png", "instruction": "..."}`, and where there is more to say
   `after`, `mask`, `task`, `measure` and `name`.
 
@@ -21,6 +22,15 @@ from numpy.typing import NDArray
 
 from openkontext import images
 from openkontext.errors import InputError
+from openkontext.evaluation.published import (
+    JSON_FILES,
+    TABLES,
+    Cell,
+    Row,
+    rows_of_json,
+    rows_of_table,
+    tables,
+)
 from openkontext.evaluation.similarity import MEASURES
 from openkontext.images.fitting import Pixels
 
@@ -52,12 +62,23 @@ class PictureCase:
     """What is asked."""
     task: str
     """Task of KontextBench, or what the file says."""
-    before_path: Path
-    after_path: Path | None = None
-    mask_path: Path | None = None
+    before_path: Path | Cell
+    after_path: Path | Cell | None = None
+    mask_path: Path | Cell | None = None
     """White where the picture may change."""
     wanted: Collection[str] | None = None
     """Measures to take, of `similarity.MEASURES`; None for all that can be."""
+
+    output: str = ""
+    """Where the benchmark's judge looks for the output, relative; empty for a number."""
+    source: Path | Cell | None = None
+    """A picture that the judge wants beside the output."""
+    source_output: str = ""
+    """Where."""
+    follows: str = ""
+    """The output, relative, that is edited on in place of the picture."""
+    outputs: Path | None = None
+    """Folder of all outputs, for a case that follows one."""
 
     # Pictures are read each time: a whole benchmark of them would fill the memory.
 
@@ -79,12 +100,12 @@ class PictureCase:
     @property
     def before(self) -> Pixels:
         """The picture to edit, [height, width, 3]."""
-        return images.load(self.before_path).pixels
+        return images.load(self._followed or _source(self.before_path)).pixels
 
     @property
     def reference(self) -> Pixels | None:
         """The picture as asked, where it is known."""
-        return None if self.after_path is None else images.load(self.after_path).pixels
+        return None if self.after_path is None else images.load(_source(self.after_path)).pixels
 
     @property
     def may_change(self) -> NDArray[np.bool_] | None:
@@ -92,7 +113,13 @@ class PictureCase:
         if self.mask_path is None:
             return None
         height, width = self.before.shape[:2]
-        return images.load_mask(self.mask_path, (width, height)) > 0
+        return images.load_mask(_source(self.mask_path), (width, height)) > 0
+
+    @property
+    def _followed(self) -> Path | None:
+        """The output that is edited on; None where there is none, as after a refusal."""
+        path = self.outputs / self.follows if self.outputs and self.follows else None
+        return path if path and path.is_file() else None
 
     def read(self, output: Pixels) -> None:
         """No reader knows what the picture shows."""
@@ -106,7 +133,10 @@ def read_cases(path: str | Path) -> list[PictureCase]:
         InputError: there is no such file, a line says no case, or a picture is missing or damaged; the
             message names the line.
     """
-    file = _table(Path(path))
+    path = Path(path)
+    if (rows := _published(path)) is not None:
+        return [_of_row(row, index) for index, row in enumerate(rows)]
+    file = _table(path)
     cases: list[PictureCase] = []
     try:
         with file.open("rb") as lines:
@@ -125,6 +155,53 @@ def spread(cases: Sequence[PictureCase], count: int | None) -> list[PictureCase]
     if count is None or count >= len(cases):
         return list(cases)
     return [cases[place * len(cases) // count] for place in range(count)]
+
+
+def _published(path: Path) -> list[Row] | None:
+    """The rows of a benchmark that `published` reads; None where the path holds none."""
+    files = [path]
+    if path.is_dir():
+        if any((path / name).is_file() for name in (METADATA, f"test/{METADATA}")):
+            return None
+        files = [path / name for name in JSON_FILES if (path / name).is_file()][:1] or tables(path)
+    rows: list[Row] = []
+    for file in files:
+        if file.is_file() and file.suffix == ".json":
+            rows += rows_of_json(file)
+        elif file.is_file() and file.suffix in TABLES:
+            rows += rows_of_table(file)
+    outputs = [row.output for row in rows]
+    if len(set(outputs)) < len(outputs):
+        twice = next(name for name in outputs if outputs.count(name) > 1)
+        raise InputError(f"{path}: two cases have the output {twice}; give one split alone")
+    return rows or None
+
+
+def _of_row(row: Row, index: int) -> PictureCase:
+    if not isinstance(row.instruction, str) or not row.instruction.strip():
+        raise InputError(f"{row.where}: there is no instruction")
+    case = PictureCase(
+        index=index,
+        name=row.name,
+        instruction=row.instruction.strip(),
+        task=row.task or NO_TASK,
+        before_path=row.before,
+        after_path=row.after,
+        mask_path=row.mask,
+        output=row.output,
+        source=row.source,
+        source_output=row.source_output,
+        follows=row.follows,
+    )
+    try:
+        _ = case.before, case.reference, case.may_change
+    except InputError as error:
+        raise InputError(f"{row.where}: {error}") from None
+    return case
+
+
+def _source(picture: Path | Cell) -> Path | bytes:
+    return picture.read() if isinstance(picture, Cell) else picture
 
 
 def _table(path: Path) -> Path:

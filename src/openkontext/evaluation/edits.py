@@ -15,6 +15,8 @@ from PIL import Image
 
 from openkontext import images
 from openkontext.errors import InputError, RefusedError
+from openkontext.evaluation.benchmarks import PictureCase
+from openkontext.evaluation.published import Cell
 from openkontext.evaluation.reader import Fault, Reading
 from openkontext.evaluation.similarity import Embeds, Pictured, measure
 from openkontext.images.fitting import Pixels, from_model, to_model
@@ -196,10 +198,11 @@ def edited_by(
         if outputs is not None:
             picture = hashlib.sha256(before.tobytes()).hexdigest()
             asked = json.dumps([editor.digest, picture, case.instruction, noise, options])
-            file = outputs / f"{case.index:05}.png"
+            file = outputs / (getattr(case, "output", "") or f"{case.index:05}.png")
+            _keep_source(case, outputs)
             if file.exists():
                 return _kept(file, asked)
-            outputs.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
         started = time.perf_counter()
         result = editor.edit(
             before,
@@ -215,6 +218,17 @@ def edited_by(
         return Answer(np.asarray(result.image.convert("RGB")), result.unchanged, seconds)
 
     return edit
+
+
+def _keep_source(case: Asked, outputs: Path) -> None:
+    """Write the picture that a benchmark's judge wants beside the output, where it wants one."""
+    if not isinstance(case, PictureCase) or case.source is None:
+        return
+    file = outputs / case.source_output
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        data = case.source.read() if isinstance(case.source, Cell) else case.source
+        images.save(file, images.load(data).pixels)
 
 
 def _kept(file: Path, asked: str) -> Answer:

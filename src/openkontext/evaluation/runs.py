@@ -3,7 +3,8 @@
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,8 +51,12 @@ def own_cases(editor: Editor, seed: int, count: int | None, kinds: str | None) -
     return draw_cases(seed, COUNT if count is None else count, named)
 
 
-def foreign_cases(path: str, count: int | None, kinds: str | None, ceiling: bool) -> list[PictureCase]:
+def foreign_cases(
+    path: str, count: int | None, kinds: str | None, ceiling: bool, outputs: Path | None = None
+) -> list[PictureCase]:
     """Cases from elsewhere; so many of them, evenly spread.
+
+    Those that go on with an output need all outputs kept, and all cases before them.
 
     Raises:
         InputError: they cannot be read, or an option asks for what only our own cases have.
@@ -60,7 +65,10 @@ def foreign_cases(path: str, count: int | None, kinds: str | None, ceiling: bool
         raise InputError("--kinds is for our own cases; leave it out with --cases, which brings its own")
     if ceiling:
         raise InputError("--ceiling needs cases whose true outcome is known; leave out --cases")
-    return spread(read_cases(path), count)
+    cases = read_cases(path)
+    if outputs is None or (count is not None and count < len(cases)):
+        cases = [case for case in cases if not case.follows]
+    return [replace(case, outputs=outputs) for case in spread(cases, count)]
 
 
 @dataclass

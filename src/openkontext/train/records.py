@@ -6,6 +6,7 @@
 | `*.parquet` | a row with these columns; a picture is a path, its bytes, or Hugging Face's `{bytes, path}` |
 | `*.tar` | members `KEY.before.png`, `KEY.after.png` and `KEY.txt` (or `KEY.json` with `instruction`) |
 
+The columns of MagicBrush and of InstructPix2Pix are read too.
 Paths are relative to the table. A record without `before` teaches text to image.
 """
 
@@ -23,6 +24,13 @@ from openkontext.errors import InputError
 
 FORMATS = (".jsonl", ".parquet", ".tar")
 """Ends of the names of the files that are read."""
+COLUMNS = (
+    {"before": "before", "after": "after", "instruction": "instruction"},
+    {"before": "source_img", "after": "target_img", "instruction": "instruction"},
+    {"before": "original_image", "after": "edited_image", "instruction": "edit_prompt"},
+    {"before": "input_image", "after": "edited_image", "instruction": "edit_prompt"},
+)
+"""Columns of a table of pairs: ours, MagicBrush's, and the two that InstructPix2Pix is published with."""
 MAX_MEMBER = 256 << 20
 """Bytes above which a shard's member is not read."""
 
@@ -105,17 +113,19 @@ def _from_jsonl(file: Path) -> Iterator[Record | Skipped]:
 
 def _from_parquet(file: Path) -> Iterator[Record | Skipped]:
     table = parquet.ParquetFile(file)
-    missing = {"after", "instruction"} - set(table.schema_arrow.names)
-    if missing:
-        raise InputError(
-            f"{file} has no column {sorted(missing)[0]!r}; it needs before, after and instruction"
-        )
-    columns = [name for name in ("before", "after", "instruction") if name in table.schema_arrow.names]
+    found = set(table.schema_arrow.names)
+    fitting = [names for names in COLUMNS if {names["after"], names["instruction"]} <= found]
+    if not fitting:
+        missing = sorted({"after", "instruction"} - found)[0]
+        raise InputError(f"{file} has no column {missing!r}; it needs before, after and instruction")
+    ours = max(fitting, key=lambda names: names["before"] in found)
+    columns = [name for name in ours.values() if name in found]
     number = 0
     for rows in table.iter_batches(batch_size=16, columns=columns):
         for fields in rows.to_pylist():
             number += 1
-            yield _record(f"{file.name} row {number}", fields, file.parent)
+            named = {role: fields.get(column) for role, column in ours.items()}
+            yield _record(f"{file.name} row {number}", named, file.parent)
 
 
 def _from_tar(file: Path) -> Iterator[Record | Skipped]:
