@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from openkontext.errors import InputError
 from openkontext.onnx_runtime import onnxruntime
 from openkontext.places import cache_folder
-from openkontext.runtime import plugins, providers, trial
+from openkontext.runtime import cache, plugins, providers, trial
 from openkontext.runtime.graph import load_graph
 from openkontext.runtime.providers import available_providers, check_provider
 
@@ -151,6 +151,20 @@ def test_openvino_keeps_what_it_compiled(product: Path, monkeypatch: pytest.Monk
         load_graph(product, "cpu")
     assert given["providers"] == ["CPUExecutionProvider"]
     assert given["provider_options"] == [{}]
+
+
+def test_what_providers_compiled_is_counted_and_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENKONTEXT_HOME", str(tmp_path))
+    assert cache.compiled() == (0, 0)
+    for name in ("openvino/1.blob", "tensorrt/1.engine", "models/kept"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"abc")
+    (tmp_path / "openvino/1.blob").chmod(0o440)  # as OpenVINO leaves it
+    assert cache.compiled() == cache.compiled(clear=True) == (2, 6)
+    assert cache.compiled() == (0, 0)
+    assert (tmp_path / "models/kept").exists()
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt", "cpu"])

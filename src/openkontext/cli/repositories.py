@@ -57,7 +57,7 @@ def _bytes(size: int) -> str:
 def doctor(
     model: options.Model = "nano",
     clear_cache: Annotated[
-        bool, typer.Option("--clear-cache", help="Remove the rewritten graphs that are kept on disk.")
+        bool, typer.Option("--clear-cache", help="Remove the rewritten and compiled graphs that are kept.")
     ] = False,
     json: options.Json = False,
 ) -> None:
@@ -126,6 +126,9 @@ def _cache(clear: bool) -> Check:
 
     count, size = cache.clear() if clear else cache.usage()
     kept = f"{count} rewritten, {size / 2**20:.1f} MiB, {'removed from' if clear else 'in'} {cache.folder()}"
+    count, size = cache.compiled(clear)
+    if count:
+        kept += f"; {count} files compiled by providers, {size / 2**20:.1f} MiB, beside it"
     return Check("graphs kept", "ok", kept)
 
 

@@ -28,6 +28,9 @@ CACHE_BYTES = 1 << 30
 """Bytes that all entries together may take; those not used for longest go first."""
 
 _SUFFIX = ".onnx"
+COMPILING = ("openvino", "tensorrt", "nvtensorrtrtx")
+"""Providers that keep files in a folder of their name beside ours; ONNX Runtime removes none of them."""
+
 _HASH_BYTES = hashlib.sha256().digest_size
 _ABANDONED_SECONDS = 3600
 """Age from which a half-written file is one that a process left when it died."""
@@ -94,6 +97,25 @@ def usage() -> tuple[int, int]:
     """How many entries there are, and their bytes."""
     sizes = [size for _, _, size in _entries(folder())]
     return len(sizes), sum(sizes)
+
+
+def compiled(clear: bool = False) -> tuple[int, int]:
+    """What providers that compile keep beside our entries, each in a folder of its name.
+
+    Args:
+        clear: remove it.
+
+    Returns:
+        How many files there are, or were removed, and their bytes.
+    """
+    found = [
+        (path, path.stat().st_size)
+        for name in COMPILING
+        for path in (cache_folder() / name).glob("*")
+        if path.is_file()
+    ]
+    found = [(path, size) for path, size in found if not clear or _remove(path)]
+    return len(found), sum(size for _, size in found)
 
 
 def _evict(where: Path) -> None:
