@@ -5,13 +5,11 @@ its parameter. Tools that optimise a graph keep one of the two.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-
-from openkontext.runtime.passes.quantised import is_stored
 
 _QUANTISERS = frozenset(
     {
@@ -78,14 +76,15 @@ def linear_layers(graph: ir.Graph, role: str) -> dict[str, LinearLayer]:
         graph: as it was exported, its initializers not among its inputs.
         role: "transformer", "clip" or "t5".
     """
+    stored = _stored(graph)
     products: dict[str, list[ir.Node]] = {}
     for node in graph.all_nodes():
-        if node.domain or node.op_type not in ("MatMul", "Gemm") or not is_stored(node.inputs[1]):
+        if node.domain or node.op_type not in ("MatMul", "Gemm") or node.inputs[1] not in stored:
             continue
         name = next((found for raw in _raw_names(node) if (found := canonical(raw, role))), None)
-        if name is not None and not is_stored(node.inputs[0]):
+        if name is not None and node.inputs[0] not in stored:
             products.setdefault(name, []).append(node)
-    layers = (_layer(name, nodes, role) for name, nodes in products.items())
+    layers = (_layer(name, nodes, role, stored) for name, nodes in products.items())
     return {layer.name: layer for layer in layers if layer is not None}
 
 
@@ -94,16 +93,27 @@ def vectors(graph: ir.Graph, role: str) -> dict[str, list[tuple[ir.Node, int]]]:
 
     By the nodes that take them, since exporters store equal ones, such as norms of ones, but once.
     """
+    stored = _stored(graph)
     found: dict[str, list[tuple[ir.Node, int]]] = {}
     for node in graph.all_nodes():
         for index, parameter in _VECTORS.get(node.op_type if not node.domain else "", ()):
             value = node.inputs[index] if index < len(node.inputs) else None
-            if value is None or not _is_vector(value) or not is_stored(value):
+            if value is None or value not in stored or not _is_vector(value):
                 continue
             scopes = [_scope(node)] if _scope(node) else list(_stored_names(value))
             name = next((layer for raw in scopes if (layer := canonical(raw, role))), None)
             if name is not None:
                 found.setdefault(f"{name}.{parameter}", []).append((node, index))
+    return found
+
+
+def _stored(graph: ir.Graph) -> set[ir.Value | None]:
+    """The values that are the same in every call: stored, or computed from such alone; in one pass."""
+    found: set[ir.Value | None] = set(graph.initializers.values())
+    for node in graph:
+        inputs = [value for value in node.inputs if value is not None]
+        if node.op_type == "Constant" or (inputs and all(value in found for value in inputs)):
+            found.update(node.outputs)
     return found
 
 
@@ -131,7 +141,9 @@ def _stored_names(value: ir.Value) -> Iterator[str]:
             pending.extend(producer.inputs)
 
 
-def _layer(name: str, nodes: Sequence[ir.Node], role: str) -> LinearLayer | None:
+def _layer(
+    name: str, nodes: Sequence[ir.Node], role: str, stored_values: Set[ir.Value | None]
+) -> LinearLayer | None:
     pairs = [
         (first, second)
         for second in nodes
@@ -152,7 +164,7 @@ def _layer(name: str, nodes: Sequence[ir.Node], role: str) -> LinearLayer | None
     by_row = bool(node.attributes.get_int("transB", 0))
     out, into = stored if by_row else stored[::-1]
     x = _before_quantisers(x)
-    smoothing = _smoothing(x, name, role)
+    smoothing = _smoothing(x, name, role, stored_values)
     if smoothing is not None:
         producer = x.producer()
         assert producer is not None
@@ -160,7 +172,7 @@ def _layer(name: str, nodes: Sequence[ir.Node], role: str) -> LinearLayer | None
         if len(others) != 1 or others[0] is None:
             return None
         x = others[0]
-    y, bias = _output(node, pairs[0][1].outputs[0] if pairs else None)
+    y, bias = _output(node, pairs[0][1].outputs[0] if pairs else None, stored_values)
     return LinearLayer(name, x, y, weight, by_row, (out, into), bias, smoothing, pairs[0] if pairs else None)
 
 
@@ -199,20 +211,22 @@ def _before_quantisers(x: ir.Value) -> ir.Value:
     return value if found else x
 
 
-def _smoothing(x: ir.Value, name: str, role: str) -> ir.Value | None:
+def _smoothing(x: ir.Value, name: str, role: str, stored: Set[ir.Value | None]) -> ir.Value | None:
     """The factors that a layer's input is multiplied by, where it is SVDQuant's or AWQ's doing."""
     node = x.producer()
     if node is None or node.op_type != "Mul":
         return None
     for value in node.inputs:
-        if value is None or not is_stored(value):
+        if value is None or value not in stored:
             continue
         if canonical(_scope(node), role) == name or "_pre_quant_scale" in (value.name or ""):
             return value
     return None
 
 
-def _output(node: ir.Node, branch: ir.Value | None) -> tuple[ir.Value, ir.Value | None]:
+def _output(
+    node: ir.Node, branch: ir.Value | None, stored: Set[ir.Value | None]
+) -> tuple[ir.Value, ir.Value | None]:
     """What a layer gives once its bias and the branch are added, and the bias."""
     value = node.outputs[0]
     bias = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
@@ -226,7 +240,7 @@ def _output(node: ir.Node, branch: ir.Value | None) -> tuple[ir.Value, ir.Value 
             return value, bias
         if branch is not None and other is branch:
             branch = None
-        elif bias is None and is_stored(other) and _is_vector(other):
+        elif bias is None and other in stored and _is_vector(other):
             bias = other
         else:
             return value, bias
