@@ -315,6 +315,12 @@ def test_words_without_effect_are_told(editor: openkontext.Editor) -> None:
     (cut,) = warnings("make it brighter " * 4)
     assert "'make it brighter it brighter'" not in cut
     assert cut.endswith("'it brighter make it brighter'")  # 8 tokens: seven words and the end mark
+    (cut,) = warnings("make it brighter " * 200)
+    assert cut.endswith("…'") and len(cut) < 300
+    (unknown,) = warnings("make it", negative_prompt="brighter 夜 zebra", true_cfg_scale=2)
+    assert "'夜', 'zebra' of the negative prompt" in unknown
+    (cut,) = warnings("make it", negative_prompt="make it brighter " * 4, true_cfg_scale=2)
+    assert cut.startswith("the negative prompt is too long")
     assert "no effect while true_cfg_scale is 1" in warnings("make it", negative_prompt="brighter")[0]
     assert "no effect without a negative prompt" in warnings("make it", true_cfg_scale=2)[0]
 

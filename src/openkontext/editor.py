@@ -286,7 +286,7 @@ class Editor:
 
         # Check what was handed in, and settle the sizes.
         inputs = read_inputs(request, config)
-        words = self.tokenizers.warnings(request.prompt, config.name, request.max_sequence_length)
+        words = self.tokenizers.warnings(request.prompts, config.name, request.max_sequence_length)
         warnings = [*inputs.warnings, *words, *request.warnings, *self.components.warnings]
         screening = self.guard.screen(
             asked(request, inputs, self.digest, self.loras, seed=seed, steps=count, guidance=guidance)
@@ -390,10 +390,7 @@ class Editor:
 
     def _encode_text(self, request: EditRequest) -> tuple[TextEmbeds, TextEmbeds | None]:
         """The prompt as the transformer takes it, and the negative prompt where it counts."""
-        prompts = [request.prompt]
-        if request.negative_prompt is not None and request.true_cfg_scale > 1:
-            prompts.append(request.negative_prompt)
-        length = request.max_sequence_length
+        length, prompts = request.max_sequence_length, request.prompts
         text, *negative = encode_text(self.components, self.tokenizers, *prompts, max_sequence_length=length)
         if request.prompt_embeds is not None:
             text = of_the_same_words(request.prompt_embeds, request.pooled_prompt_embeds, text)

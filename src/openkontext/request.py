@@ -264,6 +264,12 @@ class EditRequest:
         return []
 
     @property
+    def prompts(self) -> list[str]:
+        """What the text encoders read: the instruction, and the negative prompt where it counts."""
+        counts = self.negative_prompt is not None and self.true_cfg_scale > 1
+        return [self.prompt, self.negative_prompt or ""] if counts else [self.prompt]
+
+    @property
     def asked_shape(self) -> tuple[int, int] | None:
         """The aspect (width, height) that was asked for, if any."""
         return (self.width, self.height) if self.width and self.height else self.aspect_ratio

@@ -27,6 +27,8 @@ _CLIP_PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}
 
 _SHOWN, _SHOWN_LETTERS = 20, 40
 """Unknown words that a warning names, and letters of each: a text in a script without spaces is one word."""
+_SHOWN_OF_END = 200
+"""Letters that a warning shows of what the model does not see."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,13 @@ class Tokenizers:
         """
         return [] if self._words is None else unknown_words(prompt, self._words)
 
-    def warnings(self, prompt: str, model: str, max_sequence_length: int | None = None) -> list[str]:
+    def warnings(
+        self, prompts: Sequence[str], model: str, max_sequence_length: int | None = None
+    ) -> list[str]:
         """What of an instruction the model will not see or not know, for the user.
 
         Args:
-            prompt: the instruction.
+            prompts: the instruction, and the negative prompt where it counts.
             model: what to call it.
             max_sequence_length: as for `encode`.
 
@@ -87,10 +91,13 @@ class Tokenizers:
             InputError: as `encode`.
         """
         said = []
-        if unknown := self.unknown_words(prompt):
-            said.append(f"{model} was never taught {_named(unknown)}; it may ignore or misread that")
-        if cut := self.encode(prompt, max_sequence_length).cut:
-            said.append(f"the instruction is too long for {model}, which does not see its end: '{cut}'")
+        for where, prompt in zip(("instruction", "negative prompt"), prompts, strict=False):
+            of = "" if where == "instruction" else f" of the {where}"
+            if unknown := self.unknown_words(prompt):
+                said.append(f"{model} was never taught {_named(unknown)}{of}; it may ignore or misread that")
+            if cut := self.encode(prompt, max_sequence_length).cut:
+                cut = cut if len(cut) <= _SHOWN_OF_END else cut[:_SHOWN_OF_END] + "…"
+                said.append(f"the {where} is too long for {model}, which does not see its end: '{cut}'")
         return said
 
     @cached_property

@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import random
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -188,6 +189,28 @@ def editions_of(ours: bytes) -> dict[str, bytes]:
         "redaction": foreign.record(plain, "PNG", parent=parent, redacted=disclosure),
         "collage": foreign.record(plain, "PNG", parent=parent, components=[parent, ("PNG", plain)]),
     }
+
+
+def ending(kind: str) -> bytes:
+    """A file whose record has a label on which the library ends the process."""
+    asked = [assertion("com.example.zq", {"x": 1})]
+    file = foreign.record(picture(kind), kind, assertions=asked).replace(b".zq", ".ü".encode())
+    if kind != "PNG":
+        return file
+    at = file.index(b"caBX")
+    end = at + 4 + int.from_bytes(file[at - 4 : at], "big")
+    return file[:end] + zlib.crc32(file[at:end]).to_bytes(4, "big") + file[end + 4 :]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_record_that_ends_the_library_ends_nothing_else(kind: str) -> None:
+    report = verify(ending(kind))
+    assert report.signed
+    (said,) = report.tampering
+    assert "cannot be read" in said
+    ours = verify(edited(ending(kind)))
+    assert ours.valid
+    assert "left out" in ours.chain[-1].warnings[0]
 
 
 def test_a_later_edit_by_another_program_is_that_programs_record() -> None:

@@ -95,9 +95,11 @@ def _make(
 ) -> None:
     """Run a request, write its picture, and show what was done."""
     from openkontext import images
+    from openkontext.provenance import default_signer
 
     images.check_output(target, saving.overwrite)
     folder = _preview_folder(preview, saving.overwrite)
+    default_signer()  # without it nothing is written: that is to be known before the steps
     editor = setup.load()
 
     with console.progress("editing" if request.image else "making") as show:

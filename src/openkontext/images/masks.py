@@ -158,11 +158,12 @@ def _unit(values: NDArray[Any]) -> Float:
     if not (np.isfinite(low) and np.isfinite(high)):
         raise InputError("the mask has values that are no numbers (NaN or infinite); use 0 to 1")
     if kind == "f":
-        if low < -1e-3 or high > 1 + 1e-3:  # what resizing leaves beyond
+        if low < -1e-3 or high > 255 + 1e-3:  # what resizing leaves beyond
             raise InputError(
-                f"the mask's floats reach from {low:g} to {high:g}; they must lie in 0..1, 1 for may change"
+                f"the mask's floats reach from {low:g} to {high:g}; they must lie in 0..1 or 0..255"
             )
-        return values.astype(np.float32).clip(0, 1)
+        top = 1 if high <= 1 + 1e-3 else 255
+        return (values.astype(np.float32) / np.float32(top)).clip(0, 1)
     if low < 0 or high > 65535:
         raise InputError(f"the mask's values reach from {low} to {high}; they must lie in 0..255 or 0..65535")
     top = 1 if kind == "b" else 255 if high <= 255 else 65535

@@ -14,7 +14,8 @@ from openkontext.errors import InputError
 from openkontext.provenance.framing import FramingError, check_framing
 from openkontext.provenance.record import DIGEST, DISCLOSURE, LORAS, SOFTWARE
 from openkontext.provenance.signer import own_serial_numbers
-from openkontext.provenance.signing import context, uninterrupted
+from openkontext.provenance.signing import SETTINGS, context, uninterrupted
+from openkontext.provenance.trial import can_be_read
 from openkontext.provenance.watermark import detect
 
 _UNTRUSTED = "signingCredential.untrusted"
@@ -148,6 +149,8 @@ def _watermark(data: bytes) -> str | None:
 
 
 def _verify(data: bytes, name: str) -> Report:
+    if not can_be_read(data, "", SETTINGS):
+        return Report(signed=True, tampering=("the record cannot be read (it ends the library that reads it)",))
     try:
         store, detail = uninterrupted(lambda: _read(data))
     except c2pa.C2paError.ManifestNotFound:

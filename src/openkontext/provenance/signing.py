@@ -12,14 +12,16 @@ import c2pa
 from openkontext.errors import InputError
 from openkontext.provenance.record import MEDIA_TYPES, Ingredient, Record, label
 from openkontext.provenance.signer import Signer, default_signer, trust_anchors
+from openkontext.provenance.trial import can_be_read
 
-_SETTINGS = {
+SETTINGS = {
     "version": 1,
     # Nothing that a picture says makes this machine ask another one.
     "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_after_sign": True},
     # A small copy of the input would tell what was cut out of it.
     "builder": {"thumbnail": {"enabled": False}},
 }
+"""Of c2pa's library, but for the anchors."""
 
 _ALGORITHMS = {
     "es256": c2pa.C2paSigningAlg.ES256,
@@ -57,7 +59,7 @@ def context() -> c2pa.Context:
 
 @lru_cache(maxsize=4)
 def _context(anchors: str) -> c2pa.Context:
-    settings: dict[str, Any] = dict(_SETTINGS)
+    settings: dict[str, Any] = dict(SETTINGS)
     if anchors:
         settings["trust"] = {"user_anchors": anchors}
     return c2pa.Context.from_dict(settings)
@@ -115,6 +117,8 @@ def _add(builder: c2pa.Builder, ingredient: Ingredient, name: str) -> None:
     said = {"label": name, "title": title, "relationship": ingredient.relation}
     media_type, data = ingredient.file
     try:
+        if not can_be_read(data, media_type, SETTINGS):
+            raise c2pa.C2paError("the record ends the library")
         builder.add_ingredient(said, media_type, io.BytesIO(data))
     except c2pa.C2paError:
         said["description"] = UNREADABLE

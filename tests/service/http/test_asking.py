@@ -215,6 +215,22 @@ def test_a_body_that_is_no_object_is_said(strict: TestClient, path: str, body: s
     assert message.startswith("the body ")
 
 
+@pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded"])
+def test_json_that_is_sent_as_something_else_is_told_how_to_send_it(strict: TestClient, kind: str) -> None:
+    for path in (KONTEXT, GENERATIONS):
+        answer = strict.post(path, content='{"prompt": "x"}', headers={"Content-Type": kind})
+        assert answer.status_code == 422
+        assert "send it with Content-Type: application/json" in answer.text
+
+
+@pytest.mark.parametrize("path", [KONTEXT, GENERATIONS])
+@pytest.mark.parametrize("name", ["seed", "steps", "guidance", "true_cfg_scale", "cache", "safety_tolerance"])
+def test_true_is_no_number(strict: TestClient, path: str, name: str) -> None:
+    answer = strict.post(path, json={"prompt": "x", name: True})
+    assert answer.status_code == 422
+    assert f"{name}: is true; it must be a number" in answer.text
+
+
 def test_errors_of_a_form_name_its_own_fields(strict: TestClient) -> None:
     for files, name in (
         ([("image[]", ("a.png", png())), ("image[]", ("b.png", b"hello"))], "image[] (2)"),

@@ -90,7 +90,9 @@ async def invalid(request: Request, error: Exception) -> JSONResponse:
         elif detail["type"] == "json_invalid":
             detail |= {"loc": ["body"], "msg": "the body is no JSON"}
         elif detail["loc"] in ([], ["body"]):
-            detail["msg"] = "the body must be a JSON object"
+            kind = request.headers.get("content-type", "").partition(";")[0].strip()
+            sent = "" if kind.endswith(("/json", "+json")) else "; send it with Content-Type: application/json"
+            detail["msg"] = f"the body must be a JSON object{sent}"
         elif detail["type"] == "missing":
             detail["msg"] = "is missing"
         detail["msg"] = detail["msg"].removeprefix("Value error, ")
