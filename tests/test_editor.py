@@ -316,7 +316,8 @@ def test_words_without_effect_are_told(editor: openkontext.Editor) -> None:
     assert "'make it brighter it brighter'" not in cut
     assert cut.endswith("'it brighter make it brighter'")  # 8 tokens: seven words and the end mark
     (cut,) = warnings("make it brighter " * 200)
-    assert cut.endswith("…'") and len(cut) < 300
+    assert cut.endswith("…'")
+    assert len(cut) < 300
     (unknown,) = warnings("make it", negative_prompt="brighter 夜 zebra", true_cfg_scale=2)
     assert "'夜', 'zebra' of the negative prompt" in unknown
     (cut,) = warnings("make it", negative_prompt="make it brighter " * 4, true_cfg_scale=2)

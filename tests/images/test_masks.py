@@ -61,7 +61,9 @@ BRIGHTNESS: dict[str, Any] = {
     "floats a little beyond": HOLE * 1.0001,
     "float16 of 0 and 255": WHITE.astype(np.float16),
     "float64 of 0 and 200": HOLE * 200.0,
-    "float [H, W, 4] of 0 and 255, opaque": np.stack([WHITE * 1.0] * 3 + [np.full_like(WHITE, 255) * 1.0], axis=-1),
+    "float [H, W, 4] of 0 and 255, opaque": np.stack(
+        [WHITE * 1.0] * 3 + [np.full_like(WHITE, 255) * 1.0], axis=-1
+    ),
     "mode F of 0 and 255": Image.fromarray(WHITE.astype(np.float32)),
     "[H, W, 1]": WHITE[..., None],
     "[1, H, W]": WHITE[None],

@@ -150,7 +150,9 @@ def _watermark(data: bytes) -> str | None:
 
 def _verify(data: bytes, name: str) -> Report:
     if not can_be_read(data, "", SETTINGS):
-        return Report(signed=True, tampering=("the record cannot be read (it ends the library that reads it)",))
+        return Report(
+            signed=True, tampering=("the record cannot be read (it ends the library that reads it)",)
+        )
     try:
         store, detail = uninterrupted(lambda: _read(data))
     except c2pa.C2paError.ManifestNotFound:

@@ -91,7 +91,9 @@ async def invalid(request: Request, error: Exception) -> JSONResponse:
             detail |= {"loc": ["body"], "msg": "the body is no JSON"}
         elif detail["loc"] in ([], ["body"]):
             kind = request.headers.get("content-type", "").partition(";")[0].strip()
-            sent = "" if kind.endswith(("/json", "+json")) else "; send it with Content-Type: application/json"
+            sent = (
+                "" if kind.endswith(("/json", "+json")) else "; send it with Content-Type: application/json"
+            )
             detail["msg"] = f"the body must be a JSON object{sent}"
         elif detail["type"] == "missing":
             detail["msg"] = "is missing"
