@@ -1,8 +1,8 @@
 """Read a stranger's record in a process of its own first: c2pa's library ends the process on some.
 
-A panic in the library, as on a label that it cuts in the middle of a letter, is no error that can be caught. So
-a file with a record is read here before it is read in the process that edits. The process runs this
-file as a program, and loads nothing but c2pa.
+A panic in the library, as on a label that it cuts in the middle of a letter, is no error that can be caught.
+So a file with a record is read here before it is read in the process that edits. The process runs this file
+as a program, and loads nothing but c2pa.
 """
 
 import io
