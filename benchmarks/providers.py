@@ -1,7 +1,7 @@
 """The same edit on the CPU provider and on another: how alike the pictures are, and what opening costs.
 
     python benchmarks/providers.py openvino [--precisions bf16,fp8,fp4] [--model nano] [--steps 8]
-    python benchmarks/providers.py ggml --offload
+    python benchmarks/providers.py cuda --offload
 
 Prints for each precision the likeness of the two pictures (peak signal-to-noise ratio in decibels: above 50
 no eye tells them apart), and the seconds that the other provider took for the first edit, for the first edit
