@@ -214,6 +214,17 @@ def test_preview_writes_one_picture_a_step(run: Run, copier: Path) -> None:
     assert run("edit", "photo.png", "brighter", "--model", copier, "--preview", "photo.png").code == 2
 
 
+def test_a_signer_that_cannot_be_used_is_told_before_the_steps(
+    run: Run, copier: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENKONTEXT_SIGNER", "no_such_module:signer")
+    done = run("edit", "photo.png", "make it", "--model", copier, "-o", "a.png", "--preview", "steps")
+    assert done.code == 2
+    assert "OPENKONTEXT_SIGNER" in done.error
+    assert not Path("a.png").exists()
+    assert not Path("steps").exists()
+
+
 def test_overwrite_is_asked_for(run: Run, copier: Path) -> None:
     before = Path("photo.png").read_bytes()
     refused = run("edit", "photo.png", "brighter", "--model", copier, "-o", "photo.png")
