@@ -122,7 +122,9 @@ def numbers(step: int = 1) -> Iterator[str]:
     Args:
         step: Every how many-th number; 18, 69 and others that mean something elsewhere come always.
     """
-    for number in sorted({*range(0, 2001, step), 12, 16, 18, 34, 69, 88, 420, 455, 666, 1312, 1488}):
+    for number in sorted(
+        {*range(0, 2001, step), 12, 16, 18, 34, 69, 88, 127, 420, 455, 666, 1312, 1488, 1727}
+    ):
         yield from (template.replace("{}", str(number)) for template in NUMBERED)
     for hour, minute in itertools.product(range(24), (18,) if step > 1 else range(60)):
         yield from (template.format(h=hour, m=minute) for template in TIMED)

@@ -52,7 +52,7 @@ def test_digits_alone_are_letters_only_beside_other_disguised_words() -> None:
     assert unleet("m4ke 80085", "i") == "make boobs"
 
 
-@pytest.mark.parametrize("number", ["4k", "16", "2nd", "90s", "50%", "35mm"])
+@pytest.mark.parametrize("number", ["r1727", "c127", "17h27", "4k", "16", "2nd", "90s", "50%", "35mm"])
 def test_numbers_stay(number: str) -> None:
     assert unleet(number, "i").rstrip("%") == number.rstrip("%")
 

@@ -61,8 +61,9 @@ _LOOSE = dict(
 """Letters that look Latin in lower case only, or that such writing uses though Unicode's table lacks them."""
 _EDGE = ".,;:!?\"'`´“”‘’()[]{}<>…-–—*_~#/\\"
 _PLAIN_NUMBER = re.compile(
-    r"\d+(?:st|nd|rd|th|s|k|d|x|p|mm|cm|m|px|ft|in|yo|yr|yrs|y|kg|g|am|pm|%)?", re.ASCII
+    r"\d+(?:st|nd|rd|th|s|k|d|x|p|mm|cm|m|px|ft|in|yo|yr|yrs|y|kg|g|am|pm|%)?|[a-z]\d+|\d+h\d+", re.ASCII
 )
+"""Numbers, with a unit or without, labels of parts ("r127") and French times ("17h30")."""
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{8,}={0,2}")
 _HEX = re.compile(r"(?:(?:0x|\\x)?[0-9a-fA-F]{2}[\s,]*){4,}")
