@@ -27,7 +27,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import openkontext
 from openkontext.safety import nudenet, ocr
-from openkontext.safety.guard import Asked, Guard, Shown
+from openkontext.safety.guard import Guard, ScreeningRequest, Shown
 from openkontext.safety.known.index import HashIndex
 from openkontext.safety.known.lists import HashList
 from openkontext.safety.known.pdq import BITS, BYTES, pdq
@@ -226,7 +226,7 @@ def _innocent(photos: dict[str, Image.Image]) -> Iterator[dict[str, Any]]:
         refused, times = 0, []
         for number, photo in enumerate(photos.values()):
             pixels = np.asarray(photo)
-            screening = guard.screen(Asked(INSTRUCTIONS[number % 4], pictures=(Shown(pixels),)))
+            screening = guard.screen(ScreeningRequest(INSTRUCTIONS[number % 4], pictures=(Shown(pixels),)))
             started = time.process_time()
             refused += not screening.judge_request().allowed
             times.append(1000 * (time.process_time() - started))

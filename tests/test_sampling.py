@@ -14,7 +14,7 @@ from tiny_pipeline import dynamic_scheduler, tiny_pipeline
 
 from openkontext.errors import InputError
 from openkontext.latents import latent_mask, latent_shape, pack
-from openkontext.sampling import Mask, Step, TextEmbeds, denoise, randn, schedule
+from openkontext.sampling import DenoisingStep, Mask, TextEmbeds, denoise, randn, schedule
 
 TEXT_LENGTH = 7
 
@@ -208,7 +208,7 @@ def test_every_step_is_that_of_diffusers(
     assert relative_error(theirs[-1], randn(theirs[-1].shape, seed)) > 0.1
 
 
-def run(networks: Networks, **changes: Any) -> list[Step]:
+def run(networks: Networks, **changes: Any) -> list[DenoisingStep]:
     """A short edit, with some of its arguments changed."""
     arguments: dict[str, Any] = {
         "noise": randn((1, 16, 6, 8), 0),
@@ -290,7 +290,7 @@ def test_nothing_runs_before_it_is_asked_for() -> None:
         asked.append(float(inputs["timestep"][0]))
         return exact(**inputs)
 
-    steps: Iterator[Step] = denoise(counting, NOISE, NO_TEXT, sigmas=schedule(4, 16))
+    steps: Iterator[DenoisingStep] = denoise(counting, NOISE, NO_TEXT, sigmas=schedule(4, 16))
     assert asked == []
     next(steps)
     assert asked == [1.0]

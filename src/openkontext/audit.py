@@ -39,7 +39,7 @@ class AuditEntry:
 
 
 @dataclass(frozen=True)
-class Fault:
+class AuditFault:
     """A place where a log was tampered with."""
 
     number: int
@@ -106,14 +106,16 @@ class AuditLog(ABC, Generic[Row]):
         """How many entries there are; noted elsewhere, it shows later whether the end was cut off."""
         return session.scalar(select(func.count()).select_from(self._table)) or 0
 
-    def faults(self, session: Session) -> list[Fault]:
+    def faults(self, session: Session) -> list[AuditFault]:
         """Where the log was tampered with; empty where nothing was."""
-        found: list[Fault] = []
+        found: list[AuditFault] = []
         before = self._first
         for expected, row in enumerate(session.scalars(select(self._table).order_by(self._table.number)), 1):
             if row.number != expected:
-                return [*found, Fault(expected, f"entry {expected} is missing")]
-            found += [Fault(row.number, f"entry {row.number} {wrong}") for wrong in self._check(row, before)]
+                return [*found, AuditFault(expected, f"entry {expected} is missing")]
+            found += [
+                AuditFault(row.number, f"entry {row.number} {wrong}") for wrong in self._check(row, before)
+            ]
             before = row.digest
         return found
 

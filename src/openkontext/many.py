@@ -50,7 +50,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Job:
+class ManyJob:
     """One edit of one picture."""
 
     source: Path
@@ -60,10 +60,10 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ManyOutcome:
     """What came of a job."""
 
-    job: Job
+    job: ManyJob
     status: str
     """"made", "skipped", "refused" or "failed"."""
     result: EditResult | None = None
@@ -111,7 +111,7 @@ def plan(
     prompts: Sequence[str] = (),
     seeds: Sequence[int] = (),
     fields: Mapping[str, Any] | None = None,
-) -> list[Job]:
+) -> list[ManyJob]:
     """Every edit that is asked, and the file that each is written to.
 
     `photo.jpg` becomes `photo.png` in the folder; with several instructions `photo-p1.png`, with seeds
@@ -145,7 +145,7 @@ def plan(
                 output = entry.output or stem.with_name(f"{stem.name}.png")
                 target = folder / output.with_name(f"{output.stem}{ending}{output.suffix}")
                 chosen = {} if seed is None else {"seed": seed}
-                jobs.append(Job(entry.path, target, own | {"prompt": prompt} | chosen))
+                jobs.append(ManyJob(entry.path, target, own | {"prompt": prompt} | chosen))
     twice = [target for target, count in Counter(job.target for job in jobs).items() if count > 1]
     if twice:
         raise InputError(f"{twice[0]}: two outputs would have this name; give the entries other ones")
@@ -154,13 +154,13 @@ def plan(
 
 def run(
     editor: "Editor",
-    jobs: Iterable[Job],
+    jobs: Iterable[ManyJob],
     *,
     overwrite: bool = False,
     metadata: bool = True,
     on_step: Callable[[EditStep], None] | None = None,
     **saving: Any,
-) -> Iterator[Outcome]:
+) -> Iterator[ManyOutcome]:
     """Do the jobs one after the other; what fails or is refused is told, and the next goes on.
 
     Args:
@@ -176,7 +176,7 @@ def run(
             mark = _mark(editor, job)
             if job.target.exists() and not overwrite:
                 if images.read_metadata(job.target).get(MARK) == mark:
-                    yield Outcome(job, "skipped")
+                    yield ManyOutcome(job, "skipped")
                     continue
                 raise InputError(
                     f"{job.target}: exists, and was made otherwise; overwrite it, or name another folder"
@@ -187,14 +187,14 @@ def run(
             result = editor.run(request, on_step)
             said = {MARK: mark} if metadata else False
             result.save(job.target, metadata=said, overwrite=overwrite, **saving)
-            yield Outcome(job, "made", result)
+            yield ManyOutcome(job, "made", result)
         except RefusedError as error:
-            yield Outcome(job, "refused", error=str(error))
+            yield ManyOutcome(job, "refused", error=str(error))
         except OpenKontextError as error:
-            yield Outcome(job, "failed", error=str(error))
+            yield ManyOutcome(job, "failed", error=str(error))
 
 
-def _mark(editor: "Editor", job: Job) -> str:
+def _mark(editor: "Editor", job: ManyJob) -> str:
     """What tells an output from one of another picture, instruction, setting or model."""
     files = [job.source, *(job.fields[name] for name in _FILES if job.fields.get(name))]
     files += job.fields.get("reference_images") or ()

@@ -264,11 +264,11 @@ class Repository:
             names = ", ".join(str(path.relative_to(self.path)) for path in missing)
             raise InputError(f"{self.path}: lacks {names}{self._remedy(precision)}")
         # Late: a command that only looks for repositories need not import ONNX.
-        from openkontext.runtime.contract import Sizes, check_contract
+        from openkontext.runtime.contract import AgreedSizes, check_contract
         from openkontext.runtime.model_file import data_files, read_model
         from openkontext.runtime.optimum import published_names
 
-        sizes, settings = Sizes(), f"{self.path / SETTINGS} (or FLUX.1's default)"
+        sizes, settings = AgreedSizes(), f"{self.path / SETTINGS} (or FLUX.1's default)"
         sizes.agree("clip_length", self.config.clip_length, settings)
         sizes.agree("text_length", self.config.text_length, settings)
         sizes.agree("latent_channels", self.config.latent_channels, settings)

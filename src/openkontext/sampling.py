@@ -65,7 +65,7 @@ class Mask:
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class DenoisingStep:
     """The state after one step of the loop."""
 
     index: int
@@ -94,7 +94,7 @@ def denoise(
     cache: StepCache | None = None,
     positions: str = "index",
     start: Float | None = None,
-) -> Generator[Step, Float | None, None]:
+) -> Generator[DenoisingStep, Float | None, None]:
     """Turn noise into the latents of a picture, one Euler step at a time.
 
     It is a generator: nothing runs before the first step is asked for, and who stops asking has cancelled.
@@ -117,7 +117,7 @@ def denoise(
         start: latents that the first step begins with, of the shape of `noise`; None for the noise.
 
     Yields:
-        One `Step` after each step.
+        One `DenoisingStep` after each step.
     """
     B, _, H, W = noise.shape
     context_BLC = [pack(_repeat(latents, B)) for latents in context]
@@ -158,7 +158,7 @@ def denoise(
         v = cache(latents, float(sigma), partial(guided, latents, sigma), last=index == count - 1)
         denoised = keep(latents - sigma * v, np.float32(0))
         latents = keep(latents + (sigma_next - sigma) * v, sigma_next)
-        changed = yield Step(index, count, float(sigma_next), latents, denoised)
+        changed = yield DenoisingStep(index, count, float(sigma_next), latents, denoised)
         latents = latents if changed is None else changed
 
 

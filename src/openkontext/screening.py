@@ -8,13 +8,13 @@ import numpy as np
 from openkontext.inputs import Inputs
 from openkontext.lora import UsedLora
 from openkontext.request import EditRequest
-from openkontext.safety.guard import Asked
+from openkontext.safety.guard import ScreeningRequest
 from openkontext.watching import as_floats
 
 
 def asked(
     request: EditRequest, inputs: Inputs, digest: str, loras: Sequence[UsedLora], **decided: float
-) -> Asked:
+) -> ScreeningRequest:
     """Words, pictures, and whatever else a reviewer's approval is bound to.
 
     Args:
@@ -48,7 +48,7 @@ def asked(
         options["latents"] = hashlib.sha256(noise.tobytes()).hexdigest()
     if request.callback_on_step_end is not None:
         options["callback_on_step_end"] = True  # what it does is not known; the result is judged all the same
-    return Asked(
+    return ScreeningRequest(
         request.prompt,
         request.negative_prompt or "",
         inputs.shown,

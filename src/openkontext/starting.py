@@ -15,7 +15,7 @@ Float = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class Start:
+class StartingPoint:
     """Where the loop for one picture begins."""
 
     seed: int
@@ -30,7 +30,7 @@ class Start:
 
 def starts(
     request: EditRequest, seed: int, size: tuple[int, int], context: list[Float], config: RepositoryConfig
-) -> list[Start]:
+) -> list[StartingPoint]:
     """Where the loops of a request begin, one for each picture that it asks for.
 
     Picture number i, counted from 0, has the seed `seed + i`: each can be made again alone. With a strength
@@ -69,5 +69,5 @@ def starts(
         latents = noise
         if skipped and given is None:
             latents = (1 - sigmas[0]) * context[0] + sigmas[0] * noise
-        begun.append(Start(own, noise, latents, sigmas))
+        begun.append(StartingPoint(own, noise, latents, sigmas))
     return begun

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from openkontext.errors import InputError
 from openkontext.latents import pack, unpack
-from openkontext.sampling import Step, TextEmbeds
+from openkontext.sampling import DenoisingStep, TextEmbeds
 
 Float = NDArray[np.float32]
 Callback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any] | None]
@@ -21,13 +21,13 @@ TENSORS = ("latents", "prompt_embeds")
 
 
 def watched(
-    steps: Generator[Step, Float | None, None],
+    steps: Generator[DenoisingStep, Float | None, None],
     callback: Callback | None,
     pipe: object,
     text: TextEmbeds,
     sigmas: Float,
     names: Sequence[str] = ("latents",),
-) -> Iterator[Step]:
+) -> Iterator[DenoisingStep]:
     """The steps of a loop, with a callback after each, whose latents the loop goes on with.
 
     Args:

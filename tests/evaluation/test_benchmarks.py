@@ -12,7 +12,7 @@ from openkontext import InputError
 from openkontext.data.edits import TASKS
 from openkontext.evaluation.benchmarks import CATEGORIES, PictureCase, read_cases, spread
 from openkontext.evaluation.edits import edited_by, evaluate
-from openkontext.evaluation.scores import Report
+from openkontext.evaluation.scores import ScoreReport
 
 
 def picture(file: Path, colour: tuple[int, int, int], size: tuple[int, int] = (64, 48)) -> None:
@@ -149,7 +149,7 @@ def test_nobody_judges_them_but_they_are_measured(kontext_bench: Path):
     cases = read_cases(kontext_bench)
     outcomes = list(evaluate(cases, edited_by(Copying())))
     assert all(outcome.reading is None for outcome in outcomes)
-    report = Report.of(outcomes)
+    report = ScoreReport.of(outcomes)
     assert (report.count, report.overall, report.tasks, report.kinds, report.goals) == (5, None, {}, {}, ())
     assert report.cases == dict.fromkeys(TASKS, 1)
     assert report.measures["all"] == {"changed": 0, "ssim_input": 1}

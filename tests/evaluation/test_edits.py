@@ -20,7 +20,7 @@ from openkontext.errors import InputError, RefusedError
 from openkontext.evaluation.cases import Case, draw_cases
 from openkontext.evaluation.edits import Outcome, edited_by, evaluate, round_trip, with_first_pictures
 from openkontext.evaluation.reader import Fault, Reading
-from openkontext.evaluation.scores import Report, Score
+from openkontext.evaluation.scores import Score, ScoreReport
 from openkontext.evaluation.sheet import contact_sheet
 from openkontext.provenance.report import verify
 from openkontext.repository import RepositoryConfig
@@ -103,7 +103,7 @@ def test_outputs_are_kept_signed_and_found_again(cases: list[Case], copier: Path
 
 def test_the_report_counts_every_part(cases: list[Case]):
     failing = {0, 9, 10}  # both recolourings and the second replacement
-    report = Report.of(outcomes_of(cases, failing))
+    report = ScoreReport.of(outcomes_of(cases, failing))
     assert report.overall.success == pytest.approx(15 / 18)
     assert report.kinds["recolour"].success == 0
     assert report.kinds["replace"].success == 0.5
@@ -121,7 +121,7 @@ def test_the_report_counts_every_part(cases: list[Case]):
 
 def test_the_report_says_what_is_seen_and_what_the_goals_are():
     cases = draw_cases(seed=3, count=4, kinds=("recolour", "time"))  # unseen, then seen
-    report = Report.of(outcomes_of(cases, failing={0, 3}))
+    report = ScoreReport.of(outcomes_of(cases, failing={0, 3}))
     assert {part: score.success for part, score in report.parts["local"].items()} == {"seen": 1, "unseen": 0}
     assert {part: score.success for part, score in report.parts["time"].items()} == {"seen": 0, "unseen": 1}
     assert [(goal.what, goal.reached, goal.met) for goal in report.goals] == [
@@ -130,9 +130,9 @@ def test_the_report_says_what_is_seen_and_what_the_goals_are():
         ("task: global", 0.5, False),
         ("unseen combinations below seen", 0, True),
     ]
-    better = Report.of(outcomes_of(cases, failing=set()))
+    better = ScoreReport.of(outcomes_of(cases, failing=set()))
     assert all(goal.met for goal in better.goals)
-    worse = Report.of(outcomes_of(cases, failing={0}))
+    worse = ScoreReport.of(outcomes_of(cases, failing={0}))
     assert (worse.goals[-1].reached, worse.goals[-1].met) == (0.5, False)
     assert report.record()["goals"][0] == {
         "what": "all edits", "bound": 0.85, "reached": 0.5, "is_gap": False, "met": False
@@ -142,13 +142,13 @@ def test_the_report_says_what_is_seen_and_what_the_goals_are():
 def test_pictures_beyond_the_first_of_a_kind_are_let_go(cases: list[Case]):
     outcomes = list(with_first_pictures(outcomes_of(cases, {9}), per_kind=1))
     assert [bool(outcome.output.size) for outcome in outcomes] == [True] * 9 + [False] * 9
-    assert Report.of(outcomes) == Report.of(outcomes_of(cases, {9}))
+    assert ScoreReport.of(outcomes) == ScoreReport.of(outcomes_of(cases, {9}))
 
 
 def test_the_report_counts_tasks():
     cases = draw_cases(seed=3, count=len(KINDS))
     failing = {i for i, case in enumerate(cases) if case.edit.kind in ("resize", "text")}
-    report = Report.of(outcomes_of(cases, failing))
+    report = ScoreReport.of(outcomes_of(cases, failing))
     assert report.tasks["local"].success == pytest.approx(6 / 7)
     assert report.tasks["text"].success == 0
     assert {name: score.count for name, score in report.tasks.items()} == {

@@ -7,7 +7,16 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from openkontext.errors import InputError
-from openkontext.evaluation.fidelity import Candidate, Fidelity, Run, _against, compare, plot, psnr, ssim
+from openkontext.evaluation.fidelity import (
+    Candidate,
+    Fidelity,
+    FidelityRun,
+    _against,
+    compare,
+    plot,
+    psnr,
+    ssim,
+)
 
 
 @pytest.fixture
@@ -26,8 +35,8 @@ def test_psnr_and_ssim_are_scikit_images(pictures):
 
 def test_latent_error_is_relative_and_by_step(pictures):
     start = np.ones((1, 4, 2), np.float32)
-    reference = Run([np.concatenate((start, 2 * start, 4 * start))], [pictures[0]], [True], 1.0, 1.0)
-    found = Run([np.concatenate((start, 2.2 * start, 5 * start))], [pictures[1]], [False], 3.0, 2.0)
+    reference = FidelityRun([np.concatenate((start, 2 * start, 4 * start))], [pictures[0]], [True], 1.0, 1.0)
+    found = FidelityRun([np.concatenate((start, 2.2 * start, 5 * start))], [pictures[1]], [False], 3.0, 2.0)
     result = _against(reference, Candidate("nano", "bf16"), found)
     assert result.latent_error == pytest.approx((0.1, 0.25))
     assert (result.success, result.seconds, result.peak_mib) == (0, 3, 2)
@@ -36,8 +45,8 @@ def test_latent_error_is_relative_and_by_step(pictures):
 
 def test_a_result_that_a_filter_refused_counts_as_failed_and_is_compared_by_its_latents(pictures):
     latents = [np.ones((2, 4, 2), np.float32)] * 2
-    reference = Run(latents, [pictures[0]] * 2, [True, True], 1.0, 1.0)
-    found = Run([each * 1.5 for each in latents], [pictures[1], None], [True, False], 1.0, 1.0)
+    reference = FidelityRun(latents, [pictures[0]] * 2, [True, True], 1.0, 1.0)
+    found = FidelityRun([each * 1.5 for each in latents], [pictures[1], None], [True, False], 1.0, 1.0)
     result = _against(reference, Candidate("nano", "bf16"), found)
     assert result.success == 0.5
     assert result.latent_error == pytest.approx((0.5,))
@@ -46,8 +55,8 @@ def test_a_result_that_a_filter_refused_counts_as_failed_and_is_compared_by_its_
 
 def test_one_equal_picture_among_others_leaves_their_likeness_to_be_seen(pictures):
     latents = [np.ones((2, 4, 2), np.float32)] * 3
-    reference = Run(latents, [pictures[0]] * 3, [True] * 3, 1.0, 1.0)
-    found = Run(latents, [pictures[0], pictures[1], pictures[1]], [True] * 3, 1.0, 1.0)
+    reference = FidelityRun(latents, [pictures[0]] * 3, [True] * 3, 1.0, 1.0)
+    found = FidelityRun(latents, [pictures[0], pictures[1], pictures[1]], [True] * 3, 1.0, 1.0)
     result = _against(reference, Candidate("nano", "bf16"), found)
     assert result.psnr == pytest.approx(psnr(pictures[1], pictures[0]))
     assert result.ssim == pytest.approx((1 + 2 * ssim(pictures[1], pictures[0])) / 3)

@@ -17,7 +17,7 @@ from openkontext.evaluation.drift import DriftReport, draw_chain, follow
 from openkontext.evaluation.edits import Outcome
 from openkontext.evaluation.page import render, render_drift
 from openkontext.evaluation.reader import Fault, Reading
-from openkontext.evaluation.scores import Report
+from openkontext.evaluation.scores import ScoreReport
 from openkontext.evaluation.similarity import measure
 
 KINDS = ("recolour", "time", "text")
@@ -51,7 +51,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def page_file(outcomes: list[Outcome], tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("page") / "report.html"
-    file.write_text(render(Report.of(outcomes), outcomes, "nano & co", "held-out edits", FACTS), "utf-8")
+    file.write_text(render(ScoreReport.of(outcomes), outcomes, "nano & co", "held-out edits", FACTS), "utf-8")
     return file
 
 
@@ -122,12 +122,12 @@ def test_what_others_wrote_stays_text_and_nothing_comes_from_outside(page_file: 
 def test_without_jinja_the_way_to_get_it_is_said(monkeypatch: pytest.MonkeyPatch, outcomes: list[Outcome]):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(InputError, match=r"pip install '\.\[report\]'"):
-        render(Report.of(outcomes), outcomes, "nano", "held-out edits", FACTS)
+        render(ScoreReport.of(outcomes), outcomes, "nano", "held-out edits", FACTS)
 
 
 def test_only_what_has_a_picture_is_shown_and_all_is_counted(outcomes: list[Outcome]):
     few = [o if o.case.index < 3 else o.without_picture() for o in outcomes]
-    text = render(Report.of(few), few, "nano", "held-out edits", FACTS)
+    text = render(ScoreReport.of(few), few, "nano", "held-out edits", FACTS)
     assert text.count("<article") == 3
     assert "of 9 held-out edits" in text
     assert "67% of 3, the first 1 shown" in text

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from openkontext.errors import InputError
-from openkontext.export.quantise import Recipe
+from openkontext.export.quantise import QuantRecipe
 from openkontext.export.repository import export_repository
 from openkontext.model.pipeline import save_pipeline
 from openkontext.repository import Repository
@@ -23,7 +23,7 @@ PROCESSES.set_forkserver_preload(["openkontext.export.repository"])
 
 def export(checkpoint: Path, out: Path) -> None:
     torch.set_num_threads(1)
-    export_repository(checkpoint, out, PRECISIONS, recipe=Recipe(rank=4), overwrite=True, t5_fp8=True)
+    export_repository(checkpoint, out, PRECISIONS, recipe=QuantRecipe(rank=4), overwrite=True, t5_fp8=True)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

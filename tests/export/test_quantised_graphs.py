@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from openkontext.export.calibration import Calibration, batched
-from openkontext.export.quantise import Recipe, write_weights
+from openkontext.export.quantise import QuantRecipe, write_weights
 from openkontext.export.quantize.layers import is_quantized
 from openkontext.export.transformer import transformer_graph
 from openkontext.export.weights import read_weights
@@ -68,7 +68,7 @@ def written(
     weights: Checkpoint[TransformerConfig],
     folder: Path,
     precision: str,
-    recipe: Recipe,
+    recipe: QuantRecipe,
     calibration: Calibration,
     text_length: int,
 ) -> Path:
@@ -92,9 +92,9 @@ def peer_export(peer_weights, tmp_path_factory) -> Callable[..., Path]:
     """Our export of the other tool's weights, calibrated with its two inputs."""
     inputs, _ = peer_cases("bf16")
     calibration = Calibration(batched(inputs), "the other tool's inputs")
-    made: dict[tuple[str, Recipe], Path] = {}
+    made: dict[tuple[str, QuantRecipe], Path] = {}
 
-    def export(precision: str, recipe: Recipe) -> Path:
+    def export(precision: str, recipe: QuantRecipe) -> Path:
         if (precision, recipe) not in made:
             folder = tmp_path_factory.mktemp("export")
             made[precision, recipe] = written(
@@ -106,10 +106,10 @@ def peer_export(peer_weights, tmp_path_factory) -> Callable[..., Path]:
 
 
 RECIPES = {
-    "bf16": ("bf16", Recipe()),
-    "fp8": ("fp8", Recipe()),
-    "fp4": ("fp4", Recipe(rank=0, smooth=False)),
-    "fp4_svd": ("fp4", Recipe(rank=8)),
+    "bf16": ("bf16", QuantRecipe()),
+    "fp8": ("fp8", QuantRecipe()),
+    "fp4": ("fp4", QuantRecipe(rank=0, smooth=False)),
+    "fp4_svd": ("fp4", QuantRecipe(rank=8)),
 }
 """Folder of the other tool's file -> how we make its like."""
 

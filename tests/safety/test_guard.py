@@ -14,11 +14,11 @@ import pytest
 
 from openkontext.errors import RefusedError
 from openkontext.safety.checks import TogetherCheck
-from openkontext.safety.guard import Asked, Guard, Shown
+from openkontext.safety.guard import Guard, ScreeningRequest, Shown
 from openkontext.safety.policy import Policy, load_policy
 from openkontext.safety.review.queue import ReviewQueue
 from openkontext.safety.signs import signs
-from openkontext.safety.verdict import UNCHECKED, FilterRefusalError, HeldError, Stage, Subject, Turn
+from openkontext.safety.verdict import UNCHECKED, CheckTurn, FilterRefusalError, HeldError, Stage, Subject
 
 PICTURE = np.random.default_rng(3).integers(0, 256, (32, 48, 3), dtype=np.uint8)
 OTHER = PICTURE[::-1]
@@ -30,7 +30,7 @@ class Saying:
 
     answer: Mapping[str, float] | Callable[[Subject], Mapping[str, float]]
     stages: frozenset[Stage] = frozenset(Stage)
-    turn: Turn = Turn.CHEAP
+    turn: CheckTurn = CheckTurn.CHEAP
     name: str = "saying"
     version: str = "1"
     asked: list[Subject] = field(default_factory=list)
@@ -56,8 +56,8 @@ def run(guard: Guard) -> None:
     screening.release(PICTURE)
 
 
-def asked(prompt: str = "make it night", **more: object) -> Asked:
-    return Asked(prompt, pictures=(Shown(PICTURE),), options={"seed": 7}, **more)  # type: ignore[arg-type]
+def asked(prompt: str = "make it night", **more: object) -> ScreeningRequest:
+    return ScreeningRequest(prompt, pictures=(Shown(PICTURE),), options={"seed": 7}, **more)  # type: ignore[arg-type]
 
 
 def test_what_nothing_speaks_against_is_let_through() -> None:
@@ -95,7 +95,7 @@ def test_the_gravest_category_decides() -> None:
 
 
 def test_what_a_cheap_check_refuses_no_costly_one_sees() -> None:
-    costly = Saying({}, at(Stage.INPUT), Turn.COSTLY)
+    costly = Saying({}, at(Stage.INPUT), CheckTurn.COSTLY)
     cheap = Saying({"known_material": 1.0}, at(Stage.INPUT))
     Guard(load_policy("default"), [costly, cheap]).screen(asked()).judge_request()
     assert cheap.asked
@@ -110,11 +110,11 @@ def test_a_refused_instruction_ends_it_before_the_pictures() -> None:
 
 
 def test_the_last_turn_sees_what_all_others_scored() -> None:
-    last = Saying({}, at(Stage.OUTPUT), Turn.LAST)
+    last = Saying({}, at(Stage.OUTPUT), CheckTurn.LAST)
     checks = [
         last,
         Saying({"minor": 0.9}, at(Stage.PROMPT)),
-        Saying({"person": 0.8, "nudity": 0.1}, at(Stage.INPUT, Stage.OUTPUT), Turn.COSTLY),
+        Saying({"person": 0.8, "nudity": 0.1}, at(Stage.INPUT, Stage.OUTPUT), CheckTurn.COSTLY),
         Saying({"nudity": 0.3}, at(Stage.OUTPUT)),
     ]
     screening = Guard(load_policy("default"), checks).screen(asked())
@@ -133,7 +133,7 @@ def test_costly_checks_run_side_by_side() -> None:
         both.wait()
         return {}
 
-    checks = [Saying(wait, at(Stage.INPUT), Turn.COSTLY), Saying(wait, at(Stage.INPUT), Turn.COSTLY)]
+    checks = [Saying(wait, at(Stage.INPUT), CheckTurn.COSTLY) for _ in range(2)]
     assert Guard(load_policy("default"), checks).screen(asked()).judge_request().allowed
 
 
@@ -166,7 +166,8 @@ def test_a_check_that_takes_too_long_refuses(tmp_path: Path) -> None:
         never.wait(60)
         return {}
 
-    checks = [Saying(hang, at(Stage.INPUT), Turn.COSTLY, "slow"), Saying({}, at(Stage.INPUT), name="quick")]
+    slow = Saying(hang, at(Stage.INPUT), CheckTurn.COSTLY, "slow")
+    checks = [slow, Saying({}, at(Stage.INPUT), name="quick")]
     started = time.monotonic()
     with pytest.raises(FilterRefusalError, match=r"the check slow could not look .*longer than 0.2 s"):
         Guard(policy(tmp_path, "budget_seconds = 0.2\n"), checks).screen(asked()).admit()

@@ -18,13 +18,13 @@ from PIL import Image
 
 from openkontext.errors import InputError
 from openkontext.safety import quarantine as module
-from openkontext.safety.known.index import Hit
+from openkontext.safety.known.index import ListHit
 from openkontext.safety.known.material import Match
 from openkontext.safety.known.pdq import pdq
 from openkontext.safety.quarantine import Quarantine
 from openkontext.safety.reports.incident import Requester
 
-MATCH = Match("hotline", 3, "csam", Hit("a.csv", 7, "pdq", "A1", 4, "flipx"))
+MATCH = Match("hotline", 3, "csam", ListHit("a.csv", 7, "pdq", "A1", 4, "flipx"))
 PIXELS = np.random.default_rng(2).integers(0, 256, (60, 80, 3), dtype=np.uint8)
 REPORTER = """
 first_name = "Ada"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
+from running import b64, png
 from safetensors.numpy import save_file
-from service.running import b64, png
 
 from openkontext import InputError
 from openkontext.service.http.app import create_app

@@ -10,7 +10,7 @@ from functools import partial
 from onnx import ModelProto, NodeProto, TensorProto
 
 from openkontext.runtime.model_file import nodes
-from openkontext.runtime.providers import Case, Computes, value_types
+from openkontext.runtime.providers import Computes, ProviderCase, value_types
 
 SOURCE = "microsoft/onnxruntime docs/OperatorKernels.md, commit 001d12d2623fd411ce0f83d05abb5e82304a3389"
 """Where the table was read: the state of that file between releases 1.24 and 1.25."""
@@ -84,7 +84,7 @@ def documented(provider: str) -> Computes:
     return partial(_documented, provider)
 
 
-def _documented(provider: str, model: ModelProto, node: NodeProto, case: Case) -> bool:
+def _documented(provider: str, model: ModelProto, node: NodeProto, case: ProviderCase) -> bool:
     opset = next((entry.version for entry in model.opset_import if not entry.domain), 1)
     if node.op_type == "Constant" and not node.domain:
         return True  # ONNX Runtime makes an initializer of it
@@ -102,7 +102,7 @@ def undocumented(model: ModelProto, provider: str) -> Iterator[str]:
     """
     types = value_types(model)
     for node in nodes(model):
-        case = Case.of(node, types)
+        case = ProviderCase.of(node, types)
         if not _documented(provider, model, node, case):
             names = [TensorProto.DataType.Name(max(dtype, 0)) for dtype in (*case.inputs, *case.outputs)]
             yield f"{node.domain or 'ai.onnx'}:{node.op_type} '{node.name}' {' '.join(names)}"

@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor
 
 from openkontext.model.transformer import FluxTransformer
 from openkontext.train import finetune
-from openkontext.train.base import Base
+from openkontext.train.base import TeacherModel
 from openkontext.train.finetune import FinetuneRecipe, train_finetune
 from openkontext.train.loop import RunRecipe
 from openkontext.train.parallel import rank, world_size
@@ -19,8 +19,8 @@ def main(folder: Path, lora_rank: int, steps: int, shard: bool) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     transformer = FluxTransformer(TINY.transformer)
-    nano = Base.load("nano")
-    base = Base(dataclasses.replace(nano.pipeline, transformer=transformer), nano.config)
+    nano = TeacherModel.load("nano")
+    base = TeacherModel(dataclasses.replace(nano.pipeline, transformer=transformer), nano.config)
     recipe = FinetuneRecipe(pairs="", rank=lora_rank, steps=6, batch_size=4, warm_up=2, learning_rate=1e-2)
     shares: list[float] = []
     prepare = finetune.Engine.prepare

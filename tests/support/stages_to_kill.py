@@ -16,8 +16,8 @@ from openkontext.model.config import PRESETS, AutoencoderConfig
 from openkontext.model.transformer import FluxTransformer
 from openkontext.repository import Repository
 from openkontext.train.autoencoder import AutoencoderRecipe, train_autoencoder
-from openkontext.train.base import Base
-from openkontext.train.batch import Batch, Text, ids_of
+from openkontext.train.base import TeacherModel
+from openkontext.train.batch import Batch, TextFeatures, ids_of
 from openkontext.train.distill import train_guidance, train_ladd
 from openkontext.train.finetune import FinetuneRecipe, train_finetune
 from openkontext.train.flow import FlowRecipe, train_flow
@@ -50,8 +50,8 @@ class Random:
             return torch.from_numpy(rng.standard_normal(shape, np.float32))
 
         width, pooled = TINY.transformer.joint_attention_dim, TINY.transformer.pooled_projection_dim
-        text = Text(normal(count, 3, width), normal(count, pooled))
-        empty = Text(torch.zeros(1, 3, width), torch.zeros(1, pooled))
+        text = TextFeatures(normal(count, 3, width), normal(count, pooled))
+        empty = TextFeatures(torch.zeros(1, 3, width), torch.zeros(1, pooled))
         return Batch(normal(count, 4, 64), normal(count, 4, 64), ids_of((2, 2), (2, 2)), (2, 2), text, empty)
 
     def split(self, held_out: int) -> tuple["Random", "Random"]:
@@ -63,9 +63,9 @@ class Random:
 def main(folder: Path, stages: list[str]) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    nano = Base.load("nano")
+    nano = TeacherModel.load("nano")
     transformer = FluxTransformer(TINY.transformer)
-    base = Base(dataclasses.replace(nano.pipeline, transformer=transformer), nano.config)
+    base = TeacherModel(dataclasses.replace(nano.pipeline, transformer=transformer), nano.config)
     few = {"steps": STEPS, "batch_size": 2, "warm_up": 4}
     for stage in stages:
         run = folder / stage

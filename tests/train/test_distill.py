@@ -13,10 +13,10 @@ from torch import Tensor
 from openkontext.model.config import TransformerConfig
 from openkontext.model.transformer import FluxTransformer
 from openkontext.sampling import schedule
-from openkontext.train.base import Base
-from openkontext.train.batch import Batch, Text, ids_of, velocity
+from openkontext.train.base import TeacherModel
+from openkontext.train.batch import Batch, TextFeatures, ids_of, velocity
 from openkontext.train.distill import train_guidance, train_ladd
-from openkontext.train.engine import Engine, adamw
+from openkontext.train.engine import TrainingEngine, adamw
 from openkontext.train.finetune import flow_loss
 from openkontext.train.guidance import GuidanceRecipe, guidance_loss, guided_velocity
 from openkontext.train.ladd import (
@@ -64,21 +64,21 @@ class Toy:
         signs = torch.from_numpy(rng.choice([-1.0, 1.0], count).astype(np.float32))
         target = (MODE * signs)[:, None, None].expand(-1, 1, 4).contiguous()
         words = signs if self.said else torch.zeros_like(signs)
-        text = Text(words[:, None, None].expand(-1, 1, 4), words[:, None].expand(-1, 4))
-        empty = Text(torch.zeros(1, 1, 4), torch.zeros(1, 4))
+        text = TextFeatures(words[:, None, None].expand(-1, 1, 4), words[:, None].expand(-1, 4))
+        empty = TextFeatures(torch.zeros(1, 1, 4), torch.zeros(1, 4))
         return Batch(target, target[:, :0], ids_of((1, 1), None), (1, 1), text, empty)
 
 
-def base_of(transformer: FluxTransformer) -> Base:
+def base_of(transformer: FluxTransformer) -> TeacherModel:
     """nano with another transformer, of which the stages only use that and the schedule."""
-    nano = Base.load("nano")
-    return Base(dataclasses.replace(nano.pipeline, transformer=transformer), nano.config)
+    nano = TeacherModel.load("nano")
+    return TeacherModel(dataclasses.replace(nano.pipeline, transformer=transformer), nano.config)
 
 
 def a_teacher(toy: Toy, steps: int, dropout: float = 0.0) -> FluxTransformer:
     torch.manual_seed(0)
     transformer = FluxTransformer(TOY)
-    engine = Engine(RUN)
+    engine = TrainingEngine(RUN)
     trained = engine.prepare(transformer, adamw(3e-3), decay=0.98)
     rng = np.random.default_rng(0)
     for step in range(steps):

@@ -13,8 +13,8 @@ from openkontext.cli import main
 from openkontext.export.reading import import_repository
 from openkontext.model.lora import load_lora, merge_lora
 from openkontext.repository import Repository
-from openkontext.train.base import Base
-from openkontext.train.batch import Batch, Text, logit_normal
+from openkontext.train.base import TeacherModel
+from openkontext.train.batch import Batch, TextFeatures, logit_normal
 from openkontext.train.finetune import flow_loss
 
 RECIPE = """
@@ -55,7 +55,7 @@ def test_a_lora_from_a_folder_of_pairs(
     lora = load_lora(work / "lora.safetensors")
     assert len(lora) == 3 + 8 + 8  # to_q of all eleven blocks, proj_out of the single-stream ones
     assert max(layer.delta.abs().max() for layer in lora.values()) > 0
-    expected = copy.deepcopy(Base.load("nano").pipeline.transformer)
+    expected = copy.deepcopy(TeacherModel.load("nano").pipeline.transformer)
     merge_lora(expected, lora)
     exported = import_repository(out).transformer.state_dict()
     assert all(torch.equal(exported[name], value) for name, value in expected.state_dict().items())
@@ -95,8 +95,9 @@ def test_another_commands_stage_is_named(tmp_path: Path, capsys: pytest.CaptureF
 
 def a_batch(count: int = 16) -> Batch:
     generator = torch.Generator().manual_seed(0)
-    text = Text(torch.randn(count, 2, 5, generator=generator), torch.randn(count, 4, generator=generator))
-    empty = Text(torch.zeros(1, 2, 5), torch.zeros(1, 4))
+    tokens, pooled = (torch.randn(count, *size, generator=generator) for size in ((2, 5), (4,)))
+    text = TextFeatures(tokens, pooled)
+    empty = TextFeatures(torch.zeros(1, 2, 5), torch.zeros(1, 4))
     target, context = (torch.randn(count, n, 8, generator=generator) for n in (6, 4))
     return Batch(target, context, torch.zeros(10, 3), (2, 3), text, empty)
 
@@ -131,7 +132,7 @@ def test_the_loss_is_that_of_the_straight_path() -> None:
 
 
 def test_timesteps_are_shifted_as_the_schedule_is() -> None:
-    base = Base.load("nano")
+    base = TeacherModel.load("nano")
     mu = base.shift(256)
     assert mu == base.config.base_shift
     assert base.shift(4096) == pytest.approx(base.config.max_shift)

@@ -18,15 +18,15 @@ from openkontext.repository import Repository
 from openkontext.runtime.components import Components
 from openkontext.text import Tokenizers
 from openkontext.train import pairs as pairs_module
-from openkontext.train.base import Base
+from openkontext.train.base import TeacherModel
 from openkontext.train.pairs import PairExamples, build_cache
-from openkontext.train.records import Record, Skipped, read_records, sources
+from openkontext.train.records import PairRecord, Skipped, read_records, sources
 
 
 @pytest.mark.parametrize("write", [write_jsonl, write_parquet, write_shards])
 def test_all_formats_hold_the_same_pairs(tmp_path: Path, write) -> None:
     records = list(read_records(sources(write(tmp_path))))
-    assert all(isinstance(record, Record) for record in records)
+    assert all(isinstance(record, PairRecord) for record in records)
     assert tuple(record.instruction for record in records) == WORDS
     for i, record in enumerate(records):
         for seed, content in ((2 * i, record.before), (2 * i + 1, record.after)):
@@ -47,7 +47,7 @@ def test_bad_records_are_skipped_and_named(tmp_path: Path) -> None:
     ]
     file.write_text(file.read_text() + "\n" + "\n".join(line for line, _ in bad) + "\n")
     records = list(read_records([file]))
-    assert sum(isinstance(record, Record) for record in records) == 3
+    assert sum(isinstance(record, PairRecord) for record in records) == 3
     skipped = [record for record in records if isinstance(record, Skipped)]
     assert [each.name for each in skipped] == [f"pairs.jsonl line {n}" for n in range(5, 11)]
     for each, (_, says) in zip(skipped, bad, strict=True):
@@ -60,7 +60,7 @@ def test_a_shard_that_was_cut_short_gives_what_is_whole(tmp_path: Path) -> None:
     cut = whole.rindex(b"x/001.after.png") + 700  # inside the second record's last picture
     shard.write_bytes(whole[:cut])
     first, *rest = read_records([shard])
-    assert isinstance(first, Record)
+    assert isinstance(first, PairRecord)
     assert [type(each) for each in rest] == [Skipped]
     assert "the shard is damaged" in rest[0].reason
 
@@ -83,7 +83,7 @@ def test_the_cache_holds_what_the_repository_computes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pairs_module, "CHUNK", 2)
-    base, file, cache = Base.load("nano"), write_jsonl(tmp_path), tmp_path / "cache"
+    base, file, cache = TeacherModel.load("nano"), write_jsonl(tmp_path), tmp_path / "cache"
     (tmp_path / "1-after.png").write_bytes(b"no picture")
     count, skipped = build_cache(file, cache, base)
     assert (count, [each.name for each in skipped]) == (2, ["pairs.jsonl line 2"])

@@ -16,7 +16,7 @@ from openkontext.model.config import PRESETS
 from openkontext.repository import Repository
 from openkontext.runtime.components import Components
 from openkontext.text import Tokenizers
-from openkontext.train.engine import Engine
+from openkontext.train.engine import TrainingEngine
 from openkontext.train.flow import FlowRecipe, Kontext, rate_factor
 from openkontext.train.loop import RunRecipe, duration
 from openkontext.train.recipe import STAGES, read_recipe
@@ -135,7 +135,7 @@ def test_precision_follows_the_machine_unless_it_is_named(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
     recipe = RunRecipe(precision=precision)
     assert recipe.half() == (computed == torch.bfloat16)
-    model = Engine(recipe).autocast(torch.nn.Linear(2, 2))
+    model = TrainingEngine(recipe).autocast(torch.nn.Linear(2, 2))
     assert model(torch.zeros(1, 2)).dtype == computed
     assert model.weight.dtype == torch.float32
 

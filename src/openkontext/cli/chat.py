@@ -72,14 +72,14 @@ def chat(
 
 
 @dataclass(frozen=True, eq=False)
-class Turn:
+class ChatTurn:
     """One picture of a conversation."""
 
     number: int
     """0 is the picture it began with."""
     image: "ImageInput"
     """The picture; one made here as its signed file, so that what is made of it carries its record along."""
-    parent: "Turn | None" = None
+    parent: "ChatTurn | None" = None
     """The picture it was made from."""
     result: "EditResult | None" = None
     """How it was made."""
@@ -113,7 +113,7 @@ class Conversation:
         sign_prompt: bool = False,
         overwrite: bool = False,
     ) -> None:
-        self.turns = [Turn(0, image)]
+        self.turns = [ChatTurn(0, image)]
         self.at = self.turns[0]
         self.saved = {0}
         self._edit = edit
@@ -143,7 +143,7 @@ class Conversation:
     def _instruct(self, prompt: str) -> str:
         result = self._edit(self.at.image, prompt)
         signed = result.encode(metadata=False, sign_prompt=self._sign_prompt)
-        self.at = Turn(len(self.turns), signed, self.at, result)
+        self.at = ChatTurn(len(self.turns), signed, self.at, result)
         self.turns.append(self.at)
         return _described(self.at)
 
@@ -179,7 +179,7 @@ class Conversation:
         return f"saved picture {self.at.number} as {path}"
 
 
-def _described(turn: Turn) -> str:
+def _described(turn: ChatTurn) -> str:
     if turn.parent is None or turn.result is None:
         return f"picture {turn.number}: the one you began with"
     result = turn.result

@@ -35,7 +35,7 @@ def edit(
     saving: groups.Saving,
     asking: groups.Asking,
     setup: groups.Setup,
-    batch: groups.Batch,
+    batch: groups.PictureBatch,
     fit: options.FitMode = "stretch",
     mask: Annotated[
         str | None, typer.Option(metavar="FILE", help="Transparent, or white, where the picture may change.")

@@ -65,7 +65,7 @@ def edits(
     from openkontext.evaluation.edits import edited_by, evaluate, round_trip, with_first_pictures
     from openkontext.evaluation.embedding import Clip
     from openkontext.evaluation.page import PER_KIND, render, require_jinja
-    from openkontext.evaluation.scores import Report
+    from openkontext.evaluation.scores import ScoreReport
     from openkontext.evaluation.sheet import contact_sheet
 
     if sheet is not None:
@@ -85,7 +85,7 @@ def edits(
         edit = edited_by(editor, steps, guidance, true_cfg, noise, kept)
     done = with_first_pictures(evaluate(asked, edit, encoder), PER_KIND)
     outcomes = list(console.track(done, "reading" if ceiling else "editing", len(asked)))
-    found = Report.of(outcomes)
+    found = ScoreReport.of(outcomes)
     name = editor.repository.config.name + (" (autoencoder only)" if ceiling else "")
     source = "held-out edits" if cases is None else Path(cases).resolve().stem
     if sheet is not None:

@@ -92,7 +92,7 @@ def export(
     with _needs_torch():
         from openkontext.export.calibration import Calibration
         from openkontext.export.parts import Parts
-        from openkontext.export.quantise import Recipe
+        from openkontext.export.quantise import QuantRecipe
         from openkontext.export.reading import open_model
 
     named = Parts(parts, clip, t5, vae, tokenizer, tokenizer_2)
@@ -103,7 +103,7 @@ def export(
         out,
         [each.strip() for each in precision.split(",")],
         overwrite=overwrite,
-        recipe=Recipe(percentile=percentile, rank=rank, smooth=smooth, feed_back=feed_back),
+        recipe=QuantRecipe(percentile=percentile, rank=rank, smooth=smooth, feed_back=feed_back),
         calibration=None if calibration is None else Calibration.load(calibration),
         t5_fp8=t5_fp8,
         name=name,

@@ -106,7 +106,7 @@ class Saving:
 
 
 @dataclass(frozen=True)
-class Batch:
+class PictureBatch:
     """Several edits in one run."""
 
     seeds: options.Seeds = None

@@ -112,12 +112,14 @@ def report(
     from pydantic import SecretStr
 
     from openkontext.safety.quarantine import Quarantine
-    from openkontext.safety.submission import PRODUCTION_URL, TEST_URL, Account, CyberTipline, submit
+    from openkontext.safety.submission import PRODUCTION_URL, TEST_URL, CyberTipline, ServiceAccount, submit
 
     user, password = os.environ.get(USER), os.environ.get(PASSWORD)
     if not (user and password):
         raise InputError(f"set ${USER} and ${PASSWORD} to the account that NCMEC gave you")
-    tipline = CyberTipline(Account(user, SecretStr(password)), PRODUCTION_URL if production else TEST_URL)
+    tipline = CyberTipline(
+        ServiceAccount(user, SecretStr(password)), PRODUCTION_URL if production else TEST_URL
+    )
     done = submit(Quarantine(), incident, tipline, Path(key) if key else None)
     print(f"incident {done.id[:8]} is reported as {done.report}")
 

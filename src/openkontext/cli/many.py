@@ -11,7 +11,7 @@ from openkontext.cli import console, groups, options
 from openkontext.errors import InputError, RefusedError
 
 if TYPE_CHECKING:
-    from openkontext.many import Outcome
+    from openkontext.many import ManyOutcome
     from openkontext.result import EditStep
 
 _SIZE = ("size", "width", "height", "aspect_ratio")
@@ -22,7 +22,7 @@ def edit_many(
     fields: dict[str, Any],
     setup: groups.Setup,
     saving: groups.Saving,
-    batch: groups.Batch,
+    batch: groups.PictureBatch,
     json: bool,
 ) -> None:
     """Edit all pictures of a folder, a pattern or a list, or one of them several times.
@@ -50,7 +50,7 @@ def edit_many(
         raise InputError("give either --seed or --seeds, not both")
     jobs = many.plan(many.find(source), folder, prompts=prompts, seeds=seeds, fields=fields)
     editor = setup.load()
-    outcomes: list[Outcome] = []
+    outcomes: list[ManyOutcome] = []
     with console.batch_progress(len(jobs)) as show:
 
         def on_step(step: "EditStep") -> None:
@@ -114,7 +114,7 @@ def _lines(file: str | None) -> list[str]:
     return found
 
 
-def _tell(outcome: "Outcome") -> None:
+def _tell(outcome: "ManyOutcome") -> None:
     target, result = outcome.job.target, outcome.result
     if result is not None:
         width, height = result.image.size
@@ -124,7 +124,7 @@ def _tell(outcome: "Outcome") -> None:
         print(f"{target}: is there already, made the same way")
 
 
-def _report(outcomes: list["Outcome"], json: bool) -> None:
+def _report(outcomes: list["ManyOutcome"], json: bool) -> None:
     """Say what failed and how many were made; end with its exit code."""
     counts = Counter(outcome.status for outcome in outcomes)
     for outcome in outcomes:
@@ -147,13 +147,13 @@ def _report(outcomes: list["Outcome"], json: bool) -> None:
         raise typer.Exit(RefusedError.exit_code)
 
 
-def _error(outcome: "Outcome") -> str:
+def _error(outcome: "ManyOutcome") -> str:
     source, target = str(outcome.job.source), str(outcome.job.target)
     named = outcome.error.startswith((f"{source}: ", f"{target}: "))
     return outcome.error if named else f"{source}: {outcome.error}"
 
 
-def _record(outcome: "Outcome") -> dict[str, Any]:
+def _record(outcome: "ManyOutcome") -> dict[str, Any]:
     found: dict[str, Any] = {"image": str(outcome.job.source), "status": outcome.status}
     if outcome.error:
         return {**found, "error": console.one_line(options.in_options(_error(outcome)))}

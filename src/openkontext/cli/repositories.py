@@ -66,7 +66,7 @@ def doctor(
     try:
         checks += [*_providers(), _cache(clear_cache), _training(), _filters(), *_model(model)]
     except InputError as error:  # ONNX Runtime itself, which all of these need
-        checks.append(Check("ONNX Runtime", "bad", str(error)))
+        checks.append(MachineCheck("ONNX Runtime", "bad", str(error)))
     if json:
         console.print_json(
             {"ok": all(check.state != "bad" for check in checks), "checks": [vars(c) for c in checks]}
@@ -80,7 +80,7 @@ def doctor(
 
 
 @dataclass(frozen=True)
-class Check:
+class MachineCheck:
     """One thing that was looked at."""
 
     what: str
@@ -91,37 +91,37 @@ class Check:
     """What was seen, or what to do."""
 
 
-def _machine() -> Iterator[Check]:
-    yield Check(
+def _machine() -> Iterator[MachineCheck]:
+    yield MachineCheck(
         "openkontext", "ok", f"{__version__}, Python {platform.python_version()}, {platform.platform()}"
     )
     memory = ""
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         memory = f", {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB of memory"
-    yield Check("machine", "ok", f"{os.cpu_count()} CPUs{memory}")
+    yield MachineCheck("machine", "ok", f"{os.cpu_count()} CPUs{memory}")
 
 
-def _providers() -> Iterator[Check]:
+def _providers() -> Iterator[MachineCheck]:
     """The providers, each tried on a graph of one node: what is installed may lack a driver or a library."""
     from openkontext.onnx_runtime import installed_runtimes
     from openkontext.runtime.providers import PROVIDERS, check_provider
     from openkontext.runtime.trial import why_absent
 
     found = ", ".join(f"{name} {version}" for name, version in installed_runtimes().items())
-    yield Check("ONNX Runtime", "ok", found or "from no package")
+    yield MachineCheck("ONNX Runtime", "ok", found or "from no package")
     for name in PROVIDERS:
         try:
             check_provider(name)
         except InputError as error:
-            yield Check(f"provider {name}", "absent", str(error))
+            yield MachineCheck(f"provider {name}", "absent", str(error))
             continue
         if reason := why_absent(name):
-            yield Check(f"provider {name}", "absent", f"does not start: {reason}")
+            yield MachineCheck(f"provider {name}", "absent", f"does not start: {reason}")
         else:
-            yield Check(f"provider {name}", "ok", "usable with --provider " + name)
+            yield MachineCheck(f"provider {name}", "ok", "usable with --provider " + name)
 
 
-def _cache(clear: bool) -> Check:
+def _cache(clear: bool) -> MachineCheck:
     from openkontext.runtime import cache
 
     count, size = cache.clear() if clear else cache.usage()
@@ -129,16 +129,16 @@ def _cache(clear: bool) -> Check:
     count, size = cache.compiled(clear)
     if count:
         kept += f"; {count} files compiled by providers, {size / 2**20:.1f} MiB, beside it"
-    return Check("graphs kept", "ok", kept)
+    return MachineCheck("graphs kept", "ok", kept)
 
 
-def _training() -> Check:
+def _training() -> MachineCheck:
     if importlib.util.find_spec("torch") is None:
-        return Check("training and export", "absent", f"needs torch; {how_to_install('train')}")
-    return Check("training and export", "ok", f"torch {importlib.metadata.version('torch')}")
+        return MachineCheck("training and export", "absent", f"needs torch; {how_to_install('train')}")
+    return MachineCheck("training and export", "ok", f"torch {importlib.metadata.version('torch')}")
 
 
-def _filters() -> Check:
+def _filters() -> MachineCheck:
     """Whether all filters can look, tried on an innocent edit."""
     import numpy as np
 
@@ -150,27 +150,27 @@ def _filters() -> Check:
         profile = load_policy(named).profile
         verdict = safety.check("make it night", np.full((64, 64, 3), 128, np.uint8), named)
     except InputError as error:
-        return Check("filters", "bad", str(error))
+        return MachineCheck("filters", "bad", str(error))
     names = ", ".join(dict.fromkeys(check.name for check in verdict.checks))
     reviews = {"off": "nobody reviews", "refused": "people review what they refuse"}
     found = (
         f"profile {profile.name}: {names}; {reviews.get(profile.review.mode, 'people review every result')}"
     )
-    return Check("filters", "ok" if verdict.allowed else "bad", verdict.message or found)
+    return MachineCheck("filters", "ok" if verdict.allowed else "bad", verdict.message or found)
 
 
-def _model(name: str) -> Iterator[Check]:
+def _model(name: str) -> Iterator[MachineCheck]:
     """Whether a repository is whole, and for the small shipped one whether an edit works."""
     from openkontext.editor import load
 
     try:
         editor = load(name)
-        yield Check(
+        yield MachineCheck(
             f"model {name}", "ok", f"{editor.repository.path}, {', '.join(editor.repository.precisions)}"
         )
-        yield Check("its digest", "ok", editor.digest)
+        yield MachineCheck("its digest", "ok", editor.digest)
         if name == "nano":
             seconds = editor.generate("make it night", num_inference_steps=1, seed=0).seconds
-            yield Check("an edit", "ok", f"one step works, in {seconds:.1f} s with opening the graphs")
+            yield MachineCheck("an edit", "ok", f"one step works, in {seconds:.1f} s with opening the graphs")
     except (InputError, RefusedError, ConsentError) as error:
-        yield Check(f"model {name}", "bad", str(error))
+        yield MachineCheck(f"model {name}", "bad", str(error))

@@ -8,11 +8,11 @@ from rich.table import Table
 
 from openkontext.evaluation.drift import DriftReport
 from openkontext.evaluation.fidelity import Fidelity
-from openkontext.evaluation.scores import Report, Score
+from openkontext.evaluation.scores import Score, ScoreReport
 from openkontext.evaluation.similarity import MEASURES
 
 
-def print_table(report: Report, title: str) -> None:
+def print_table(report: ScoreReport, title: str) -> None:
     """Scores by task, kind and part, and what was measured."""
     console = Console()
     if report.overall is not None:
@@ -29,7 +29,7 @@ def print_table(report: Report, title: str) -> None:
     print(f"{report.seconds:.1f} s of editing")
 
 
-def _scores(report: Report, overall: Score, title: str) -> Table:
+def _scores(report: ScoreReport, overall: Score, title: str) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
     table.add_column("", no_wrap=True)
     for heading in ("success", "95%", "cases", "seen", "unseen"):
@@ -62,7 +62,7 @@ def _part(parts: dict[str, Score], name: str) -> str:
     return f"{parts[name].success:.0%}" if name in parts else ""
 
 
-def _measures(report: Report, title: str) -> Table:
+def _measures(report: ScoreReport, title: str) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
     table.add_column("", no_wrap=True)
     columns = [name for name in MEASURES if any(name in means for means in report.measures.values())]

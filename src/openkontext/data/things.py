@@ -23,7 +23,7 @@ _OVERSAMPLING = 4
 
 
 @dataclass(frozen=True)
-class Part:
+class DrawnPart:
     """One filled outline: an ellipse through two corners, or a polygon."""
 
     fill: Fill
@@ -31,31 +31,31 @@ class Part:
     ellipse: bool = False
 
 
-def _ellipse(fill: Fill, x0: float, y0: float, x1: float, y1: float) -> Part:
-    return Part(fill, ((x0, y0), (x1, y1)), ellipse=True)
+def _ellipse(fill: Fill, x0: float, y0: float, x1: float, y1: float) -> DrawnPart:
+    return DrawnPart(fill, ((x0, y0), (x1, y1)), ellipse=True)
 
 
-def _box(fill: Fill, x0: float, y0: float, x1: float, y1: float) -> Part:
-    return Part(fill, ((x0, y0), (x1, y0), (x1, y1), (x0, y1)))
+def _box(fill: Fill, x0: float, y0: float, x1: float, y1: float) -> DrawnPart:
+    return DrawnPart(fill, ((x0, y0), (x1, y0), (x1, y1), (x0, y1)))
 
 
-def _polygon(fill: Fill, *points: Point) -> Part:
-    return Part(fill, points)
+def _polygon(fill: Fill, *points: Point) -> DrawnPart:
+    return DrawnPart(fill, points)
 
 
-def _star(fill: Fill, radius: float) -> Part:
+def _star(fill: Fill, radius: float) -> DrawnPart:
     turns = [(-math.pi / 2 + i * math.pi / 5, radius * (1.0 if i % 2 == 0 else 0.48)) for i in range(10)]
-    return Part(fill, tuple((0.5 + r * math.cos(a), 0.53 + r * math.sin(a)) for a, r in turns))
+    return DrawnPart(fill, tuple((0.5 + r * math.cos(a), 0.53 + r * math.sin(a)) for a, r in turns))
 
 
-def _heart(fill: Fill) -> Part:
+def _heart(fill: Fill) -> DrawnPart:
     points = []
     for i in range(48):
         a = 2 * math.pi * i / 48
         x = 16 * math.sin(a) ** 3
         y = 13 * math.cos(a) - 5 * math.cos(2 * a) - 2 * math.cos(3 * a) - math.cos(4 * a)
         points.append((0.5 + x / 34, 0.47 - y / 34))
-    return Part(fill, tuple(points))
+    return DrawnPart(fill, tuple(points))
 
 
 _WOOD: RGB = (126, 84, 52)
@@ -72,7 +72,7 @@ _PETALS = tuple(
     )
 )
 
-GROUND_THINGS: dict[str, tuple[Part, ...]] = {
+GROUND_THINGS: dict[str, tuple[DrawnPart, ...]] = {
     "ball": (
         _ellipse("main", 0.08, 0.16, 0.92, 1.0),
         _ellipse("light", 0.24, 0.27, 0.46, 0.46),
@@ -108,7 +108,7 @@ GROUND_THINGS: dict[str, tuple[Part, ...]] = {
     ),
     "mushroom": (
         _polygon(_CREAM, (0.38, 0.5), (0.62, 0.5), (0.7, 1.0), (0.3, 1.0)),
-        Part(
+        DrawnPart(
             "main",
             tuple(
                 (0.5 + 0.47 * math.cos(a), 0.6 + 0.46 * math.sin(a))
@@ -152,7 +152,7 @@ GROUND_THINGS: dict[str, tuple[Part, ...]] = {
 }
 """Things that stand on the ground, back to front."""
 
-SKY_THINGS: dict[str, tuple[Part, ...]] = {
+SKY_THINGS: dict[str, tuple[DrawnPart, ...]] = {
     "balloon": (
         _polygon(_STRING, (0.485, 0.76), (0.515, 0.76), (0.54, 1.0), (0.51, 1.0)),
         _polygon("dark", (0.42, 0.8), (0.5, 0.7), (0.58, 0.8)),
@@ -178,7 +178,7 @@ SKY_THINGS: dict[str, tuple[Part, ...]] = {
 }
 """Things that hang in the sky."""
 
-SHAPES: dict[str, tuple[Part, ...]] = {**GROUND_THINGS, **SKY_THINGS}
+SHAPES: dict[str, tuple[DrawnPart, ...]] = {**GROUND_THINGS, **SKY_THINGS}
 
 SIGN, ROBOT = "sign", "robot"
 """Things whose drawing depends on what stands on them, or on who they are. They stand on the ground."""
@@ -213,7 +213,7 @@ _EYE: RGB = (24, 26, 32)
 _LAMP: RGB = (255, 244, 170)
 
 
-def _sign(colour: str, text: str) -> tuple[Part, ...]:
+def _sign(colour: str, text: str) -> tuple[DrawnPart, ...]:
     x0, y0, x1, y1 = BOARD
     return (
         _box(_WOOD, 0.46, y1, 0.54, 1.0),
@@ -223,7 +223,7 @@ def _sign(colour: str, text: str) -> tuple[Part, ...]:
     )
 
 
-def _robot(robot: Robot) -> tuple[Part, ...]:
+def _robot(robot: Robot) -> tuple[DrawnPart, ...]:
     face = COLOURS[robot.face]
     feet = {
         "wheels": (_ellipse(_TYRE, 0.22, 0.82, 0.46, 1.0), _ellipse(_TYRE, 0.54, 0.82, 0.78, 1.0)),
@@ -273,7 +273,7 @@ def _robot(robot: Robot) -> tuple[Part, ...]:
     )
 
 
-def _parts(shape: str, colour: str, form: Form) -> tuple[Part, ...]:
+def _parts(shape: str, colour: str, form: Form) -> tuple[DrawnPart, ...]:
     """What makes up a drawing in its unit square, back to front."""
     if form.robot is not None:
         one = _robot(form.robot)
@@ -282,7 +282,7 @@ def _parts(shape: str, colour: str, form: Form) -> tuple[Part, ...]:
     else:
         one = SHAPES[shape]
     return tuple(
-        Part(part.fill, tuple((left + x * side, top + y * side) for x, y in part.points), part.ellipse)
+        DrawnPart(part.fill, tuple((left + x * side, top + y * side) for x, y in part.points), part.ellipse)
         for left, top, side in _GROUPS[form.count]
         for part in one
     )
@@ -292,7 +292,7 @@ def _shades(colour: RGB) -> dict[str, RGB]:
     return {"main": colour, "dark": mix(colour, (0, 0, 0), 0.22), "light": mix(colour, (255, 255, 255), 0.4)}
 
 
-def _draw(parts: tuple[Part, ...], size: int, shades: dict[str, RGB], fixed: RGB | None) -> Image.Image:
+def _draw(parts: tuple[DrawnPart, ...], size: int, shades: dict[str, RGB], fixed: RGB | None) -> Image.Image:
     side = size * _OVERSAMPLING
     tile = Image.new("RGBA", (side, side))
     draw = ImageDraw.Draw(tile)

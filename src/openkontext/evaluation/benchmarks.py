@@ -25,8 +25,8 @@ from openkontext.errors import InputError
 from openkontext.evaluation.published import (
     JSON_FILES,
     TABLES,
+    CaseRow,
     Cell,
-    Row,
     rows_of_json,
     rows_of_table,
     tables,
@@ -157,14 +157,14 @@ def spread(cases: Sequence[PictureCase], count: int | None) -> list[PictureCase]
     return [cases[place * len(cases) // count] for place in range(count)]
 
 
-def _published(path: Path) -> list[Row] | None:
+def _published(path: Path) -> list[CaseRow] | None:
     """The rows of a benchmark that `published` reads; None where the path holds none."""
     files = [path]
     if path.is_dir():
         if any((path / name).is_file() for name in (METADATA, f"test/{METADATA}")):
             return None
         files = [path / name for name in JSON_FILES if (path / name).is_file()][:1] or tables(path)
-    rows: list[Row] = []
+    rows: list[CaseRow] = []
     for file in files:
         if file.is_file() and file.suffix == ".json":
             rows += rows_of_json(file)
@@ -177,7 +177,7 @@ def _published(path: Path) -> list[Row] | None:
     return rows or None
 
 
-def _of_row(row: Row, index: int) -> PictureCase:
+def _of_row(row: CaseRow, index: int) -> PictureCase:
     if not isinstance(row.instruction, str) or not row.instruction.strip():
         raise InputError(f"{row.where}: there is no instruction")
     case = PictureCase(

@@ -37,7 +37,7 @@ class Edited(Protocol):
         """Whether it says that nothing was done."""
 
 
-class Edits(Protocol):
+class EditorLike(Protocol):
     """Whatever edits as `openkontext.Editor` does."""
 
     @property
@@ -68,7 +68,7 @@ class Autoencodes(Protocol):
         """Latents -> pictures."""
 
 
-class Asked(Pictured, Protocol):
+class AnyCase(Pictured, Protocol):
     """A case: ours (`cases.Case`), or one from elsewhere (`benchmarks.PictureCase`)."""
 
     @property
@@ -104,7 +104,7 @@ class Asked(Pictured, Protocol):
 
 
 @dataclass(frozen=True)
-class Answer:
+class EditorAnswer:
     """What an editor made of a case."""
 
     picture: Pixels
@@ -119,7 +119,7 @@ class Answer:
 class Outcome:
     """One case, and what came of it."""
 
-    case: Asked
+    case: AnyCase
     output: Pixels
     """The editor's picture, [height, width, 3]."""
     reading: Reading | None
@@ -139,7 +139,7 @@ class Outcome:
 
 
 def evaluate(
-    cases: Iterable[Asked], edit: Callable[[Asked], Answer], clip: Embeds | None = None
+    cases: Iterable[AnyCase], edit: Callable[[AnyCase], EditorAnswer], clip: Embeds | None = None
 ) -> Iterator[Outcome]:
     """Edit case after case, read each output and measure it; what a filter refuses has failed."""
     for case in cases:
@@ -148,7 +148,7 @@ def evaluate(
         try:
             answer = edit(case)
         except RefusedError as error:
-            answer, refused = Answer(case.before), str(error)
+            answer, refused = EditorAnswer(case.before), str(error)
         seconds = time.perf_counter() - started if answer.seconds is None else answer.seconds
         reading = case.read(answer.picture)
         if refused and reading is not None:  # harmless as all our cases are, a refusal is a failure
@@ -166,13 +166,13 @@ def with_first_pictures(outcomes: Iterable[Outcome], per_kind: int) -> Iterator[
 
 
 def edited_by(
-    editor: Edits,
+    editor: EditorLike,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     true_cfg_scale: float = 1.0,
     seed: int = 0,
     outputs: Path | None = None,
-) -> Callable[[Asked], Answer]:
+) -> Callable[[AnyCase], EditorAnswer]:
     """What an editor makes of a case, with its noise seeded by the case.
 
     Args:
@@ -192,7 +192,7 @@ def edited_by(
         "true_cfg_scale": true_cfg_scale,
     }
 
-    def edit(case: Asked) -> Answer:
+    def edit(case: AnyCase) -> EditorAnswer:
         before, noise = case.before, seed + case.index
         file, asked = None, ""
         if outputs is not None:
@@ -215,12 +215,12 @@ def edited_by(
         if file is not None:
             said = {"asked": asked, "unchanged": str(result.unchanged), "seconds": f"{seconds:.3f}"}
             result.save(file, metadata=said)
-        return Answer(np.asarray(result.image.convert("RGB")), result.unchanged, seconds)
+        return EditorAnswer(np.asarray(result.image.convert("RGB")), result.unchanged, seconds)
 
     return edit
 
 
-def _keep_source(case: Asked, outputs: Path) -> None:
+def _keep_source(case: AnyCase, outputs: Path) -> None:
     """Write the picture that a benchmark's judge wants beside the output, where it wants one."""
     if not isinstance(case, PictureCase) or case.source is None:
         return
@@ -231,19 +231,19 @@ def _keep_source(case: Asked, outputs: Path) -> None:
         images.save(file, images.load(data).pixels)
 
 
-def _kept(file: Path, asked: str) -> Answer:
+def _kept(file: Path, asked: str) -> EditorAnswer:
     """An output of an earlier run."""
     said = images.read_metadata(file)
     if said.get("asked") != asked:
         raise InputError(f"{file}: is of another run, or was changed: name a new folder for --outputs")
-    return Answer(images.load(file).pixels, said["unchanged"] == "True", float(said["seconds"]))
+    return EditorAnswer(images.load(file).pixels, said["unchanged"] == "True", float(said["seconds"]))
 
 
-def round_trip(components: Autoencodes) -> Callable[[Asked], Answer]:
+def round_trip(components: Autoencodes) -> Callable[[AnyCase], EditorAnswer]:
     """The true picture after a model's autoencoder: the best that any edit with that model can look."""
 
-    def edit(case: Asked) -> Answer:
+    def edit(case: AnyCase) -> EditorAnswer:
         assert case.reference is not None, "only a case with its true outcome has a ceiling"
-        return Answer(from_model(components.decode(components.encode(to_model(case.reference)))))
+        return EditorAnswer(from_model(components.decode(components.encode(to_model(case.reference)))))
 
     return edit

@@ -51,7 +51,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Run:
+class FidelityRun:
     """What a candidate made of the cases."""
 
     latents: list[NDArray[np.float32]]
@@ -86,7 +86,7 @@ class Fidelity:
     peak_mib: float
 
 
-def run(candidate: Candidate, seed: int, count: int, steps: int | None) -> Run:
+def run(candidate: Candidate, seed: int, count: int, steps: int | None) -> FidelityRun:
     """Edit the cases of a seed with one candidate, in this process."""
     editor = load(candidate.model, precision=candidate.precision, arithmetic=candidate.arithmetic)
     components: Any = editor.components
@@ -112,7 +112,7 @@ def run(candidate: Candidate, seed: int, count: int, steps: int | None) -> Run:
         latents.append(np.stack(seen))
         pictures.append(picture)
         successes.append(picture is not None and read(case.edit, picture).success)
-    return Run(latents, pictures, successes, seconds, _peak_mib())
+    return FidelityRun(latents, pictures, successes, seconds, _peak_mib())
 
 
 def _peak_mib() -> float:
@@ -176,7 +176,7 @@ def plot(found: Sequence[Fidelity], title: str) -> Image.Image:
     return picture
 
 
-def _against(reference: Run, candidate: Candidate, found: Run) -> Fidelity:
+def _against(reference: FidelityRun, candidate: Candidate, found: FidelityRun) -> Fidelity:
     errors = [
         np.linalg.norm((ours - theirs)[1:], axis=(1, 2)) / np.linalg.norm(theirs[1:], axis=(1, 2))
         for ours, theirs in zip(found.latents, reference.latents, strict=True)

@@ -15,7 +15,7 @@ from PIL import Image
 from openkontext.errors import InputError, how_to_install
 from openkontext.evaluation.drift import PSNR_GOAL, RECOGNISED_GOAL, DriftReport, Kept
 from openkontext.evaluation.edits import Outcome
-from openkontext.evaluation.scores import ALL, ORDER, TASK_GOAL, Report, Score
+from openkontext.evaluation.scores import ALL, ORDER, TASK_GOAL, Score, ScoreReport
 from openkontext.evaluation.similarity import MEASURES
 from openkontext.images.fitting import Pixels
 
@@ -41,7 +41,7 @@ def require_jinja() -> None:
 
 
 def render(
-    report: Report, outcomes: Sequence[Outcome], model: str, source: str, facts: Mapping[str, str]
+    report: ScoreReport, outcomes: Sequence[Outcome], model: str, source: str, facts: Mapping[str, str]
 ) -> str:
     """Draw the page.
 
@@ -173,7 +173,7 @@ def _chart(report: DriftReport) -> dict[str, Any]:
     }
 
 
-def _row(report: Report, name: str, score: Score, *, goal: bool = False) -> dict[str, Any]:
+def _row(report: ScoreReport, name: str, score: Score, *, goal: bool = False) -> dict[str, Any]:
     """One line of a plot with its numbers."""
     return {
         "name": name,
@@ -184,7 +184,7 @@ def _row(report: Report, name: str, score: Score, *, goal: bool = False) -> dict
     }
 
 
-def _measures(report: Report) -> dict[str, Any]:
+def _measures(report: ScoreReport) -> dict[str, Any]:
     """The table of means: its columns, and a row for each task and for all."""
     columns = {name: MEASURES[name] for name in report.measures[ALL]}
     rows = [
@@ -225,7 +225,7 @@ def _plots(outcomes: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
         }
 
 
-def _groups(outcomes: Sequence[Outcome], report: Report) -> Iterator[dict[str, Any]]:
+def _groups(outcomes: Sequence[Outcome], report: ScoreReport) -> Iterator[dict[str, Any]]:
     """The cases that are shown, kind by kind."""
     order = {kind: place for place, kind in enumerate(ORDER)}
     kinds = dict.fromkeys(outcome.case.kind for outcome in outcomes)

@@ -48,7 +48,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class CaseRow:
     """One case of a benchmark, before its pictures are opened."""
 
     where: str
@@ -72,7 +72,7 @@ def tables(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.suffix in TABLES)
 
 
-def rows_of_table(file: Path) -> Iterator[Row]:
+def rows_of_table(file: Path) -> Iterator[CaseRow]:
     """The rows of a benchmark's table.
 
     Raises:
@@ -88,7 +88,7 @@ def rows_of_table(file: Path) -> Iterator[Row]:
     raise InputError(f"{file}: its columns are of no benchmark that is read: {', '.join(sorted(names))}")
 
 
-def rows_of_json(file: Path) -> Iterator[Row]:
+def rows_of_json(file: Path) -> Iterator[CaseRow]:
     """The cases of ImgEdit's or MagicBrush's JSON.
 
     Raises:
@@ -109,7 +109,7 @@ def rows_of_json(file: Path) -> Iterator[Row]:
         )
 
 
-def _imgedit(file: Path, said: dict[str, Any]) -> Iterator[Row]:
+def _imgedit(file: Path, said: dict[str, Any]) -> Iterator[CaseRow]:
     first = next(iter(said.values()))["id"]
     folders = (file.parent, file.parent / "singleturn", file.parent / "Benchmark" / "singleturn")
     root = next((each for each in folders if (each / str(first)).is_file()), file.parent)
@@ -117,10 +117,10 @@ def _imgedit(file: Path, said: dict[str, Any]) -> Iterator[Row]:
         where = f"{file} {key!r}"
         path = _inside(root, each.get("id"), where)
         name = _safe(key, where)
-        yield Row(where, name, each.get("prompt") or "", each.get("edit_type") or "", path, f"{name}.png")
+        yield CaseRow(where, name, each.get("prompt") or "", each.get("edit_type") or "", path, f"{name}.png")
 
 
-def _magic_brush_sessions(file: Path, said: dict[str, Any]) -> Iterator[Row]:
+def _magic_brush_sessions(file: Path, said: dict[str, Any]) -> Iterator[CaseRow]:
     for key, turns in said.items():
         for number, turn in enumerate(turns, 1):
             where = f"{file} {key!r} turn {number}"
@@ -135,29 +135,33 @@ def _magic_brush_sessions(file: Path, said: dict[str, Any]) -> Iterator[Row]:
             yield from _turns(where, key, number, turn.get("instruction") or "", pictures)
 
 
-def _turns(where: str, key: str, number: int, instruction: str, pictures: dict[str, Any]) -> Iterator[Row]:
+def _turns(
+    where: str, key: str, number: int, instruction: str, pictures: dict[str, Any]
+) -> Iterator[CaseRow]:
     """A turn of MagicBrush: on the true picture of the turn before, and on the model's own."""
     name = _safe(key, where)
     if number == 1:
-        yield Row(where, f"{name}_1", instruction, "single turn", output=f"{name}/{name}_1.png", **pictures)
+        yield CaseRow(
+            where, f"{name}_1", instruction, "single turn", output=f"{name}/{name}_1.png", **pictures
+        )
         return
     output = f"{name}/{name}_inde_{number}.png"
-    yield Row(where, f"{name}_{number}", instruction, "single turn", output=output, **pictures)
+    yield CaseRow(where, f"{name}_{number}", instruction, "single turn", output=output, **pictures)
     before = f"{name}/{name}_1.png" if number == 2 else f"{name}/{name}_iter_{number - 1}.png"
     output = f"{name}/{name}_iter_{number}.png"
-    yield Row(
+    yield CaseRow(
         where, f"{name}_iter_{number}", instruction, "several turns", output=output, follows=before,
         before=pictures["before"], after=pictures.get("after"),
     )  # fmt: skip
 
 
-def _gedit_row(where: str, fields: dict[str, Any], file: Path, at: int, names: set[str]) -> Iterator[Row]:
+def _gedit_row(where: str, fields: dict[str, Any], file: Path, at: int, names: set[str]) -> Iterator[CaseRow]:
     task, language = _safe(fields["task_type"], where), _safe(fields["instruction_language"], where)
     key = _safe(fields["key"], where)
     stem = f"fullset/{task}/{language}/{key}"
     shown = Cell(file, at, "input_image")
     before = Cell(file, at, "input_image_raw") if "input_image_raw" in names else shown
-    yield Row(
+    yield CaseRow(
         where, key, fields["instruction"], task, before, f"{stem}.png",
         source=shown, source_output=f"{stem}_SRCIMG.png",
     )  # fmt: skip
@@ -165,7 +169,7 @@ def _gedit_row(where: str, fields: dict[str, Any], file: Path, at: int, names: s
 
 def _magic_brush_row(
     where: str, fields: dict[str, Any], file: Path, at: int, names: set[str]
-) -> Iterator[Row]:
+) -> Iterator[CaseRow]:
     columns = (("before", "source_img"), ("after", "target_img"), ("mask", "mask_img"))
     pictures = {ours: Cell(file, at, theirs) for ours, theirs in columns if theirs in names}
     yield from _turns(
@@ -173,9 +177,9 @@ def _magic_brush_row(
     )
 
 
-def _emu_row(where: str, fields: dict[str, Any], file: Path, at: int, names: set[str]) -> Iterator[Row]:
+def _emu_row(where: str, fields: dict[str, Any], file: Path, at: int, names: set[str]) -> Iterator[CaseRow]:
     index = int(fields["idx"])
-    yield Row(
+    yield CaseRow(
         where, str(index), fields["instruction"], fields["task"], Cell(file, at, "image"), f"{index}.png"
     )
 

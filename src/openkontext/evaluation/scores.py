@@ -60,7 +60,7 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class Report:
+class ScoreReport:
     """The scores of a run, over all cases and over parts of them; no scores where nobody could judge."""
 
     count: int
@@ -90,7 +90,7 @@ class Report:
     """Time that the editor took."""
 
     @classmethod
-    def of(cls, outcomes: Sequence[Outcome]) -> "Report":
+    def of(cls, outcomes: Sequence[Outcome]) -> "ScoreReport":
         """The report on outcomes, at least one."""
         judged = [o for o in outcomes if o.reading is not None]
         kinds = (*KINDS, IMPOSSIBLE)

@@ -37,7 +37,7 @@ OnProgress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class QuantRecipe:
     """How layers are quantised; the defaults are as published."""
 
     percentile: float = 100.0
@@ -73,7 +73,7 @@ def write_weights(
     work: Work,
     new: str,
     calibrate: Callable[[], Calibration],
-    recipe: Recipe,
+    recipe: QuantRecipe,
     on_progress: OnProgress,
 ) -> dict[str, dict[str, float]]:
     """Write the data files of a transformer; what was written before a stop is not written again.
@@ -147,7 +147,7 @@ def write_weights(
 class _Calibrated:
     """The calibration's inputs on their way, kept on disk from block to block."""
 
-    def __init__(self, transformer: Checkpoint[TransformerConfig], work: Work, recipe: Recipe) -> None:
+    def __init__(self, transformer: Checkpoint[TransformerConfig], work: Work, recipe: QuantRecipe) -> None:
         self._transformer, self._work, self._recipe = transformer, work, recipe
         self._inputs = work.folder / CALIBRATION_FILE
         self._pass: CalibrationPass | None = None
@@ -250,7 +250,7 @@ def write_fp8(file: TensorFile, layer: str, weight: Tensor, input_amax: float) -
 
 
 def _write_fp4(
-    file: TensorFile, layer: str, weight: Tensor, observed: Observations, recipe: Recipe
+    file: TensorFile, layer: str, weight: Tensor, observed: Observations, recipe: QuantRecipe
 ) -> dict[str, float]:
     """Write a layer in NVFP4 with SVDQuant."""
     try:

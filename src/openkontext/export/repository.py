@@ -26,7 +26,7 @@ from openkontext.export.quantise import (
     FLOATS,
     QUANTISED,
     OnProgress,
-    Recipe,
+    QuantRecipe,
     data_file,
     write_weights,
 )
@@ -71,7 +71,7 @@ def export_repository(
     config: RepositoryConfig | None = None,
     overwrite: bool = False,
     *,
-    recipe: Recipe | None = None,
+    recipe: QuantRecipe | None = None,
     calibration: Calibration | None = None,
     t5_fp8: bool = False,
     name: str | None = None,
@@ -116,7 +116,7 @@ def export_repository(
     precisions = tuple(dict.fromkeys(precisions))
     config = _completed(config or said_config(source, out.name), source)
     config = dataclasses.replace(config, name=name or config.name, licence=licence or config.licence)
-    job = _Job(source, config, precisions, recipe or Recipe(), calibration, t5_fp8, on_progress)
+    job = _Job(source, config, precisions, recipe or QuantRecipe(), calibration, t5_fp8, on_progress)
     work = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -158,7 +158,7 @@ class _Job:
     source: Source
     config: RepositoryConfig
     precisions: tuple[str, ...]
-    recipe: Recipe
+    recipe: QuantRecipe
     calibration: Calibration | None
     t5_fp8: bool
     on_progress: OnProgress

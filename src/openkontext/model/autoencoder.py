@@ -35,7 +35,7 @@ class ResnetBlock(nn.Module):
         return hidden + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
-class Attention(nn.Module):
+class SpatialAttention(nn.Module):
     """Single-head self-attention over all positions of a feature map, added to its input."""
 
     def __init__(self, channels: int, groups: int) -> None:
@@ -60,7 +60,7 @@ class MidBlock(nn.Module):
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(ResnetBlock(channels, channels, groups) for _ in range(2))
-        self.attentions = nn.ModuleList([Attention(channels, groups)])
+        self.attentions = nn.ModuleList([SpatialAttention(channels, groups)])
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> the same shape."""

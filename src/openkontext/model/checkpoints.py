@@ -29,7 +29,7 @@ from openkontext.model.config import AutoencoderConfig, TransformerConfig
 from openkontext.model.floats import Floats, open_floats, part_of
 from openkontext.model.packing import nunchaku_message
 from openkontext.model.transformer import FluxTransformer
-from openkontext.model.weights import Entry, Shape, parse_json, read_json, write_json, write_weights
+from openkontext.model.weights import Shape, WeightEntry, parse_json, read_json, write_json, write_weights
 
 Format: TypeAlias = Literal["bfl", "diffusers"]
 Shapes: TypeAlias = Mapping[str, Shape]
@@ -227,7 +227,7 @@ def _save(
     for row in architecture.rows(config, format, shapes):
         shape = _stored_shape(row, shapes)
         make = partial(_assemble, [state[name] for name in row.parts], shape, row.swapped)
-        entries.append(Entry(row.stored, shape, dtype or state[row.parts[0]].dtype, make))
+        entries.append(WeightEntry(row.stored, shape, dtype or state[row.parts[0]].dtype, make))
     if format == "bfl":
         write_weights(path, entries, {"format": "pt", _CONFIG_KEY: json.dumps(said)})
     else:

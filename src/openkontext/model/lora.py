@@ -23,7 +23,7 @@ from openkontext.lora import Change, LoraFile, LowRank, read_lora
 from openkontext.lora.alphas import METADATA
 from openkontext.lora.fitting import fit
 from openkontext.lora.names import TRANSFORMER
-from openkontext.model.weights import Entry, write_weights
+from openkontext.model.weights import WeightEntry, write_weights
 
 _PREFIX = "transformer."
 
@@ -96,7 +96,7 @@ def save_lora(lora: Lora, path: str | Path) -> None:
     }
     said = json.dumps({f"{_PREFIX}{name}": value for name, value in config.items()}, sort_keys=True)
     entries = [
-        Entry(f"{_PREFIX}{layer}.{part}.weight", tuple(tensor.shape), tensor.dtype, tensor.clone)
+        WeightEntry(f"{_PREFIX}{layer}.{part}.weight", tuple(tensor.shape), tensor.dtype, tensor.clone)
         for layer, each in sorted(lora.items())
         for part, tensor in (("lora_A", each.down), ("lora_B", each.up))
     ]

@@ -119,7 +119,7 @@ def _places(path: Path) -> dict[str, tuple[Path, int, str]]:
 
 
 @dataclass(frozen=True)
-class Entry:
+class WeightEntry:
     """A tensor to be written, made only when its turn comes."""
 
     name: str
@@ -128,7 +128,7 @@ class Entry:
     make: Callable[[], Tensor]
 
 
-def write_weights(path: Path, entries: Iterable[Entry], metadata: Mapping[str, str]) -> None:
+def write_weights(path: Path, entries: Iterable[WeightEntry], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file that never exists in part, with one tensor in memory at a time.
 
     Layout: length of the header (8 bytes, little endian), header (JSON, padded with spaces), tensors.

@@ -17,23 +17,23 @@ VARYING = frozenset({"batch", "tokens", "height", "width", "latent_height", "lat
 
 
 @dataclass(frozen=True)
-class Signature:
+class GraphSignature:
     """Names and shapes of one graph's inputs and of its outputs that we read."""
 
     inputs: Mapping[str, tuple[int | str, ...]]
     outputs: Mapping[str, tuple[int | str, ...]]
 
 
-CONTRACT: Mapping[str, Signature] = {
-    "clip": Signature(
+CONTRACT: Mapping[str, GraphSignature] = {
+    "clip": GraphSignature(
         {"input_ids": ("batch", "clip_length")},
         {"pooled_embeddings": ("batch", "pooled_width")},
     ),
-    "t5": Signature(
+    "t5": GraphSignature(
         {"input_ids": ("batch", "text_length")},
         {"text_embeddings": ("batch", "text_length", "text_width")},
     ),
-    "transformer": Signature(
+    "transformer": GraphSignature(
         {
             "hidden_states": ("batch", "tokens", "token_width"),
             "encoder_hidden_states": ("batch", "text_length", "text_width"),
@@ -45,11 +45,11 @@ CONTRACT: Mapping[str, Signature] = {
         },
         {"latent": ("batch", "tokens", "token_width")},
     ),
-    "vae": Signature(
+    "vae": GraphSignature(
         {"latent": ("batch", "latent_channels", "latent_height", "latent_width")},
         {"images": ("batch", 3, "height", "width")},
     ),
-    "vae_encoder": Signature(
+    "vae_encoder": GraphSignature(
         {"images": ("batch", 3, "height", "width")},
         {"latent": ("batch", "latent_channels", "latent_height", "latent_width")},
     ),
@@ -57,7 +57,7 @@ CONTRACT: Mapping[str, Signature] = {
 """Role of a graph in a repository -> its signature (black-forest-labs/flux `src/flux/trt`)."""
 
 
-class Sizes:
+class AgreedSizes:
     """The sizes that the graphs of a repository must agree on, gathered graph by graph."""
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class Sizes:
             raise InputError(f"{where}: {name} is {size}, but {known} in {there}: they are not of one model")
 
 
-def check_contract(model: ModelProto, path: Path, role: str, sizes: Sizes | None = None) -> None:
+def check_contract(model: ModelProto, path: Path, role: str, sizes: AgreedSizes | None = None) -> None:
     """Check a graph's inputs and outputs against its role.
 
     Args:
@@ -99,13 +99,13 @@ def check_contract(model: ModelProto, path: Path, role: str, sizes: Sizes | None
             )
     if extra := [name for name in inputs if name not in signature.inputs]:
         raise InputError(f"{path}: not a {role} graph: it asks for an input '{extra[0]}' that no {role} has")
-    sizes = sizes or Sizes()
+    sizes = sizes or AgreedSizes()
     for asked, found in ((signature.inputs, inputs), (signature.outputs, outputs)):
         for name, axes in asked.items():
             _check_axes(axes, found[name], f"{path}: '{name}'", sizes)
 
 
-def _check_axes(asked: tuple[int | str, ...], found: Shape | None, where: str, sizes: Sizes) -> None:
+def _check_axes(asked: tuple[int | str, ...], found: Shape | None, where: str, sizes: AgreedSizes) -> None:
     if found is None:
         return
     if len(found) != len(asked):

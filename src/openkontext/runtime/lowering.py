@@ -16,8 +16,8 @@ from openkontext.runtime.model_file import nodes, tensors
 from openkontext.runtime.providers import (
     COMPILERS,
     HALF_TYPES,
-    Case,
     Computes,
+    ProviderCase,
     by_trying,
     refused_half_types,
     refused_operators,
@@ -171,7 +171,7 @@ def _unknown_operators(model: ModelProto, computes: Computes) -> set[str]:
     """TensorRT's own operators in a graph that a provider does not have."""
     found = {node.op_type: node for node in model.graph.node if node.domain == _TENSORRT}
     types = value_types(model)
-    return {name for name, node in found.items() if not computes(model, node, Case.of(node, types))}
+    return {name for name, node in found.items() if not computes(model, node, ProviderCase.of(node, types))}
 
 
 def _known_to_compilers(model: ModelProto) -> ModelProto:
@@ -201,7 +201,7 @@ def _has_kernel(computes: Computes) -> bool:
         }"""
     )
     node = model.graph.node[0]
-    return computes(model, node, Case.of(node, value_types(model)))
+    return computes(model, node, ProviderCase.of(node, value_types(model)))
 
 
 def _without_refused(model: ModelProto, provider: str, computes: Computes) -> ModelProto | None:
@@ -212,7 +212,7 @@ def _without_refused(model: ModelProto, provider: str, computes: Computes) -> Mo
 
     if provider == "cpu":  # which gains nothing from 16 bits: if not for all, then for none
         whole = refused_half_types(model, computes)
-        cases: frozenset[Case] = frozenset()
+        cases: frozenset[ProviderCase] = frozenset()
     else:
         cases = refused_operators(model, computes)
         whole = frozenset(dtype for case in cases if case.operator in _PRODUCTS for dtype in case.halves)

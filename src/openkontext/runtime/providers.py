@@ -216,7 +216,7 @@ def _find_cuda() -> None:
 
 
 @dataclass(frozen=True)
-class Case:
+class ProviderCase:
     """An operator with a choice of element types."""
 
     domain: str
@@ -227,7 +227,7 @@ class Case:
     """Type of each output, in the same way."""
 
     @classmethod
-    def of(cls, node: NodeProto, types: Mapping[str, int]) -> "Case":
+    def of(cls, node: NodeProto, types: Mapping[str, int]) -> "ProviderCase":
         """The case of a node, given the type of every value."""
         inputs, outputs = (
             tuple(types.get(name, 0) if name else -1 for name in names) for names in (node.input, node.output)
@@ -248,7 +248,7 @@ def value_types(model: ModelProto) -> dict[str, int]:
     return types
 
 
-Computes = Callable[[ModelProto, NodeProto, Case], bool]
+Computes = Callable[[ModelProto, NodeProto, ProviderCase], bool]
 """Whether a provider computes a node of a graph in its own element types."""
 
 
@@ -258,7 +258,7 @@ def by_trying(provider: str) -> Computes:
     Of an operator that is not ONNX's, a provider that compiles whole graphs is asked only whether it has it.
     """
 
-    def computes(model: ModelProto, node: NodeProto, case: Case) -> bool:
+    def computes(model: ModelProto, node: NodeProto, case: ProviderCase) -> bool:
         if node.domain and provider in COMPILERS:
             return _registers(_alone(model, node, case.inputs, case.outputs).SerializeToString(), provider)
         return _computes(_alone(model, node, case.inputs, case.outputs).SerializeToString(), provider)
@@ -266,7 +266,7 @@ def by_trying(provider: str) -> Computes:
     return computes
 
 
-def refused_operators(model: ModelProto, computes: Computes) -> frozenset[Case]:
+def refused_operators(model: ModelProto, computes: Computes) -> frozenset[ProviderCase]:
     """The operators of a graph that a provider does not compute in the 16-bit types that the graph asks for.
 
     Args:
@@ -290,10 +290,10 @@ def refused_half_types(model: ModelProto, computes: Computes) -> frozenset[int]:
     return frozenset(refused)
 
 
-def _half_cases(model: ModelProto) -> list[tuple[NodeProto, Case]]:
+def _half_cases(model: ModelProto) -> list[tuple[NodeProto, ProviderCase]]:
     """Each case in 16 bits of a graph, with a node of it."""
     types = value_types(model)
-    found = {Case.of(node, types): node for node in model.graph.node if node.op_type != "Constant"}
+    found = {ProviderCase.of(node, types): node for node in model.graph.node if node.op_type != "Constant"}
     return [
         (node, case) for case, node in found.items() if case.halves and 0 not in case.inputs + case.outputs
     ]

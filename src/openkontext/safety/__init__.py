@@ -31,7 +31,7 @@ def check(
     """
     from openkontext import images
     from openkontext.errors import InputError
-    from openkontext.safety.guard import Asked, Shown
+    from openkontext.safety.guard import ScreeningRequest, Shown
     from openkontext.safety.policy import load_policy
     from openkontext.safety.standard import standard_guard
 
@@ -39,4 +39,4 @@ def check(
         raise InputError("there is nothing to check; give a prompt, an image, or both")
     pictures = () if image is None else (Shown.of(images.load(image), image),)
     guard = standard_guard(load_policy(profile))
-    return guard.screen(Asked(prompt or "", pictures=pictures)).judge_request()
+    return guard.screen(ScreeningRequest(prompt or "", pictures=pictures)).judge_request()

@@ -15,7 +15,7 @@ from openkontext.safety.known.material import KnownMaterial, Match
 from openkontext.safety.policy import Remote
 from openkontext.safety.prompt import ORDERED
 from openkontext.safety.signs import refers, signs
-from openkontext.safety.verdict import FIXED, Stage, Subject, Turn
+from openkontext.safety.verdict import FIXED, CheckTurn, Stage, Subject
 
 if TYPE_CHECKING:
     from openkontext.safety.quarantine import Quarantine
@@ -69,7 +69,7 @@ class InstructionCheck:
 
     name = "prompt"
     stages = frozenset({Stage.PROMPT})
-    turn = Turn.CHEAP
+    turn = CheckTurn.CHEAP
 
     def __init__(self, words: TextScorer) -> None:
         """Judge with this.
@@ -109,7 +109,7 @@ class LettersCheck:
 
     name = "ocr"
     stages = PICTURES
-    turn = Turn.COSTLY
+    turn = CheckTurn.COSTLY
 
     def __init__(self, words: TextScorer) -> None:
         """Judge with this.
@@ -168,7 +168,7 @@ class BodyCheck:
     name = "nudenet"
     version = f"{nudenet.MODEL.version}, rule {nudity.VERSION}"
     stages = PICTURES
-    turn = Turn.COSTLY
+    turn = CheckTurn.COSTLY
 
     def scores(self, subject: Subject) -> Mapping[str, float]:
         """Scores of nudity and sexual content; the signs "person" and "face".
@@ -187,7 +187,7 @@ class KnownMaterialCheck:
     name = "known material"
     version = "PDQ, MD5, SHA-1, SHA-256"
     stages = PICTURES
-    turn = Turn.CHEAP
+    turn = CheckTurn.CHEAP
 
     def __init__(self, known: KnownMaterial) -> None:
         """Look there.
@@ -250,7 +250,7 @@ class TogetherCheck:
     name = "together"
     version = "2"
     stages = frozenset({Stage.PAIR, Stage.OUTPUT})
-    turn = Turn.LAST
+    turn = CheckTurn.LAST
 
     def scores(self, subject: Subject) -> Mapping[str, float]:
         """Scores of the fixed categories, and of what the words ask to do with a person."""
@@ -280,7 +280,7 @@ class TogetherCheck:
 class RemoteCheck:
     """What a moderation service elsewhere says."""
 
-    turn = Turn.COSTLY
+    turn = CheckTurn.COSTLY
 
     def __init__(self, settings: Remote) -> None:
         """Call nothing yet.

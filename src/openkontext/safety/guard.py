@@ -23,12 +23,12 @@ from openkontext.safety.verdict import (
     CATEGORIES,
     Check,
     CheckResult,
+    CheckTurn,
     FilterRefusalError,
     Finding,
     HeldError,
     Stage,
     Subject,
-    Turn,
     Verdict,
 )
 
@@ -85,7 +85,7 @@ class Shown:
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class ScreeningRequest:
     """What is asked of one edit, as the guard sees it."""
 
     prompt: str
@@ -129,7 +129,7 @@ class Guard:
         if reviews is None and policy.profile.review.mode != "off":
             raise InputError(f"profile {policy.profile.name} has people review, and there is no review queue")
 
-    def screen(self, asked: Asked) -> "Screening":
+    def screen(self, asked: ScreeningRequest) -> "Screening":
         """Begin to judge one edit.
 
         Args:
@@ -152,7 +152,7 @@ class Guard:
         deadline = time.monotonic() + self.policy.profile.budget_seconds
         scores: list[Scores] = [{} for _ in subjects]
         results: list[CheckResult] = []
-        for turn in Turn:
+        for turn in CheckTurn:
             looked = [
                 replace(subject, scores={**subject.scores, subject.stage: dict(found)})
                 for subject, found in zip(subjects, scores, strict=True)
@@ -240,7 +240,7 @@ class Guard:
 class Screening:
     """One edit, judged from its instruction to its result."""
 
-    def __init__(self, guard: Guard, asked: Asked) -> None:
+    def __init__(self, guard: Guard, asked: ScreeningRequest) -> None:
         self._guard, self._asked = guard, asked
         self._scores: dict[str, Scores] = {}
         self.verdict = Verdict()

@@ -71,7 +71,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Text:
+class ReadText:
     """The text of a picture."""
 
     lines: tuple[Line, ...]
@@ -80,7 +80,7 @@ class Text:
     """Lines beyond `MAX_LINES`."""
 
 
-def read(pixels: NDArray[np.uint8]) -> Text:
+def read(pixels: NDArray[np.uint8]) -> ReadText:
     """Read the text in a picture.
 
     Args:
@@ -99,7 +99,7 @@ def read(pixels: NDArray[np.uint8]) -> Text:
         if text and confidence >= _MIN_CONFIDENCE:
             places = tuple((float(x), float(y)) for x, y in corners)
             lines.append(Line(text, confidence, places))
-    return Text(tuple(lines), max(0, len(rectangles) - MAX_LINES))
+    return ReadText(tuple(lines), max(0, len(rectangles) - MAX_LINES))
 
 
 def _find(image: Image.Image) -> list[Float]:

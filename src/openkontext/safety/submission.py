@@ -43,7 +43,7 @@ class SubmissionError(InputError):
 
 
 @dataclass(frozen=True)
-class Account:
+class ServiceAccount:
     """Access to the CyberTipline, as NCMEC gives it to registered services."""
 
     username: str
@@ -53,7 +53,7 @@ class Account:
 class CyberTipline:
     """The CyberTipline's reporting API."""
 
-    def __init__(self, account: Account, url: str = TEST_URL, timeout: float = 60.0) -> None:
+    def __init__(self, account: ServiceAccount, url: str = TEST_URL, timeout: float = 60.0) -> None:
         """Call nothing yet.
 
         Args:

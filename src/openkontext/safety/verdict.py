@@ -70,7 +70,7 @@ class Stage(StrEnum):
     """The picture that was made."""
 
 
-class Turn(IntEnum):
+class CheckTurn(IntEnum):
     """When a check looks. Those of one turn look side by side; what one turn refuses, the next never sees."""
 
     CHEAP = 0
@@ -119,7 +119,7 @@ class Check(Protocol):
         ...
 
     @property
-    def turn(self) -> "Turn":
+    def turn(self) -> "CheckTurn":
         """When it looks."""
         ...
 

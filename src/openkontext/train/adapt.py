@@ -13,7 +13,7 @@ from openkontext.model.lora import load_lora, merge_lora, save_lora
 from openkontext.model.pipeline import Pipeline, save_pipeline
 from openkontext.model.transformer import FluxTransformer
 from openkontext.repository import RepositoryConfig
-from openkontext.train.base import Base
+from openkontext.train.base import TeacherModel
 from openkontext.train.batch import Examples
 from openkontext.train.distill import train_guidance, train_ladd
 from openkontext.train.finetune import FinetuneRecipe, train_finetune
@@ -45,7 +45,7 @@ def run_stage(recipe: Recipe, run: RunRecipe, work: Path, processes: int = 1) ->
     model, folder = begins_with(recipe, work), folder_of(recipe, work)
     if recipe.pairs is not None:
         with PartialState().main_process_first():  # the others find it made
-            counted = build_cache(recipe.pairs, folder / "pairs", Base.load(model))
+            counted = build_cache(recipe.pairs, folder / "pairs", TeacherModel.load(model))
         if rank() == 0:
             report(*counted)
     launch(_run, processes, recipe, run, work)
@@ -75,7 +75,7 @@ def begins_with(recipe: Recipe, work: Path) -> str | Path:
 
 def _run(recipe: Recipe, run: RunRecipe, work: Path) -> None:
     """What each process does."""
-    base, folder = Base.load(begins_with(recipe, work)), folder_of(recipe, work)
+    base, folder = TeacherModel.load(begins_with(recipe, work)), folder_of(recipe, work)
     if isinstance(recipe, FinetuneRecipe):
         model = train_finetune(recipe, base, PairExamples(folder / "pairs"), folder / "run", run)
     else:
@@ -91,7 +91,7 @@ def _run(recipe: Recipe, run: RunRecipe, work: Path) -> None:
     _leave(recipe, base, model, folder)
 
 
-def _leave(recipe: Recipe, base: Base, model: FluxTransformer, folder: Path) -> None:
+def _leave(recipe: Recipe, base: TeacherModel, model: FluxTransformer, folder: Path) -> None:
     """Write what was trained: the adapter, or the whole model."""
     lora = adapter_lora(model)
     if rank() != 0:
@@ -109,7 +109,7 @@ def export_stage(recipe: Recipe, work: Path, out: Path, overwrite: bool = False)
     Raises:
         InputError: `out` exists or cannot be written.
     """
-    base, folder = Base.load(begins_with(recipe, work)), folder_of(recipe, work)
+    base, folder = TeacherModel.load(begins_with(recipe, work)), folder_of(recipe, work)
     pipeline: Pipeline = base.pipeline
     if recipe.rank:
         merge_lora(pipeline.transformer, load_lora(folder / LORA))

@@ -15,7 +15,7 @@ from openkontext.data.sampler import choose
 from openkontext.data.scenes import render
 from openkontext.model.autoencoder import Autoencoder, ResnetBlock
 from openkontext.model.config import AutoencoderConfig
-from openkontext.train.engine import Engine, Trained, muon_adamw
+from openkontext.train.engine import Trained, TrainingEngine, muon_adamw
 from openkontext.train.loop import Run, RunRecipe, warm_cosine
 
 
@@ -142,7 +142,7 @@ def train_autoencoder(
     else:
         model.load_state_dict(begin.state_dict())
     model = channels_last(model)
-    engine = Engine(run_recipe)
+    engine = TrainingEngine(run_recipe)
     optimizer = muon_adamw(
         _wide_convolution, muon_rate=recipe.muon_rate, adam_rate=recipe.adam_rate, weight_decay=1e-3
     )
@@ -161,7 +161,7 @@ def train_autoencoder(
 
 
 def _loss(
-    model: Autoencoder, images: Tensor, recipe: AutoencoderRecipe, engine: Engine
+    model: Autoencoder, images: Tensor, recipe: AutoencoderRecipe, engine: TrainingEngine
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The whole loss of pictures [B, 3, H, W], and what to log of it."""
     with engine.precision():

@@ -21,14 +21,14 @@ from openkontext.text import Tokenizers
 
 
 @dataclass(frozen=True, eq=False)
-class Base:
+class TeacherModel:
     """A whole model and its settings."""
 
     pipeline: Pipeline
     config: RepositoryConfig
 
     @classmethod
-    def load(cls, name: str | Path) -> "Base":
+    def load(cls, name: str | Path) -> "TeacherModel":
         """Load a model.
 
         Args:

@@ -14,7 +14,7 @@ Grid = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
-class Text:
+class TextFeatures:
     """Instructions as the transformer takes them."""
 
     tokens: Tensor
@@ -22,16 +22,16 @@ class Text:
     pooled: Tensor
     """CLIP's pooled embeddings [B, width]."""
 
-    def where(self, keep: Tensor, other: "Text") -> "Text":
+    def where(self, keep: Tensor, other: "TextFeatures") -> "TextFeatures":
         """These where `keep` [B] is true, and `other`, a batch of one, elsewhere."""
-        return Text(
+        return TextFeatures(
             torch.where(keep[:, None, None], self.tokens, other.tokens),
             torch.where(keep[:, None], self.pooled, other.pooled),
         )
 
-    def repeated(self, count: int) -> "Text":
+    def repeated(self, count: int) -> "TextFeatures":
         """A batch of one, so many times over."""
-        return Text(self.tokens.expand(count, -1, -1), self.pooled.expand(count, -1))
+        return TextFeatures(self.tokens.expand(count, -1, -1), self.pooled.expand(count, -1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +46,9 @@ class Batch:
     """Positions of the target's and then the context's tokens [L + M, 3]."""
     grid: Grid
     """Rows and columns of the target's tokens."""
-    text: Text
+    text: TextFeatures
     """The instructions."""
-    empty: Text
+    empty: TextFeatures
     """An empty instruction, a batch of one."""
 
     def __len__(self) -> int:
@@ -56,7 +56,9 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
-        text, empty = (Text(t.tokens.to(device), t.pooled.to(device)) for t in (self.text, self.empty))
+        text, empty = (
+            TextFeatures(t.tokens.to(device), t.pooled.to(device)) for t in (self.text, self.empty)
+        )
         target, context, img_ids = (x.to(device) for x in (self.target, self.context, self.img_ids))
         return Batch(target, context, img_ids, self.grid, text, empty)
 
@@ -81,7 +83,7 @@ def velocity(
     noised: Tensor,
     timestep: Tensor,
     guidance: Tensor,
-    text: Text | None = None,
+    text: TextFeatures | None = None,
 ) -> Tensor:
     """The transformer's velocity of the target's tokens, float32 [B, L, C].
 

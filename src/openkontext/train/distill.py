@@ -10,9 +10,9 @@ from torch import Tensor
 
 from openkontext.errors import InputError
 from openkontext.model.transformer import FluxTransformer
-from openkontext.train.base import Base
+from openkontext.train.base import TeacherModel
 from openkontext.train.batch import Examples
-from openkontext.train.engine import Engine, Trained, adamw
+from openkontext.train.engine import Trained, TrainingEngine, adamw
 from openkontext.train.guidance import GuidanceRecipe, guidance_loss
 from openkontext.train.ladd import Discriminator, Judged, LaddRecipe, judge, noise_levels, student_loss
 from openkontext.train.loop import Run, RunRecipe, warm_cosine
@@ -23,7 +23,7 @@ from openkontext.train.teacher import Teacher
 
 def train_guidance(
     recipe: GuidanceRecipe,
-    base: Base,
+    base: TeacherModel,
     examples: Examples,
     folder: Path,
     run_recipe: RunRecipe,
@@ -67,7 +67,7 @@ def train_guidance(
 
 def train_ladd(
     recipe: LaddRecipe,
-    base: Base,
+    base: TeacherModel,
     examples: Examples,
     folder: Path,
     run_recipe: RunRecipe,
@@ -115,8 +115,8 @@ def train_ladd(
 
 
 def _begin(
-    recipe: GuidanceRecipe | LaddRecipe, base: Base, run_recipe: RunRecipe
-) -> tuple[Engine, Trained, Teacher]:
+    recipe: GuidanceRecipe | LaddRecipe, base: TeacherModel, run_recipe: RunRecipe
+) -> tuple[TrainingEngine, Trained, Teacher]:
     """The student where it trains, and its teacher."""
     transformer = copy.deepcopy(base.pipeline.transformer)
     if recipe.rank:
@@ -126,7 +126,7 @@ def _begin(
     if run_recipe.shard and not recipe.rank:
         raise InputError("shard = true needs rank above 0: a teacher of its own would be whole on every GPU")
     teacher = Teacher(transformer)
-    engine = Engine(run_recipe)
+    engine = TrainingEngine(run_recipe)
     student = engine.prepare(transformer, adamw(recipe.learning_rate), decay=recipe.average_decay)
     teacher.follow(student.model, engine)
     return engine, student, teacher
@@ -136,6 +136,6 @@ def _samples(recipe: GuidanceRecipe | LaddRecipe, run_recipe: RunRecipe) -> int:
     return recipe.batch_size * run_recipe.accumulate
 
 
-def _finished(engine: Engine, student: Trained) -> FluxTransformer:
+def _finished(engine: TrainingEngine, student: Trained) -> FluxTransformer:
     student.take_average()
     return engine.unwrap(student)

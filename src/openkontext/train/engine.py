@@ -128,7 +128,7 @@ class Trained:
         self.updates = state["updates"]
 
 
-class Engine:
+class TrainingEngine:
     """How this process computes.
 
     Args:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from openkontext.model.transformer import FluxTransformer
-from openkontext.train.base import Base
+from openkontext.train.base import TeacherModel
 from openkontext.train.batch import Batch, logit_normal, noised, normal, velocity
-from openkontext.train.engine import Engine, adamw
+from openkontext.train.engine import TrainingEngine, adamw
 from openkontext.train.loop import Run, RunRecipe, warm_cosine
 from openkontext.train.lora import TARGETS, add_adapter
 from openkontext.train.pairs import PairExamples
@@ -89,7 +89,7 @@ def flow_loss(
 
 def train_finetune(
     recipe: FinetuneRecipe,
-    base: Base,
+    base: TeacherModel,
     examples: PairExamples,
     folder: Path,
     run_recipe: RunRecipe,
@@ -116,7 +116,7 @@ def train_finetune(
         )
     else:
         transformer.float().requires_grad_(True)
-    engine = Engine(run_recipe)
+    engine = TrainingEngine(run_recipe)
     trained = engine.prepare(transformer, adamw(recipe.learning_rate), decay=recipe.average_decay)
     rng = np.random.default_rng([recipe.seed, 7, rank()])
     samples = recipe.batch_size * run_recipe.accumulate
@@ -146,7 +146,7 @@ def train_finetune(
 
 
 def sample_sheet(
-    base: Base, model: nn.Module, examples: PairExamples, guidance: float, device: torch.device
+    base: TeacherModel, model: nn.Module, examples: PairExamples, guidance: float, device: torch.device
 ) -> np.ndarray:
     """Before, output and as asked of the first pairs: uint8 [H, W, 3]."""
     rows = []

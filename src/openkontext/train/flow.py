@@ -17,8 +17,8 @@ from openkontext.data.instructions import describe, phrase, slip
 from openkontext.latents import PATCH, position_ids
 from openkontext.model.config import ModelConfig
 from openkontext.model.transformer import FluxTransformer, Modulation
-from openkontext.train.engine import Engine, muon_adamw
-from openkontext.train.latents import Pair, PairCache
+from openkontext.train.engine import TrainingEngine, muon_adamw
+from openkontext.train.latents import LatentPair, PairCache
 from openkontext.train.loop import Run, RunRecipe
 from openkontext.train.parallel import rank, world_size
 from openkontext.train.readout import Readout
@@ -105,10 +105,10 @@ def _inside_blocks(name: str, parameter: Tensor) -> bool:
 
 def _loss(
     model: Kontext,
-    pairs: list[Pair],
+    pairs: list[LatentPair],
     recipe: FlowRecipe,
     rng: np.random.Generator,
-    engine: Engine,
+    engine: TrainingEngine,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The whole loss, and what to log of it."""
     with_context = rng.random() >= recipe.text_to_image
@@ -200,7 +200,7 @@ def train_flow(
         if rank() == 0:
             print("compiling the transformer's blocks: the first steps take minutes", file=sys.stderr)
         model.transformer.compile_blocks()
-    engine = Engine(run_recipe)
+    engine = TrainingEngine(run_recipe)
     optimizer = muon_adamw(_inside_blocks, muon_rate=recipe.muon_rate, adam_rate=recipe.adam_rate)
     trained = engine.prepare(model, optimizer, decay=recipe.average_decay)
     # All processes begin with the same weights, and go on with chance of their own.

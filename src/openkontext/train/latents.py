@@ -79,7 +79,7 @@ class LatentsRecipe:
 
 
 @dataclass(frozen=True)
-class Pair:
+class LatentPair:
     """An edit and where its latents are: offsets into the chunk, in values."""
 
     edit: Edit
@@ -108,7 +108,7 @@ class PairCache:
 
     def __init__(self, folder: Path, kinds: Collection[str], seed: int = 0) -> None:
         self.folder, self.kinds, self.seed = folder, kinds, seed
-        self.pairs: dict[tuple[int, int], dict[str, list[Pair]]] = {}
+        self.pairs: dict[tuple[int, int], dict[str, list[LatentPair]]] = {}
         self._opened: set[Path] = set()
         self.refresh()
 
@@ -133,12 +133,12 @@ class PairCache:
             place = {scene: offset + i * size for i, scene in enumerate(scenes)}
             offset += len(scenes) * size
             for edit in edits:
-                pair = Pair(edit, latents, place[edit.before], place[edit.after])
+                pair = LatentPair(edit, latents, place[edit.before], place[edit.after])
                 self.pairs.setdefault(pair.grid, {}).setdefault(edit.kind, []).append(pair)
         if offset != len(latents):
             raise ValueError(f"{path} does not belong to these scenes: delete the cache and encode it again")
 
-    def draw(self, rng: np.random.Generator, count: int, weights: dict[str, float]) -> list[Pair]:
+    def draw(self, rng: np.random.Generator, count: int, weights: dict[str, float]) -> list[LatentPair]:
         """Pairs of one picture size, their kinds by weight."""
         grids = sorted(self.pairs)
         shares = np.array([sum(map(len, self.pairs[grid].values())) for grid in grids], float)

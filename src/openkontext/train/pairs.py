@@ -22,10 +22,10 @@ from torch import Tensor
 from openkontext.errors import InputError
 from openkontext.images import Fit, load, to_model
 from openkontext.latents import nearest_size
-from openkontext.model.weights import Entry, Weights, read_json, write_json, write_weights
-from openkontext.train.base import Base
-from openkontext.train.batch import Batch, Grid, Text, ids_of
-from openkontext.train.records import Record, Skipped, read_records, sources
+from openkontext.model.weights import WeightEntry, Weights, read_json, write_json, write_weights
+from openkontext.train.base import TeacherModel
+from openkontext.train.batch import Batch, Grid, TextFeatures, ids_of
+from openkontext.train.records import PairRecord, Skipped, read_records, sources
 
 CHUNK = 32
 _DONE, _EMPTY, _TOKEN = "done.json", "empty.safetensors", 16
@@ -43,7 +43,7 @@ class Pair:
     context: Grid | None
 
 
-def build_cache(data: str | Path, folder: Path, base: Base) -> tuple[int, list[Skipped]]:
+def build_cache(data: str | Path, folder: Path, base: TeacherModel) -> tuple[int, list[Skipped]]:
     """Encode all pairs of a source, or go on where that was stopped; what is encoded already stays.
 
     Args:
@@ -98,7 +98,7 @@ class PairExamples:
         self._folder = folder
         self._open = {path.name: Weights(path) for path in _chunks(folder)}
         empty = Weights(folder / _EMPTY)
-        self._empty = Text(*(_tensor(empty, name) for name in ("text", "pooled")))
+        self._empty = TextFeatures(*(_tensor(empty, name) for name in ("text", "pooled")))
         self.pairs = [
             Pair(
                 entry["name"],
@@ -154,7 +154,7 @@ class PairExamples:
             stacked("before") if context else after[:, :0],
             ids_of(target, context),
             target,
-            Text(stacked("text"), stacked("pooled")),
+            TextFeatures(stacked("text"), stacked("pooled")),
             self._empty,
         )
 
@@ -168,7 +168,7 @@ def _tensor(weights: Weights, name: str) -> Tensor:
     return weights.rows(name, 0, weights.shapes[name][0]).float()
 
 
-def _mark(files: list[Path], base: Base) -> str:
+def _mark(files: list[Path], base: TeacherModel) -> str:
     """What tells the cache of this data and model from another: sizes and times of files, a few weights."""
     said = [f"{file.resolve()} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
     pipeline = base.pipeline
@@ -182,12 +182,12 @@ def _some(part: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
     return itertools.islice(((n, p.detach()) for n, p in part.named_parameters()), 0, None, 7)
 
 
-def _write_empty(path: Path, base: Base) -> None:
+def _write_empty(path: Path, base: TeacherModel) -> None:
     pooled, text = base.encode_text([""])
     _write(path, {"pooled": pooled.bfloat16(), "text": text.bfloat16()}, {})
 
 
-def _write_chunk(path: Path, records: list[Record | Skipped], base: Base) -> None:
+def _write_chunk(path: Path, records: list[PairRecord | Skipped], base: TeacherModel) -> None:
     tensors: dict[str, Tensor] = {}
     pairs: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
@@ -200,7 +200,11 @@ def _write_chunk(path: Path, records: list[Record | Skipped], base: Base) -> Non
 
 
 def _encode(
-    index: int, record: Record, base: Base, tensors: dict[str, Tensor], pairs: list[dict[str, Any]]
+    index: int,
+    record: PairRecord,
+    base: TeacherModel,
+    tensors: dict[str, Tensor],
+    pairs: list[dict[str, Any]],
 ) -> Skipped | None:
     """Add a record to a chunk, or say why it cannot."""
     grids: dict[str, Grid | None] = {"before": None}
@@ -232,5 +236,5 @@ def _encode(
 
 
 def _write(path: Path, tensors: dict[str, Tensor], said: dict[str, str]) -> None:
-    entries = [Entry(n, tuple(t.shape), t.dtype, t.clone) for n, t in tensors.items()]
+    entries = [WeightEntry(n, tuple(t.shape), t.dtype, t.clone) for n, t in tensors.items()]
     write_weights(path, entries, {"format": "pt", **said})

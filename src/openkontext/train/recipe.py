@@ -37,7 +37,7 @@ _WHOLE_MODEL = _STEPS | {"gradient_checkpointing", "shard"}
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageKind:
     """What a stage can be told."""
 
     command: str
@@ -51,13 +51,13 @@ class Stage:
 
 
 STAGES = {
-    "text": Stage("train", TextRecipe, _STEPS, processes=False),
-    "autoencoder": Stage("train", AutoencoderRecipe, _STEPS, processes=False),
-    "latents": Stage("train", LatentsRecipe, frozenset({"precision"}), processes=False),
-    "flow": Stage("train", FlowRecipe, _STEPS | {"compile"}, processes=True),
-    "finetune": Stage("finetune", FinetuneRecipe, _WHOLE_MODEL | {"sample_steps"}, processes=True),
-    "guidance": Stage("distill", GuidanceRecipe, _WHOLE_MODEL, processes=True),
-    "ladd": Stage("distill", LaddRecipe, _WHOLE_MODEL, processes=True),
+    "text": StageKind("train", TextRecipe, _STEPS, processes=False),
+    "autoencoder": StageKind("train", AutoencoderRecipe, _STEPS, processes=False),
+    "latents": StageKind("train", LatentsRecipe, frozenset({"precision"}), processes=False),
+    "flow": StageKind("train", FlowRecipe, _STEPS | {"compile"}, processes=True),
+    "finetune": StageKind("finetune", FinetuneRecipe, _WHOLE_MODEL | {"sample_steps"}, processes=True),
+    "guidance": StageKind("distill", GuidanceRecipe, _WHOLE_MODEL, processes=True),
+    "ladd": StageKind("distill", LaddRecipe, _WHOLE_MODEL, processes=True),
 }
 """All stages, in the order in which they build on each other."""
 

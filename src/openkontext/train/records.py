@@ -36,7 +36,7 @@ MAX_MEMBER = 256 << 20
 
 
 @dataclass(frozen=True, eq=False)
-class Record:
+class PairRecord:
     """One pair, not yet decoded."""
 
     name: str
@@ -80,7 +80,7 @@ def sources(path: str | Path) -> list[Path]:
     return found[kinds[0]]
 
 
-def read_records(files: list[Path]) -> Iterator[Record | Skipped]:
+def read_records(files: list[Path]) -> Iterator[PairRecord | Skipped]:
     """All records of these files, in their order; those that cannot be used say why.
 
     Raises:
@@ -94,7 +94,7 @@ def read_records(files: list[Path]) -> Iterator[Record | Skipped]:
             raise InputError(f"cannot read {file}: {error}") from None
 
 
-def _from_jsonl(file: Path) -> Iterator[Record | Skipped]:
+def _from_jsonl(file: Path) -> Iterator[PairRecord | Skipped]:
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             name = f"{file.name} line {number}"
@@ -111,7 +111,7 @@ def _from_jsonl(file: Path) -> Iterator[Record | Skipped]:
                 yield Skipped(name, "no JSON object")
 
 
-def _from_parquet(file: Path) -> Iterator[Record | Skipped]:
+def _from_parquet(file: Path) -> Iterator[PairRecord | Skipped]:
     table = parquet.ParquetFile(file)
     found = set(table.schema_arrow.names)
     fitting = [names for names in COLUMNS if {names["after"], names["instruction"]} <= found]
@@ -128,7 +128,7 @@ def _from_parquet(file: Path) -> Iterator[Record | Skipped]:
             yield _record(f"{file.name} row {number}", named, file.parent)
 
 
-def _from_tar(file: Path) -> Iterator[Record | Skipped]:
+def _from_tar(file: Path) -> Iterator[PairRecord | Skipped]:
     """WebDataset's convention: members whose names agree up to the first dot are one record, side by side."""
     key, members = "", dict[str, Any]()
     with tarfile.open(file, "r|") as shard:
@@ -154,7 +154,7 @@ def _from_tar(file: Path) -> Iterator[Record | Skipped]:
         yield _from_members(f"{file.name} {key}", members)
 
 
-def _from_members(name: str, members: dict[str, bytes | None]) -> Record | Skipped:
+def _from_members(name: str, members: dict[str, bytes | None]) -> PairRecord | Skipped:
     fields: dict[str, Any] = {}
     for end, content in members.items():
         if content is None:
@@ -172,7 +172,7 @@ def _from_members(name: str, members: dict[str, bytes | None]) -> Record | Skipp
     return _record(name, fields, None)
 
 
-def _record(name: str, fields: dict[str, Any], folder: Path | None) -> Record | Skipped:
+def _record(name: str, fields: dict[str, Any], folder: Path | None) -> PairRecord | Skipped:
     instruction = fields.get("instruction")
     if not isinstance(instruction, str) or not instruction.strip():
         return Skipped(name, "no instruction")
@@ -194,4 +194,4 @@ def _record(name: str, fields: dict[str, Any], folder: Path | None) -> Record | 
             return Skipped(name, f"no picture {role!r}")
     after = pictures["after"]
     assert after is not None  # refused above
-    return Record(name, pictures["before"], after, instruction.strip())
+    return PairRecord(name, pictures["before"], after, instruction.strip())

@@ -5,8 +5,8 @@ import torch
 
 from openkontext.data.instructions import phrase
 from openkontext.errors import InputError
-from openkontext.train.base import Base
-from openkontext.train.batch import Batch, Text, ids_of
+from openkontext.train.base import TeacherModel
+from openkontext.train.batch import Batch, TextFeatures, ids_of
 from openkontext.train.flow import FlowRecipe
 from openkontext.train.latents import PairCache
 
@@ -23,14 +23,14 @@ class RenderedExamples:
         InputError: the cache is empty.
     """
 
-    def __init__(self, cache: PairCache, base: Base, kinds: dict[str, float] | None = None) -> None:
+    def __init__(self, cache: PairCache, base: TeacherModel, kinds: dict[str, float] | None = None) -> None:
         if not cache.pairs:
             raise InputError(
                 f"{cache.folder} holds no latents: run the stage latents in this work folder first"
             )
         self._cache, self._base, self._kinds = cache, base, kinds or FlowRecipe().kinds
         pooled, text = base.encode_text([""])
-        self._empty = Text(text, pooled)
+        self._empty = TextFeatures(text, pooled)
 
     def draw(self, rng: np.random.Generator, count: int) -> Batch:
         """Pairs of one size, their kinds by weight."""
@@ -39,4 +39,4 @@ class RenderedExamples:
         context, target = (torch.from_numpy(np.stack([t[i] for t in tokens])).float() for i in (0, 1))
         pooled, text = self._base.encode_text([phrase(pair.edit, rng) for pair in pairs])
         grid = pairs[0].grid
-        return Batch(target, context, ids_of(grid, grid), grid, Text(text, pooled), self._empty)
+        return Batch(target, context, ids_of(grid, grid), grid, TextFeatures(text, pooled), self._empty)

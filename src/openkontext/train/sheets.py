@@ -12,7 +12,7 @@ from openkontext import sampling
 from openkontext.images import from_model
 from openkontext.images.fitting import Pixels
 from openkontext.latents import PATCH, unpack
-from openkontext.train.base import Base
+from openkontext.train.base import TeacherModel
 from openkontext.train.batch import Batch, Grid
 
 _GAP, _CAPTION, _PAPER, _INK = 6, 22, (250, 249, 246), (38, 40, 46)
@@ -32,7 +32,7 @@ class TorchTransformer:
 
 
 def sample(
-    base: Base,
+    base: TeacherModel,
     model: nn.Module,
     batch: Batch,
     grids: tuple[Grid, Grid | None],
@@ -78,7 +78,7 @@ def tokens_to_latents(tokens: torch.Tensor, grid: Grid) -> np.ndarray:
     return unpack(tokens.cpu().numpy(), PATCH * grid[0], PATCH * grid[1])
 
 
-def pictures(base: Base, latents: np.ndarray) -> list[Pixels]:
+def pictures(base: TeacherModel, latents: np.ndarray) -> list[Pixels]:
     """Latents in the transformer's scale [B, C, H, W] -> pictures."""
     return [from_model(base.decode_latents(each[None])) for each in latents]
 

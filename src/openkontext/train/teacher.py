@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from openkontext.model.transformer import FluxTransformer
 from openkontext.train.batch import Batch, velocity
-from openkontext.train.engine import Engine
+from openkontext.train.engine import TrainingEngine
 from openkontext.train.lora import adapter_layers
 
 
@@ -31,7 +31,7 @@ class Teacher:
         for block in _blocks(self.model):
             block.register_forward_hook(self._keep)
 
-    def follow(self, prepared: nn.Module, engine: Engine) -> None:
+    def follow(self, prepared: nn.Module, engine: TrainingEngine) -> None:
         """Go where the student has gone: take its prepared model where both are one."""
         self.model = prepared if self._adapted else engine.autocast(self.model.to(engine.device))
 

@@ -27,7 +27,7 @@ from openkontext.data.styles import STYLES
 from openkontext.data.things import ALL_SHAPES, MOST
 from openkontext.model.config import ModelConfig
 from openkontext.model.text_encoders import build_clip, build_t5, encode_text
-from openkontext.train.engine import Engine, adamw
+from openkontext.train.engine import TrainingEngine, adamw
 from openkontext.train.loop import Run, RunRecipe, warm_cosine
 from openkontext.train.spelling import UNSAID, Spelling, look_beside, sign_text
 
@@ -203,7 +203,7 @@ class _Learning:
         self.trained = nn.ModuleDict(parts)
 
     def loss(
-        self, batch: tuple[list[str], list[str], Tensor], recipe: TextRecipe, engine: Engine
+        self, batch: tuple[list[str], list[str], Tensor], recipe: TextRecipe, engine: TrainingEngine
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The whole loss of instructions, what they write on signs and the right answers; what to log."""
         texts, signs, answers = batch
@@ -267,7 +267,7 @@ def train_text(
     if recipe.fresh_t5 or begin is None:
         look_beside(encoders.t5)
     numbers = {_QUESTIONS["kind"].index(kind) for kind in known}
-    engine = Engine(run_recipe)
+    engine = TrainingEngine(run_recipe)
     learning = _Learning(encoders, _Reader(config.clip.hidden_size, config.t5.d_model), before, numbers)
     optimizer = adamw(recipe.learning_rate, betas=(0.9, 0.999), weight_decay=0.01)
     trained = engine.prepare(learning.trained, optimizer, decay=0.0)

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from xmlschema import XMLSchema
 
 from openkontext.errors import InputError
-from openkontext.safety.known.index import Hit
+from openkontext.safety.known.index import ListHit
 from openkontext.safety.known.material import Match
 from openkontext.safety.quarantine import Quarantine
 from openkontext.safety.reports.cybertipline import file_xml, report_xml
@@ -29,15 +29,15 @@ from openkontext.safety.reports.iwf import iwf_report
 from openkontext.safety.submission import (
     PRODUCTION_URL,
     TEST_URL,
-    Account,
     CyberTipline,
+    ServiceAccount,
     SubmissionError,
     submit,
 )
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (50, 70, 3), dtype=np.uint8)
 FILE = b"the bytes of a file"
-MATCH = Match("hotline", 3, "csam", Hit("a.csv", 7, "pdq", "B1", 4, "original"))
+MATCH = Match("hotline", 3, "csam", ListHit("a.csv", 7, "pdq", "B1", 4, "original"))
 REPORTER = Reporter(
     first_name="Ada",
     last_name="Example",
@@ -110,7 +110,7 @@ def test_what_the_model_made_is_marked_as_generated(schema: XMLSchema) -> None:
 
 
 def test_a_category_of_another_scheme_is_not_passed_off_as_ncmecs() -> None:
-    other = ListMatch.of(Match("iwf", 1, "csam", Hit("a", 0, "md5", "A", 0, "original")))
+    other = ListMatch.of(Match("iwf", 1, "csam", ListHit("a", 0, "md5", "A", 0, "original")))
     assert "industryClassification" not in file_xml(incident(match=other), 1, "x")
 
 
@@ -154,7 +154,7 @@ def test_control_characters_do_not_break_a_report(schema: XMLSchema) -> None:
 
 
 def test_the_iwfs_record_holds_what_its_form_asks() -> None:
-    match = ListMatch.of(Match("iwf", 1, "csam", Hit("b.csv", 0, "md5", "C", 0, "original")))
+    match = ListMatch.of(Match("iwf", 1, "csam", ListHit("b.csv", 0, "md5", "C", 0, "original")))
     record = iwf_report(incident(match=match), REPORTER)
     assert (record.grade, record.reporter_name, record.matched_list) == ("C", "Ada Example", "iwf: b.csv")
     assert record.url is None
@@ -237,7 +237,7 @@ class Tipline:
 
     def login(self, password: str) -> CyberTipline:
         url = f"http://127.0.0.1:{self.http.server_port}/ispws"
-        return CyberTipline(Account("usr123", SecretStr(password)), url, timeout=5)
+        return CyberTipline(ServiceAccount("usr123", SecretStr(password)), url, timeout=5)
 
 
 @pytest.fixture
@@ -268,7 +268,7 @@ def name(quarantine: Quarantine) -> str:
 def test_keeping_evidence_sends_nothing(tipline: Tipline, name: str) -> None:
     assert tipline.calls == []
     assert "exttest" in TEST_URL
-    assert CyberTipline(Account("u", SecretStr("p")))._url == TEST_URL != PRODUCTION_URL
+    assert CyberTipline(ServiceAccount("u", SecretStr("p")))._url == TEST_URL != PRODUCTION_URL
 
 
 def test_a_report_is_opened_filled_and_finished(tipline: Tipline, quarantine: Quarantine, name: str) -> None:
@@ -334,7 +334,7 @@ def test_a_wrong_password_is_said_and_not_shown(
         submit(quarantine, name, tipline.login("letmein"))
     assert "letmein" not in caplog.text + repr(caught.value)
     with pytest.raises(SubmissionError, match="cannot be reached"):
-        CyberTipline(Account("u", SecretStr("letmein")), "http://127.0.0.1:9").status()
+        CyberTipline(ServiceAccount("u", SecretStr("letmein")), "http://127.0.0.1:9").status()
 
 
 def test_intimate_imagery_is_not_for_the_cybertipline(tipline: Tipline, quarantine: Quarantine) -> None:

@@ -15,7 +15,7 @@ from openkontext.service.people import accounts
 from openkontext.service.people.audit import Audit
 from openkontext.service.people.terms import service_terms
 from openkontext.service.queue import jobs
-from openkontext.service.queue.jobs import Outcome, Submission
+from openkontext.service.queue.jobs import JobOutcome, Submission
 from openkontext.service.queue.results import signed_url
 from openkontext.service.settings import Settings
 from openkontext.service.storage import store
@@ -129,7 +129,7 @@ def test_a_client_that_stays_gets_its_answer(server: Server, database: Database,
     with database.transaction() as session:
         lease = jobs.claim(session, settings)
         assert lease
-        jobs.finish(session, settings, lease.job.id, lease.token, Outcome(JobState.ERROR, error="no luck"))
+        jobs.finish(session, settings, lease.job.id, lease.token, JobOutcome(JobState.ERROR, error="no luck"))
     answer = b""
     while part := client.recv(65536):
         answer += part

@@ -10,12 +10,12 @@ from openkontext.service.errors import NotAccepted
 from openkontext.service.people import accounts
 from openkontext.service.people.audit import Audit
 from openkontext.service.queue import jobs
-from openkontext.service.queue.jobs import Outcome, Submission
+from openkontext.service.queue.jobs import JobOutcome, Submission
 from openkontext.service.settings import Settings
 from openkontext.service.storage.database import Database, now
 from openkontext.service.storage.models import Account, ApiKey, Job, JobState, Webhook
 
-DONE = Outcome(JobState.READY, output="0" * 64, result={"seed": 1})
+DONE = JobOutcome(JobState.READY, output="0" * 64, result={"seed": 1})
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ class Queue:
         with self.database.transaction() as session:
             return jobs.report(session, self.settings, lease.job.id, lease.token, **values)
 
-    def finish(self, lease: jobs.Lease, outcome: Outcome = DONE) -> bool:
+    def finish(self, lease: jobs.Lease, outcome: JobOutcome = DONE) -> bool:
         with self.database.transaction() as session:
             return jobs.finish(session, self.settings, lease.job.id, lease.token, outcome)
 
@@ -114,7 +114,7 @@ def test_a_silent_workers_job_goes_to_another_and_the_first_can_no_longer_write(
     assert alive.job.id == job.id
     assert alive.job.attempts == 2
     assert queue.report(dead, progress=0.9) == "lost"
-    assert not queue.finish(dead, Outcome(JobState.ERROR, error="late"))
+    assert not queue.finish(dead, JobOutcome(JobState.ERROR, error="late"))
     assert queue.finish(alive)
     assert queue.get(job).state == JobState.READY
 
@@ -256,7 +256,7 @@ def test_a_held_job_ends_once_by_decision(queue: Queue) -> None:
     job = queue.submit(webhook_url="https://example.org/hook")
     lease = queue.claim()
     assert lease
-    assert queue.finish(lease, Outcome(JobState.HELD, refusal={"category": "nudity"}))
+    assert queue.finish(lease, JobOutcome(JobState.HELD, refusal={"category": "nudity"}))
     assert queue.claim() is None
 
     def decide() -> bool:

@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 
 from openkontext.service.http.app import create_app
 from openkontext.service.queue import jobs
-from openkontext.service.queue.jobs import Outcome
+from openkontext.service.queue.jobs import JobOutcome
 from openkontext.service.settings import Settings
 from openkontext.service.storage import erasing, store
 from openkontext.service.storage.database import Database
@@ -133,7 +133,8 @@ def test_an_unfinished_edit_that_is_deleted_is_cancelled(
     assert client.get(f"/v1/jobs/{running}").status_code == 404
     with database.transaction() as session:
         assert jobs.report(session, settings, running, lease.token) == "cancelled"
-        assert jobs.finish(session, settings, running, lease.token, Outcome(JobState.READY, output="0" * 64))
+        outcome = JobOutcome(JobState.READY, output="0" * 64)
+        assert jobs.finish(session, settings, running, lease.token, outcome)
     with database.reading() as session:
         for id in (waiting, running):
             row = session.get_one(Job, id)

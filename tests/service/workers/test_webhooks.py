@@ -16,7 +16,7 @@ from openkontext import InputError
 from openkontext.service.fetching import fetch, post
 from openkontext.service.people import accounts
 from openkontext.service.people.audit import Audit
-from openkontext.service.queue.jobs import Outcome, Submission, claim, finish, submit
+from openkontext.service.queue.jobs import JobOutcome, Submission, claim, finish, submit
 from openkontext.service.settings import Settings
 from openkontext.service.storage.database import Database, now
 from openkontext.service.storage.models import JobState, Webhook
@@ -90,7 +90,7 @@ def tell(database: Database, settings: Settings, audit: Audit) -> Callable[[str]
             id = submit(session, settings, asked).id
             lease = claim(session, settings)
             assert lease
-            assert finish(session, settings, id, lease.token, Outcome(JobState.ERROR, error="no luck"))
+            assert finish(session, settings, id, lease.token, JobOutcome(JobState.ERROR, error="no luck"))
         return id
 
     return act

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from openkontext.runtime.passes.float32 import widen_attributes
 from openkontext.runtime.passes.quantised import Builder
-from openkontext.runtime.providers import HALF_TYPES, Case
+from openkontext.runtime.providers import HALF_TYPES, ProviderCase
 
 _FLOAT = ir.DataType.FLOAT
 _HALF = frozenset(ir.DataType(dtype) for dtype in HALF_TYPES)
@@ -19,7 +19,7 @@ class OperatorsInFloat32(ir.passes.InPlacePass):
         cases: such operators, with their types.
     """
 
-    def __init__(self, cases: Collection[Case]) -> None:
+    def __init__(self, cases: Collection[ProviderCase]) -> None:
         super().__init__()
         self.cases = frozenset(cases)
 
@@ -31,12 +31,12 @@ class OperatorsInFloat32(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, bool(found))
 
 
-def _case(node: ir.Node) -> Case:
+def _case(node: ir.Node) -> ProviderCase:
     inputs, outputs = (
         tuple(-1 if value is None else int(value.dtype or 0) for value in values)
         for values in (node.inputs, node.outputs)
     )
-    return Case(node.domain, node.op_type, inputs, outputs)
+    return ProviderCase(node.domain, node.op_type, inputs, outputs)
 
 
 def _wrap(node: ir.Node) -> None:

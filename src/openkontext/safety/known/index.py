@@ -16,7 +16,7 @@ EXACT = tuple(kind for kind in KINDS if kind != "pdq")
 
 
 @dataclass(frozen=True)
-class Hit:
+class ListHit:
     """One entry of a list that a picture matches. It names the entry by its place, never by its hash."""
 
     list_name: str
@@ -51,7 +51,7 @@ class HashIndex:
         }
         self._exact = {kind: _Digests(found) for kind, found in self._exact_lists.items() if found}
 
-    def match_bytes(self, data: bytes) -> Hit | None:
+    def match_bytes(self, data: bytes) -> ListHit | None:
         """Look up a file as it was handed in.
 
         Args:
@@ -63,7 +63,7 @@ class HashIndex:
                 return self._hit(self._exact_lists[kind], place, 0, DIHEDRAL[0])
         return None
 
-    def match_pdq(self, hashed: PdqHash) -> Hit | None:
+    def match_pdq(self, hashed: PdqHash) -> ListHit | None:
         """Look up a picture and its rotations and mirror images; the nearest entry within the distance.
 
         Args:
@@ -83,11 +83,11 @@ class HashIndex:
             return None
         return self._hit(self._pdq_lists, int(places[turn, 0]), int(distances[turn, 0]), DIHEDRAL[turn])
 
-    def _hit(self, lists: Sequence[HashList], place: int, distance: int, turned: str) -> Hit:
+    def _hit(self, lists: Sequence[HashList], place: int, distance: int, turned: str) -> ListHit:
         for each in lists:
             if place < len(each.hashes):
                 category = each.categories[each.category[place]]
-                return Hit(each.name, place, each.kind, category, distance, turned)
+                return ListHit(each.name, place, each.kind, category, distance, turned)
             place -= len(each.hashes)
         raise AssertionError("an index never finds more than it holds")
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from openkontext.errors import InputError
-from openkontext.safety.known.index import HashIndex, Hit
+from openkontext.safety.known.index import HashIndex, ListHit
 from openkontext.safety.known.pdq import PdqHash, pdq
 from openkontext.safety.known.updates import CURRENT, KEY, current_serial, publishers, read_update
 
@@ -33,7 +33,7 @@ class Match:
     """Of the update that was in force."""
     material: str
     """What the list is of: "csam" or "ncii"."""
-    hit: Hit
+    hit: ListHit
     """Which entry."""
 
 

@@ -44,7 +44,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Hit:
+class RuleHit:
     """A rule that holds."""
 
     category: str
@@ -75,7 +75,7 @@ class Rules:
                 words.learn(word for part in parts for element in part for word in element.words)
                 (self._harmless if rule.category in (HARMLESS, NEGATED) else self._rules).append(rule)
 
-    def hits(self, tokens: list[str]) -> list[Hit]:
+    def hits(self, tokens: list[str]) -> list[RuleHit]:
         """The rules that hold for a text.
 
         Args:
@@ -125,7 +125,7 @@ def _without(spans: Spans, covered: set[int]) -> Spans:
     return left
 
 
-def _holds(rule: Rule, tokens: list[str], spans: Spans, present: set[str], *, every: bool) -> list[Hit]:
+def _holds(rule: Rule, tokens: list[str], spans: Spans, present: set[str], *, every: bool) -> list[RuleHit]:
     """The rule's matches: all of them, or just one that shows that it holds."""
     found: list[tuple[int, int]] = []
     for part in rule.parts:
@@ -141,7 +141,7 @@ def _holds(rule: Rule, tokens: list[str], spans: Spans, present: set[str], *, ev
         if not matches:
             return []
         found += matches
-    return [Hit(rule.category, rule.score, tuple(found))]
+    return [RuleHit(rule.category, rule.score, tuple(found))]
 
 
 def _matches(

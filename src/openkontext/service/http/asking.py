@@ -1,6 +1,6 @@
 """What clients ask for: an edit, and the fields that routes take.
 
-A route has an own model of its fields (`Inputs`). A job keeps them under the names of `queue.options`;
+A route has an own model of its fields (`RouteInputs`). A job keeps them under the names of `queue.options`;
 answers and errors use the client's names.
 """
 
@@ -31,7 +31,7 @@ MAX_PICTURES = 4
 
 
 @dataclass(frozen=True)
-class Picture:
+class HandedPicture:
     """A picture as a client hands it in."""
 
     name: str
@@ -49,9 +49,9 @@ class Asked:
     """`OPTIONS` and `DELIVERY` that were given."""
     called: Mapping[str, str]
     """What the client calls fields of `EditRequest`, where that is another name."""
-    pictures: Sequence[Picture] = ()
+    pictures: Sequence[HandedPicture] = ()
     """The one to edit first."""
-    mask: Picture | None = None
+    mask: HandedPicture | None = None
     mask_is_alpha: bool = False
     """`mask` is the picture to edit, whose transparent part may change; it must have one."""
     warnings: Sequence[str] = ()
@@ -98,7 +98,7 @@ Kind = Literal["png", "jpeg", "webp"]
 """Formats that a result can have."""
 
 
-class Inputs(BaseModel):
+class RouteInputs(BaseModel):
     """Fields of a route: those that it takes and no others. What is null is as good as left out."""
 
     model_config = ConfigDict(extra="forbid")
@@ -180,7 +180,7 @@ class Inputs(BaseModel):
         return {name: given[name] for name in (*OPTIONS, *DELIVERY) if given.get(name) is not None}
 
 
-def check_count(pictures: Sequence[Picture]) -> None:
+def check_count(pictures: Sequence[HandedPicture]) -> None:
     """Refuse more pictures than an edit takes, by the name of the first one too many.
 
     Raises:

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from openkontext.errors import InputError
 from openkontext.service.errors import WrongInputError
 from openkontext.service.fetching import fetch
-from openkontext.service.http.asking import Picture
+from openkontext.service.http.asking import HandedPicture
 from openkontext.service.http.decoding import MaskKind, check_picture
 from openkontext.service.http.state import State
 from openkontext.service.storage.models import Job, JobState
@@ -23,7 +23,7 @@ SAMPLE = re.compile(r"/v1/results/([^/]{1,100})/[^/]+")
 
 
 def store_picture(
-    state: State, account_id: str, hosts: set[str], picture: Picture, *, mask: MaskKind = None
+    state: State, account_id: str, hosts: set[str], picture: HandedPicture, *, mask: MaskKind = None
 ) -> str:
     """Read a picture, check it in a process of its own, and keep it.
 

@@ -12,7 +12,7 @@ from openkontext.errors import FieldError, InputError
 from openkontext.service.errors import WrongInputError
 from openkontext.service.fetching import check_url
 from openkontext.service.http.access import Caller
-from openkontext.service.http.asking import Asked, Picture, check_count
+from openkontext.service.http.asking import Asked, HandedPicture, check_count
 from openkontext.service.http.pictures import own_result, store_picture
 from openkontext.service.http.state import State, get_state
 from openkontext.service.people import end_users
@@ -83,7 +83,7 @@ def _check(asked: Asked, settings: Settings) -> None:
         if name not in settings.loras:
             known = f"choose one of {', '.join(sorted(settings.loras))}" if settings.loras else "it has none"
             raise WrongInputError("loras", f"{name[:60]!r} is no LoRA of this service; {known}")
-    check_count([*([Picture("parent_id", "")] if asked.edits_parent else []), *asked.pictures])
+    check_count([*([HandedPicture("parent_id", "")] if asked.edits_parent else []), *asked.pictures])
     if asked.webhook_url is not None:
         try:
             check_url(asked.webhook_url, settings)

@@ -21,7 +21,7 @@ from openkontext.service.storage.models import (
     Account,
     ApiKey,
     Appeal,
-    Consent,
+    ConsentRow,
     EndUser,
     PageSession,
     Role,
@@ -169,7 +169,7 @@ def keys_exist(session: Session) -> bool:
 
 def has_accepted(session: Session, account_id: str, terms: Terms) -> bool:
     """Whether an account accepted this version of the terms, word for word."""
-    return session.get(Consent, (account_id, _version(terms))) is not None
+    return session.get(ConsentRow, (account_id, _version(terms))) is not None
 
 
 def accept_terms(session: Session, audit: Audit, account_id: str, terms: Terms) -> None:
@@ -177,7 +177,7 @@ def accept_terms(session: Session, audit: Audit, account_id: str, terms: Terms) 
     if has_accepted(session, account_id, terms):
         return
     time = session.scalar(select(now())) or 0.0
-    session.add(Consent(account_id=account_id, version=_version(terms), accepted=time))
+    session.add(ConsentRow(account_id=account_id, version=_version(terms), accepted=time))
     session.flush()
     audit.write(session, account_id, "terms.accept", account_id, version=_version(terms))
 

@@ -39,7 +39,7 @@ PROBE_BITS = 12
 
 
 @dataclass(frozen=True)
-class Rule:
+class MisuseRule:
     """What follows from so many signals of one kind within a time."""
 
     kind: str
@@ -57,45 +57,45 @@ class Rule:
 
 
 KNOWN_RULES = (
-    Rule(KNOWN, 3, 30 * DAY, Standing.BANNED, None, end_users=0),
-    Rule(KNOWN, 1, 30 * DAY, Standing.SUSPENDED, 7 * DAY, end_users=0),
+    MisuseRule(KNOWN, 3, 30 * DAY, Standing.BANNED, None, end_users=0),
+    MisuseRule(KNOWN, 1, 30 * DAY, Standing.SUSPENDED, 7 * DAY, end_users=0),
 )
 """No setting and no end user's name softens these."""
 
 FIXED_RULES = {
     "suspend": (
-        Rule(FIXED, 3, 30 * DAY, Standing.BANNED, None),
-        Rule(FIXED, 1, 30 * DAY, Standing.SUSPENDED, 7 * DAY),
+        MisuseRule(FIXED, 3, 30 * DAY, Standing.BANNED, None),
+        MisuseRule(FIXED, 1, 30 * DAY, Standing.SUSPENDED, 7 * DAY),
     ),
     "warn": (
-        Rule(FIXED, 4, 30 * DAY, Standing.BANNED, None),
-        Rule(FIXED, 2, 30 * DAY, Standing.SUSPENDED, 7 * DAY),
-        Rule(FIXED, 1, 30 * DAY, Standing.WARNED, None),
+        MisuseRule(FIXED, 4, 30 * DAY, Standing.BANNED, None),
+        MisuseRule(FIXED, 2, 30 * DAY, Standing.SUSPENDED, 7 * DAY),
+        MisuseRule(FIXED, 1, 30 * DAY, Standing.WARNED, None),
     ),
 }
 """By `Settings.first_fixed_refusal`: with "warn" there is one step more."""
 
 RULES = (
-    Rule(PROBING, 10, DAY, Standing.SUSPENDED, DAY),
-    Rule(MANY_ACCOUNTS, 1, DAY, Standing.SUSPENDED, DAY),
-    Rule(REFUSED, 30, DAY, Standing.SUSPENDED, DAY, share=0.2),
-    Rule(PROBING, 4, DAY, Standing.WARNED, None),
-    Rule(REFUSED, 10, DAY, Standing.WARNED, None, share=0.2),
+    MisuseRule(PROBING, 10, DAY, Standing.SUSPENDED, DAY),
+    MisuseRule(MANY_ACCOUNTS, 1, DAY, Standing.SUSPENDED, DAY),
+    MisuseRule(REFUSED, 30, DAY, Standing.SUSPENDED, DAY, share=0.2),
+    MisuseRule(PROBING, 4, DAY, Standing.WARNED, None),
+    MisuseRule(REFUSED, 10, DAY, Standing.WARNED, None, share=0.2),
 )
 """For an end user, and for an account as far as it asks for itself."""
 
 ACCOUNT_RULES = (
-    Rule(FIXED, 5, 30 * DAY, Standing.SUSPENDED, 7 * DAY, share=0.05, end_users=3),
-    Rule(REFUSED, 100, DAY, Standing.SUSPENDED, DAY, share=0.2, end_users=5),
-    Rule(FIXED, 3, 30 * DAY, Standing.WARNED, None, share=0.02, end_users=3),
-    Rule(REFUSED, 30, DAY, Standing.WARNED, None, share=0.2, end_users=3),
+    MisuseRule(FIXED, 5, 30 * DAY, Standing.SUSPENDED, 7 * DAY, share=0.05, end_users=3),
+    MisuseRule(REFUSED, 100, DAY, Standing.SUSPENDED, DAY, share=0.2, end_users=5),
+    MisuseRule(FIXED, 3, 30 * DAY, Standing.WARNED, None, share=0.02, end_users=3),
+    MisuseRule(REFUSED, 30, DAY, Standing.WARNED, None, share=0.2, end_users=3),
 )
 """For an account over all its end users, new names for the same person among them."""
 
 _SEVERITY = list(Standing)
 
 
-def rules_for(session: Session, settings: Settings, who: Account | EndUser) -> list[Rule]:
+def rules_for(session: Session, settings: Settings, who: Account | EndUser) -> list[MisuseRule]:
     """The rules that hold for someone, the strictest first; the first that holds counts.
 
     The owner of a service without keys concerns nobody else: they are warned before they are suspended.
@@ -186,7 +186,7 @@ def _names(who: Account | EndUser) -> tuple[str, str | None]:
     return (who.id, None) if isinstance(who, Account) else (who.account_id, who.id)
 
 
-def _of(who: Account | EndUser, rule: Rule, table: type[Signal | Job]) -> ColumnElement[bool]:
+def _of(who: Account | EndUser, rule: MisuseRule, table: type[Signal | Job]) -> ColumnElement[bool]:
     """The rows of a table that a rule counts for someone."""
     account_id, end_user = _names(who)
     if end_user is None and rule.end_users is not None:
@@ -194,7 +194,7 @@ def _of(who: Account | EndUser, rule: Rule, table: type[Signal | Job]) -> Column
     return and_(table.account_id == account_id, table.end_user.is_not_distinct_from(end_user))
 
 
-def _holds(session: Session, who: Account | EndUser, rule: Rule, at: float) -> bool:
+def _holds(session: Session, who: Account | EndUser, rule: MisuseRule, at: float) -> bool:
     """Whether a rule holds, and something new happened since it, or a stricter one, last did."""
     since = at - rule.within
     counted = select(func.count(), func.max(Signal.at), func.count(Signal.end_user.distinct())).where(

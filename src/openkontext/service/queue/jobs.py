@@ -63,7 +63,7 @@ class Lease:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobOutcome:
     """How a job ended."""
 
     state: JobState
@@ -77,7 +77,7 @@ class Outcome:
     """Where a person shall decide: the seed that makes it the same request again."""
 
 
-LATE = Outcome(JobState.ERROR, error="the deadline passed")
+LATE = JobOutcome(JobState.ERROR, error="the deadline passed")
 
 
 def repeated(session: Session, account_id: str, key: str | None, fingerprint: str | None) -> Job | None:
@@ -187,12 +187,12 @@ def claim(session: Session, settings: Settings, worker: str = "") -> Lease | Non
         job.started = job.started or at
         session.flush()
         if job.cancelling:
-            finish(session, settings, job.id, token, Outcome(JobState.CANCELLED))
+            finish(session, settings, job.id, token, JobOutcome(JobState.CANCELLED))
         elif at > job.deadline:
             finish(session, settings, job.id, token, LATE)
         elif job.attempts >= settings.max_attempts:
             reason = f"{job.attempts} workers stopped while they worked on it"
-            finish(session, settings, job.id, token, Outcome(JobState.ERROR, error=reason))
+            finish(session, settings, job.id, token, JobOutcome(JobState.ERROR, error=reason))
         else:
             job.attempts += 1
             session.flush()
@@ -227,14 +227,14 @@ def report(
     return "cancelled" if cancelled else "deadline" if late else None
 
 
-def finish(session: Session, settings: Settings, job_id: str, token: str, outcome: Outcome) -> bool:
+def finish(session: Session, settings: Settings, job_id: str, token: str, outcome: JobOutcome) -> bool:
     """End a job under its lease, once; returns whether the lease still held."""
     mine = select(Job).where(Job.id == job_id, Job.lease == token, Job.state == JobState.RUNNING)
     job = session.scalar(mine.with_for_update())
     if job is None:
         return False
     if job.cancelling and outcome.state in (JobState.READY, JobState.HELD):
-        outcome = Outcome(JobState.CANCELLED)
+        outcome = JobOutcome(JobState.CANCELLED)
     job.state, job.output, job.error = outcome.state, outcome.output, outcome.error
     job.result = dict(outcome.result) if outcome.result is not None else None
     job.refusal = dict(outcome.refusal) if outcome.refusal is not None else None
@@ -251,7 +251,7 @@ def finish(session: Session, settings: Settings, job_id: str, token: str, outcom
     return True
 
 
-def decide(session: Session, settings: Settings, job_id: str, outcome: Outcome) -> bool:
+def decide(session: Session, settings: Settings, job_id: str, outcome: JobOutcome) -> bool:
     """End a job that was held for review, once; returns whether it was still held."""
     token = str(uuid.uuid4())
     change = update(Job).where(Job.id == job_id, Job.state == JobState.HELD)

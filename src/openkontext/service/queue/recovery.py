@@ -8,7 +8,7 @@ from sqlalchemy import and_, delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from openkontext.service.queue import jobs
-from openkontext.service.queue.jobs import Outcome
+from openkontext.service.queue.jobs import JobOutcome
 from openkontext.service.settings import Settings
 from openkontext.service.storage.database import Database, now
 from openkontext.service.storage.models import Job, JobState, WorkerProcess
@@ -34,7 +34,7 @@ def expire(session: Session, settings: Settings, job_ids: Sequence[str] = (), li
         token = job.lease = str(uuid.uuid4())
         job.state = JobState.RUNNING
         session.flush()
-        outcome = Outcome(JobState.CANCELLED) if job.cancelling else jobs.LATE
+        outcome = JobOutcome(JobState.CANCELLED) if job.cancelling else jobs.LATE
         jobs.finish(session, settings, job.id, token, outcome)
     return len(ended)
 

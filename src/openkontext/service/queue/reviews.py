@@ -10,7 +10,7 @@ from openkontext.safety.policy import Policy, load_policy
 from openkontext.safety.review.queue import APPROVED, HELD, ReviewQueue
 from openkontext.safety.verdict import Stage
 from openkontext.service.queue import jobs
-from openkontext.service.queue.jobs import Outcome
+from openkontext.service.queue.jobs import JobOutcome
 from openkontext.service.settings import Settings
 from openkontext.service.storage.database import Database
 from openkontext.service.storage.models import Job, JobState
@@ -61,4 +61,4 @@ class Reviews:
             # What no filter stopped was held for its result.
             by_output = (refusal.get("stage") or Stage.OUTPUT) == Stage.OUTPUT
             ended = JobState.CONTENT_MODERATED if by_output else JobState.REQUEST_MODERATED
-            return jobs.decide(session, self.settings, job.id, Outcome(ended, refusal=refusal))
+            return jobs.decide(session, self.settings, job.id, JobOutcome(ended, refusal=refusal))

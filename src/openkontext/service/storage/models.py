@@ -141,7 +141,7 @@ class ApiKey(Base):
     account: Mapped[Account] = relationship(lazy="joined", innerjoin=True)
 
 
-class Consent(Base):
+class ConsentRow(Base):
     """That an account accepted a version of the terms; `version` holds their digest too."""
 
     __tablename__ = "consents"

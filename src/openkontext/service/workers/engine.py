@@ -18,7 +18,7 @@ from openkontext.request import EditRequest
 from openkontext.result import EditResult, EditStep
 from openkontext.runtime.batching import BatchingComponents
 from openkontext.safety.verdict import FilterRefusalError, HeldError, Stage
-from openkontext.service.queue.jobs import Outcome
+from openkontext.service.queue.jobs import JobOutcome
 from openkontext.service.queue.reviews import open_queue
 from openkontext.service.settings import Settings
 from openkontext.service.storage.models import JobState
@@ -48,7 +48,7 @@ class EngineLostError(Exception):
 class Done:
     """How an edit ended."""
 
-    outcome: Outcome
+    outcome: JobOutcome
     content: bytes | None = None
     """The file, where there is one."""
 
@@ -163,21 +163,21 @@ class LocalEngine:
                 result = self.editor.run(request, _Reporting(report, delivery.previews).step)
                 content, facts = _encode(result, delivery)
             except HeldError as error:
-                outcome = Outcome(
+                outcome = JobOutcome(
                     JobState.HELD, refusal=_refusal(error), review=error.request, seed=error.seed
                 )
                 return Done(outcome)
             except RefusedError as error:
                 return Done(_refused(error))
             except InputError as error:
-                return Done(Outcome(JobState.ERROR, error=str(error)))
+                return Done(JobOutcome(JobState.ERROR, error=str(error)))
             except Stop:
                 raise
             except Exception as error:  # one edit's defect ends no worker, nor shows its inside to a client
                 log.exception("edit failed", error=type(error).__name__)
                 reason = "the edit failed; this is a defect of the service"
-                return Done(Outcome(JobState.ERROR, error=reason))
-        return Done(Outcome(JobState.READY, result=facts), content)
+                return Done(JobOutcome(JobState.ERROR, error=reason))
+        return Done(JobOutcome(JobState.READY, result=facts), content)
 
 
 class _Reporting:
@@ -232,9 +232,9 @@ def _refusal(error: RefusedError) -> dict[str, Any]:
     return {"message": str(error), "stage": "", "category": "", "fixed": False, **verdict}
 
 
-def _refused(error: RefusedError) -> Outcome:
+def _refused(error: RefusedError) -> JobOutcome:
     """How a refusal shows: by the request's own pictures and words, or by what came out."""
     refusal = _refusal(error)
     by_output = refusal["stage"] == Stage.OUTPUT
     state = JobState.CONTENT_MODERATED if by_output else JobState.REQUEST_MODERATED
-    return Outcome(state, refusal=refusal)
+    return JobOutcome(state, refusal=refusal)

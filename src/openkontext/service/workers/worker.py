@@ -11,7 +11,7 @@ from openkontext.request import EditRequest
 from openkontext.service.people.audit import Audit
 from openkontext.service.people.misuse import judge, note_refusal
 from openkontext.service.queue import jobs
-from openkontext.service.queue.jobs import Lease, Outcome
+from openkontext.service.queue.jobs import JobOutcome, Lease
 from openkontext.service.queue.options import edit_request
 from openkontext.service.queue.readiness import saying_ready
 from openkontext.service.settings import Settings
@@ -105,11 +105,11 @@ class Worker:
         log.info("job", id=lease.job.id, state=str(outcome.state), kept=kept, seconds=seconds)
         return True
 
-    def _do(self, lease: Lease, heart: "_Heart") -> Outcome:
+    def _do(self, lease: Lease, heart: "_Heart") -> JobOutcome:
         try:
             request = self._request(lease.job)
         except InputError as error:
-            return Outcome(JobState.ERROR, error=str(error))
+            return JobOutcome(JobState.ERROR, error=str(error))
         done = self.engine.edit(request, Delivery.of(lease.job.asked), heart.report)
         if done.content is None:
             return done.outcome
@@ -135,8 +135,8 @@ class Worker:
 
 
 _STOPPED = {
-    "cancelled": Outcome(JobState.CANCELLED),
-    "deadline": Outcome(JobState.ERROR, error="the deadline passed"),
+    "cancelled": JobOutcome(JobState.CANCELLED),
+    "deadline": JobOutcome(JobState.ERROR, error="the deadline passed"),
 }
 
 

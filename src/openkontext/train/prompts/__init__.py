@@ -67,7 +67,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Line:
+class PromptLine:
     """The prompts drawn from one line."""
 
     number: int
@@ -75,7 +75,7 @@ class Line:
     examples: tuple[Example, ...]
 
 
-def examples(seed: int, a_line: int) -> list[Line]:
+def examples(seed: int, a_line: int) -> list[PromptLine]:
     """Prompts from all lines, benign and violating; the same for a seed.
 
     Args:
@@ -83,7 +83,7 @@ def examples(seed: int, a_line: int) -> list[Line]:
         a_line: Prompts drawn from each line; equal ones come once.
     """
     rng = random.Random(seed)
-    found: list[Line] = []
+    found: list[PromptLine] = []
     files = [file for file in resources.files(__name__).iterdir() if file.name.endswith(".toml")]
     for file in sorted(files, key=lambda file: file.name):
         table = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -92,13 +92,13 @@ def examples(seed: int, a_line: int) -> list[Line]:
             category = theme.removesuffix("_more") if file.name.startswith("violating") else None
             for line in entry["lines"].strip().splitlines():
                 drawn = dict.fromkeys(draw(line, lists, rng) for _ in range(a_line))
-                found.append(Line(len(found), tuple(Example(text, category) for text in drawn)))
+                found.append(PromptLine(len(found), tuple(Example(text, category) for text in drawn)))
     for line, category, ways in _suites():
         text = draw(line, {}, rng)
         asked = dict.fromkeys(
             [text, *(rng.choice(_OPENINGS) + text + rng.choice(_CLOSINGS) for _ in range(ways))]
         )
-        found.append(Line(len(found), tuple(Example(text, category) for text in asked)))
+        found.append(PromptLine(len(found), tuple(Example(text, category) for text in asked)))
     return found
 
 

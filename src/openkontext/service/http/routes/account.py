@@ -31,7 +31,7 @@ MAX_SIGN_IN = 4096
 """Bytes of a request to sign in."""
 
 
-class Terms(BaseModel):
+class TermsView(BaseModel):
     """The terms of use of this service."""
 
     version: str
@@ -68,13 +68,13 @@ class Me(BaseModel):
     open: bool = Field(description="No key is needed: this machine alone reaches the service.")
 
 
-class Text(BaseModel):
+class TextView(BaseModel):
     """What someone writes."""
 
     text: str = Field(min_length=1, max_length=4000)
 
 
-class FeedbackGiven(Text):
+class FeedbackGiven(TextView):
     """What someone writes to the operator."""
 
     kind: Literal["wrong refusal", "harmful result", "fault", "other"] = "other"
@@ -89,10 +89,10 @@ class Noted(BaseModel):
 
 
 @router.get("/v1/terms")
-def get_terms(request: Request) -> Terms:
+def get_terms(request: Request) -> TermsView:
     """The terms of use, and their version."""
     terms = service_terms(get_state(request).settings)
-    return Terms(version=terms.version, digest=terms.digest, text=terms.text)
+    return TermsView(version=terms.version, digest=terms.digest, text=terms.text)
 
 
 @router.post("/v1/consent", responses=responses(403, 409))
@@ -161,7 +161,7 @@ def close_session(request: Request, response: Response, caller: Anyone) -> None:
 
 
 @router.post("/v1/appeals", responses=responses(403, 409))
-def appeal(request: Request, caller: Anyone, given: Text) -> Noted:
+def appeal(request: Request, caller: Anyone, given: TextView) -> Noted:
     """Ask a person to look again at a warning, suspension or ban."""
     state = get_state(request)
     with state.database.transaction() as session:

@@ -24,7 +24,7 @@ Days = Annotated[int, Query(ge=1, le=90)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
-class Day(BaseModel):
+class DayView(BaseModel):
     """One day, UTC."""
 
     begins: float
@@ -35,7 +35,7 @@ class Day(BaseModel):
 class Trends(BaseModel):
     """What went on."""
 
-    days: list[Day]
+    days: list[DayView]
     categories: dict[str, int] = Field(description="Refusals by category, in words.")
 
 
@@ -157,7 +157,8 @@ def get_trends(request: Request, caller: Admin, days: Days = 14) -> Trends:
     """Edits, refusals and signs of misuse by day."""
     with get_state(request).database.reading() as session:
         found = [
-            Day(begins=day.begins, jobs=day.jobs, signals=day.signals) for day in trends.by_day(session, days)
+            DayView(begins=day.begins, jobs=day.jobs, signals=day.signals)
+            for day in trends.by_day(session, days)
         ]
         counts = trends.refused_categories(session, days)
     return Trends(days=found, categories={IN_WORDS.get(name, name): count for name, count in counts.items()})

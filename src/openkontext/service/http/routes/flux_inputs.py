@@ -5,13 +5,13 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from openkontext.service.errors import WrongInputError
-from openkontext.service.http.asking import Asked, Inputs, Kind, Picture, Ratio
+from openkontext.service.http.asking import Asked, HandedPicture, Kind, Ratio, RouteInputs
 
 SAME_SHAPE = 0.02
 """How far `width` by `height` may lie from `aspect_ratio` and still be of that shape."""
 
 
-class FluxInputs(Inputs):
+class FluxInputs(RouteInputs):
     """Fields that all models of the FLUX API take."""
 
     width: int | None = Field(None, description="Pixels of the result, with `height`.")
@@ -61,11 +61,11 @@ class FluxInputs(Inputs):
             idempotency_key=idempotency_key,
         )
 
-    def pictures(self) -> list[Picture]:
+    def pictures(self) -> list[HandedPicture]:
         """The picture to edit, then further ones."""
         return []
 
-    def mask_picture(self) -> Picture | None:
+    def mask_picture(self) -> HandedPicture | None:
         """Where the picture may change."""
         return None
 
@@ -87,7 +87,7 @@ class FluxInputs(Inputs):
 class KontextInputs(FluxInputs):
     """What is asked of FLUX.1 Kontext: an edit, or a picture where none is handed in."""
 
-    called: ClassVar = Inputs.called | {
+    called: ClassVar = RouteInputs.called | {
         "image": "input_image", "reference_images": "input_image_2", "mask_image": "mask"
     }  # fmt: skip
     input_image: str | None = Field(None, description="The picture to edit: base64, a data URI or a URL.")
@@ -102,14 +102,14 @@ class KontextInputs(FluxInputs):
         None, max_length=36, description="Own task whose result this edits; input_image may be left out then."
     )
 
-    def pictures(self) -> list[Picture]:
+    def pictures(self) -> list[HandedPicture]:
         """See `FluxInputs`."""
         names = ("input_image", "input_image_2", "input_image_3", "input_image_4")
-        return [Picture(name, getattr(self, name)) for name in names if getattr(self, name)]
+        return [HandedPicture(name, getattr(self, name)) for name in names if getattr(self, name)]
 
-    def mask_picture(self) -> Picture | None:
+    def mask_picture(self) -> HandedPicture | None:
         """See `FluxInputs`."""
-        return Picture("mask", self.mask) if self.mask else None
+        return HandedPicture("mask", self.mask) if self.mask else None
 
     def parent(self) -> str | None:
         """See `FluxInputs`."""
@@ -119,7 +119,7 @@ class KontextInputs(FluxInputs):
 class FillInputs(FluxInputs):
     """What is asked of FLUX.1 Fill: an edit inside a mask."""
 
-    called: ClassVar = Inputs.called | {"mask_image": "mask"}
+    called: ClassVar = RouteInputs.called | {"mask_image": "mask"}
     output_format: Kind | None = "jpeg"
     image: str | None = Field(None, description="The picture to edit: base64, a data URI or a URL.")
     input_image: str | None = Field(None, description="As `image`, which some clients call so.")
@@ -138,18 +138,20 @@ class FillInputs(FluxInputs):
         return self
 
     def options(self) -> dict[str, object]:
-        """See `Inputs`."""
+        """See `RouteInputs`."""
         return {name: value for name, value in super().options().items() if name != "guidance_scale"}
 
-    def pictures(self) -> list[Picture]:
+    def pictures(self) -> list[HandedPicture]:
         """See `FluxInputs`."""
         return [
-            Picture("image", self.image) if self.image else Picture("input_image", self.input_image or "")
+            HandedPicture("image", self.image)
+            if self.image
+            else HandedPicture("input_image", self.input_image or "")
         ]
 
-    def mask_picture(self) -> Picture | None:
+    def mask_picture(self) -> HandedPicture | None:
         """See `FluxInputs`."""
-        return Picture("mask", self.mask) if self.mask else self.pictures()[0]
+        return HandedPicture("mask", self.mask) if self.mask else self.pictures()[0]
 
     def mask_is_alpha(self) -> bool:
         """See `FluxInputs`."""

@@ -29,7 +29,7 @@ THUMBNAIL_SIDE = 160
 REFUSED = (JobState.REQUEST_MODERATED, JobState.CONTENT_MODERATED)
 
 
-class Edit(Result):
+class EditView(Result):
     """A task as its account sees it again later."""
 
     parent_id: str | None = Field(description="The task whose result it edits.")
@@ -41,14 +41,14 @@ class Edit(Result):
     created: float = Field(description="Seconds since 1970.")
 
 
-class Edits(BaseModel):
+class EditsView(BaseModel):
     """Tasks of an account, the newest first."""
 
-    edits: list[Edit]
+    edits: list[EditView]
     next: str | None = Field(description="`after` of the next page; null on the last one.")
 
 
-class Step(BaseModel):
+class StepView(BaseModel):
     """One signed record of the chain that leads to a picture."""
 
     action: str = Field(description="What was done last, such as c2pa.edited.")
@@ -59,7 +59,7 @@ class Step(BaseModel):
     unsigned_parent: bool = Field(description="It was made from a picture without a record.")
 
 
-class Record(BaseModel):
+class RecordView(BaseModel):
     """What the signed record (C2PA) in a file says, and whether it holds."""
 
     signed: bool
@@ -67,7 +67,7 @@ class Record(BaseModel):
     trust: str | None = Field(description="Whose word it is: anchor, own or unknown.")
     signer: str | None
     tampering: list[str]
-    chain: list[Step] = Field(description="From the first record to the picture's own.")
+    chain: list[StepView] = Field(description="From the first record to the picture's own.")
 
 
 class InFile(BaseModel):
@@ -79,7 +79,7 @@ class InFile(BaseModel):
     width: int
     height: int
     metadata: dict[str, str] = Field(description="How it was made, as written into the file.")
-    record: Record
+    record: RecordView
 
 
 @router.get("/v1/jobs", responses=responses(403))
@@ -90,14 +90,14 @@ def list_edits(
     after: Annotated[
         str | None, Query(max_length=100, description="The last task of the page before: its `next`.")
     ] = None,
-) -> Edits:
+) -> EditsView:
     """The newest tasks whose pictures are still kept, page by page; new ones do not shift the pages."""
     state = get_state(request)
     with state.database.reading() as session:
         found = owned.newest(session, caller.account_id, limit + 1, after)
         more = len(found) > limit
         edits = [_edit(job, state) for job in found[:limit]]
-        return Edits(edits=edits, next=edits[-1].id if more else None)
+        return EditsView(edits=edits, next=edits[-1].id if more else None)
 
 
 @router.delete("/v1/jobs/{id}", status_code=204, response_class=Response, responses=responses(403, 404))
@@ -114,7 +114,7 @@ def delete_edit(request: Request, caller: Ending, id: JobId) -> None:
 
 
 @router.get("/v1/jobs/{id}", responses=responses(403, 404))
-def get_edit(request: Request, caller: Reading, id: JobId) -> Edit:
+def get_edit(request: Request, caller: Reading, id: JobId) -> EditView:
     """One task."""
     state = get_state(request)
     return _edit(_own(state, caller, id), state)
@@ -176,15 +176,15 @@ def get_file(request: Request, caller: Reading, id: JobId) -> InFile:
     )
 
 
-def _record(report: Report) -> Record:
-    return Record(
+def _record(report: Report) -> RecordView:
+    return RecordView(
         signed=report.signed,
         valid=report.valid,
         trust=report.trust,
         signer=report.signature.name if report.signature else None,
         tampering=list(report.tampering),
         chain=[
-            Step(
+            StepView(
                 action=step.action,
                 software=step.software,
                 signer=step.signature.name,
@@ -214,11 +214,11 @@ def _content(state: State, job: Job, digest: str | None) -> bytes:
         raise Refused(404, "this task has no such picture, or it was deleted") from error
 
 
-def _edit(job: Job, state: State) -> Edit:
+def _edit(job: Job, state: State) -> EditView:
     options = {name: value for name, value in as_called(job.asked).items() if value is not None}
     for other in ("prompt", "warnings"):
         options.pop(other, None)
-    return Edit(
+    return EditView(
         **describe(job, state.settings).model_dump(),
         parent_id=job.parent_id,
         source=job.inputs[0][:32] if job.inputs and job.parent_id is None else None,

@@ -22,7 +22,7 @@ from starlette.responses import StreamingResponse
 from openkontext.service.errors import Refused, WrongInputError
 from openkontext.service.http.access import Caller, KeyFirst, identify, may
 from openkontext.service.http.answers import openai_error
-from openkontext.service.http.asking import Asked, Picture
+from openkontext.service.http.asking import Asked, HandedPicture
 from openkontext.service.http.routes import flux
 from openkontext.service.http.routes.flux import IdempotencyKey
 from openkontext.service.http.routes.openai_inputs import (
@@ -197,7 +197,11 @@ class _Answer:
         self.ids: list[str] = []
 
     async def make(
-        self, caller: Caller, key: str | None, pictures: Sequence[Picture] = (), mask: Picture | None = None
+        self,
+        caller: Caller,
+        key: str | None,
+        pictures: Sequence[HandedPicture] = (),
+        mask: HandedPicture | None = None,
     ) -> Images | Response:
         """Submit, and answer with the results, or with the events that lead to them."""
         inputs, repository = self.inputs, self.state.repository

@@ -1,4 +1,4 @@
-"""Fields of OpenAI's image requests, in its three forms, and those of `Inputs` besides."""
+"""Fields of OpenAI's image requests, in its three forms, and those of `RouteInputs` besides."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from starlette.datastructures import UploadFile
 
 from openkontext.request import SIZES
 from openkontext.service.errors import Refused, WrongInputError
-from openkontext.service.http.asking import Inputs, Picture
+from openkontext.service.http.asking import HandedPicture, RouteInputs
 
 KNOWN_STEPS = {"low": 0.5, "medium": 1, "high": 2, "hd": 2, "xhigh": 3, "max": 4}
 """What OpenAI's `quality` takes of the model's own number of steps."""
@@ -23,10 +23,10 @@ def _size(text: str) -> str:
     return text
 
 
-class ImageInputs(Inputs):
+class ImageInputs(RouteInputs):
     """Fields that edits and generations have in common."""
 
-    called: ClassVar = Inputs.called | {"width": "size", "height": "size", "mask_image": "mask"}
+    called: ClassVar = RouteInputs.called | {"width": "size", "height": "size", "mask_image": "mask"}
 
     model: str = Field("flux-kontext-dev", max_length=100, description="All names reach the one model.")
     n: int = Field(1, ge=1, le=10, description="Results: all of them, or none.")
@@ -99,11 +99,11 @@ class EditInputs(ImageInputs):
         None, description="The picture is always kept as closely as the model can."
     )
 
-    def pictures(self) -> list[Picture]:
+    def pictures(self) -> list[HandedPicture]:
         """The picture to edit, then further ones."""
         raise NotImplementedError
 
-    def mask_picture(self) -> Picture | None:
+    def mask_picture(self) -> HandedPicture | None:
         """Transparent where the picture may change."""
         raise NotImplementedError
 
@@ -115,7 +115,7 @@ class ImageReference(BaseModel):
     image_url: str | None = Field(None, description="An address, a data URI or base64.")
     file_id: str | None = Field(None, description="Not taken: no files are kept here.")
 
-    def picture(self, name: str) -> Picture:
+    def picture(self, name: str) -> HandedPicture:
         """The picture of a field.
 
         Raises:
@@ -125,7 +125,7 @@ class ImageReference(BaseModel):
             raise WrongInputError(f"{name}.file_id", "no files are kept here; hand in image_url")
         if not self.image_url:
             raise WrongInputError(f"{name}.image_url", "is missing; give an address or a data URI")
-        return Picture(f"{name}.image_url", self.image_url)
+        return HandedPicture(f"{name}.image_url", self.image_url)
 
 
 class JsonEdit(EditInputs):
@@ -138,18 +138,18 @@ class JsonEdit(EditInputs):
         None, description="Transparent where the picture may change; white, where it has no transparency."
     )
 
-    def pictures(self) -> list[Picture]:
+    def pictures(self) -> list[HandedPicture]:
         """See `EditInputs`."""
         if self.images:
             return [image.picture(f"images.{index}") for index, image in enumerate(self.images)]
         texts = [self.image] if isinstance(self.image, str) else self.image or []
         return _numbered("image", texts)
 
-    def mask_picture(self) -> Picture | None:
+    def mask_picture(self) -> HandedPicture | None:
         """See `EditInputs`."""
         if isinstance(self.mask, ImageReference):
             return self.mask.picture("mask")
-        return Picture("mask", self.mask) if self.mask else None
+        return HandedPicture("mask", self.mask) if self.mask else None
 
 
 class FormEdit(EditInputs):
@@ -162,13 +162,13 @@ class FormEdit(EditInputs):
         None, description="Transparent where the picture may change; white, where it has no transparency."
     )
 
-    def pictures(self) -> list[Picture]:
+    def pictures(self) -> list[HandedPicture]:
         """See `EditInputs`."""
         return [*_numbered("image", self.image or []), *_numbered("image[]", self.image_list or [])]
 
-    def mask_picture(self) -> Picture | None:
+    def mask_picture(self) -> HandedPicture | None:
         """See `EditInputs`."""
-        return Picture("mask", self.mask) if self.mask is not None else None
+        return HandedPicture("mask", self.mask) if self.mask is not None else None
 
 
 async def read_edit(request: Request, largest: int) -> EditInputs:
@@ -208,11 +208,11 @@ async def _form(request: Request, largest: int) -> dict[str, Any]:
     return fields
 
 
-def _numbered(name: str, contents: Sequence[bytes | str]) -> list[Picture]:
+def _numbered(name: str, contents: Sequence[bytes | str]) -> list[HandedPicture]:
     """Pictures of one field; which of them an error means is said where there are several."""
     several = len(contents) > 1
     return [
-        Picture(f"{name} ({index})" if several else name, content)
+        HandedPicture(f"{name} ({index})" if several else name, content)
         for index, content in enumerate(contents, 1)
         if content != ""
     ]

@@ -25,7 +25,7 @@ PictureRole = Annotated[str, Path(max_length=32, description="As the request nam
 PICTURE: dict[int | str, dict[str, Any]] = {200: {"content": {"image/webp": {}}}}
 
 
-class Finding(BaseModel):
+class FindingView(BaseModel):
     """What a filter found."""
 
     category: str
@@ -58,7 +58,7 @@ class Held(BaseModel):
     options: dict[str, Any]
     category: str
     words: str
-    findings: list[Finding]
+    findings: list[FindingView]
     failures: list[str] = Field(description="Checks that could not look, and why.")
     pictures: list[str]
     approvals_needed: int
@@ -74,14 +74,14 @@ class Queue(BaseModel):
     requests: list[Held]
 
 
-class Decision(BaseModel):
+class DecisionInput(BaseModel):
     """A reviewer's decision."""
 
     approve: bool
     reason: str = Field(min_length=1, max_length=2000)
 
 
-class Entry(BaseModel):
+class ReviewView(BaseModel):
     """A row of the review queue's audit log."""
 
     number: int
@@ -95,7 +95,7 @@ class Entry(BaseModel):
 class Log(BaseModel):
     """The audit log of the review queue, the newest first, and what of it was tampered with."""
 
-    entries: list[Entry]
+    entries: list[ReviewView]
     faults: list[str]
 
 
@@ -140,7 +140,7 @@ def get_clear(request: Request, caller: Reviewing, id: RequestId, role: PictureR
 
 
 @router.post("/v1/review/requests/{id}/decision", responses=responses(403, 404, 409))
-def decide(request: Request, caller: Reviewing, id: RequestId, decision: Decision) -> Held:
+def decide(request: Request, caller: Reviewing, id: RequestId, decision: DecisionInput) -> Held:
     """Approve or reject. One rejection rejects; approvals count up to how many it needs."""
     service = get_state(request)
     queue = service.reviews.queue
@@ -158,7 +158,7 @@ def get_log(request: Request, caller: Reviewing, limit: Annotated[int, Query(ge=
     service = get_state(request)
     queue, names = service.reviews.queue, _names(service)
     entries = [
-        Entry(
+        ReviewView(
             number=entry.number,
             at=entry.time.timestamp(),
             actor=names.get(entry.actor, entry.actor),
@@ -232,9 +232,9 @@ def _held(held: HeldRequest, caller: Caller, names: dict[str, str]) -> Held:
     )
 
 
-def _finding(found: dict[str, Any]) -> Finding:
+def _finding(found: dict[str, Any]) -> FindingView:
     category, score, threshold = str(found["category"]), float(found["score"]), found.get("threshold")
-    return Finding(
+    return FindingView(
         category=category,
         words=IN_WORDS.get(category, category),
         stage=str(found.get("stage", "")),
