@@ -13,8 +13,25 @@ PICTURES = ("image", "reference_images", "mask_image")
 """Fields of `EditRequest` that hold pictures."""
 BY_SERVICE = ("requester",)
 """Fields of `EditRequest` that no client sets: the service knows who asks."""
+NOT_OVER_HTTP = (
+    "crop_to_mask",
+    "extend",
+    "num_images_per_prompt",
+    "output_type",
+    "strength",
+    "sigmas",
+    "latents",
+    "prompt_embeds",
+    "pooled_prompt_embeds",
+    "max_sequence_length",
+    "callback_on_step_end",
+    "callback_on_step_end_tensor_inputs",
+)
+"""Fields of `EditRequest` that no route takes: they are for Python and the command line."""
 OPTIONS = tuple(
-    field.name for field in dataclasses.fields(EditRequest) if field.name not in (*PICTURES, *BY_SERVICE)
+    field.name
+    for field in dataclasses.fields(EditRequest)
+    if field.name not in (*PICTURES, *BY_SERVICE, *NOT_OVER_HTTP)
 )
 """All others; a job keeps them under these names."""
 CALLED = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
