@@ -179,7 +179,7 @@ class Stop(BaseException):
 
 def test_a_stop_at_any_point_is_gone_on_from(checkpoint, tmp_path):
     precisions = ("bf16", "fp8", "fp4")
-    recipe = export.Recipe(rank=4)
+    recipe = export.QuantRecipe(rank=4)
     steps: list[str] = []
     whole = export_repository(
         checkpoint,
@@ -219,14 +219,14 @@ def test_other_options_begin_anew(checkpoint, tmp_path):
 
     with pytest.raises(Stop):
         export_repository(
-            checkpoint, tmp_path / "out", ("fp4",), recipe=export.Recipe(rank=4), on_progress=stop
+            checkpoint, tmp_path / "out", ("fp4",), recipe=export.QuantRecipe(rank=4), on_progress=stop
         )
     steps: list[str] = []
     export_repository(
         checkpoint,
         tmp_path / "out",
         ("fp4",),
-        recipe=export.Recipe(rank=8),
+        recipe=export.QuantRecipe(rank=8),
         on_progress=lambda _share, what: steps.append(what),
     )
     assert "clip.opt" in steps

@@ -196,8 +196,8 @@ def test_a_word_it_was_never_taught_is_named(editor: openkontext.Editor) -> None
 
 def test_no_change_that_can_be_asked_for_counts_as_none(editor: openkontext.Editor) -> None:
     """Where all stays, up to a model's small errors, that is said; where the smallest thing changes, not."""
+    from openkontext.compositing import is_unchanged
     from openkontext.data.edits import LOCAL_KINDS
-    from openkontext.editor import _unchanged
     from openkontext.evaluation.cases import draw_cases
 
     config = editor.repository.config
@@ -209,8 +209,8 @@ def test_no_change_that_can_be_asked_for_counts_as_none(editor: openkontext.Edit
     noise = np.random.default_rng(1)
     for case in draw_cases(1, 2 * len(LOCAL_KINDS), LOCAL_KINDS):
         before = latents(case.before)
-        assert not _unchanged(latents(case.truth), before), case.instruction
-        assert _unchanged(before + noise.normal(0, 0.1, before.shape).astype(np.float32), before)
+        assert not is_unchanged(latents(case.truth), before), case.instruction
+        assert is_unchanged(before + noise.normal(0, 0.1, before.shape).astype(np.float32), before)
 
 
 def test_a_large_picture_keeps_its_own_pixels_but_for_the_house(editor: openkontext.Editor) -> None:
@@ -228,6 +228,7 @@ def test_a_large_picture_keeps_its_own_pixels_but_for_the_house(editor: openkont
 
 def test_no_pixel_of_a_true_change_is_taken_back(editor: openkontext.Editor) -> None:
     """What keeps the input's pixels must not cut off what was asked for, of any kind of edit."""
+    from openkontext.encoding import encode_picture
     from openkontext.evaluation.cases import draw_cases
     from openkontext.latents import changed_area
 
@@ -235,7 +236,9 @@ def test_no_pixel_of_a_true_change_is_taken_back(editor: openkontext.Editor) -> 
     assert config.kinds is not None
     kept = []
     for case in draw_cases(3, 2 * len(config.kinds), config.kinds):
-        before, after = (editor._encode_image(picture) for picture in (case.before, case.truth))
+        before, after = (
+            encode_picture(editor.components, config, picture) for picture in (case.before, case.truth)
+        )
         area = changed_area(after, before, config.keep_below)
         differs = np.abs(case.truth.astype(float) - case.before).max(axis=2)
         # A tenth of full scale is seen; less is what an autoencoder's round trip makes.

@@ -43,7 +43,11 @@ def saved(tmp_path: Path, inputs: dict[str, list[object]], outputs: dict[str, li
 @pytest.mark.parametrize(
     ("inputs", "outputs", "message"),
     [
-        ({"sample": ["B", 3, "H", "W"]}, {"latent": ["B", 16, "h", "w"]}, "no input 'images', only 'sample'"),
+        (
+            {"picture": ["B", 3, "H", "W"]},
+            {"latent": ["B", 16, "h", "w"]},
+            "no input 'images', only 'picture'",
+        ),
         ({"images": ["B", 3, "H", "W"]}, {"mean": ["B", 16, "h", "w"]}, "no output 'latent', only 'mean'"),
         (
             {"images": ["B", 3, "H", "W"], "noise": [1]},

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from PIL import Image
 
 import openkontext
-from openkontext import EditRequest, InputError, RefusedError
+from openkontext import EditRequest, InputError, RefusedError, compositing
 from openkontext.safety import check
 from openkontext.safety.known.pdq import pdq
 from openkontext.safety.known.updates import install_update, sign_update, trust
@@ -157,14 +157,16 @@ def _wordings() -> list[tuple[str, str, str]]:
     ]
 
 
-def test_a_result_on_a_list_is_refused_sealed_and_never_previewed(copier: Path, data: Path) -> None:
+def test_a_result_on_a_list_is_refused_sealed_and_never_previewed(
+    copier: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # The copier hands out what it was handed in, so its way in is opened to see the way out.
     editor = openkontext.load(copier, profile="permissive")
     asked = EditRequest(prompt="the picture", image=INNOCENT, num_inference_steps=1)
     steps = editor.steps(asked)
     step = next(steps)
     assert np.ptp(np.asarray(step.preview())) > 0
-    editor._decode = lambda latents, inputs, before: Image.fromarray(LISTED)  # type: ignore[method-assign]
+    monkeypatch.setattr(compositing, "compose", lambda *_: LISTED)
     steps = editor.steps(asked)
     assert np.ptp(np.asarray(next(steps).preview())) == 0  # plain grey
     with pytest.raises(RefusedError, match="the result would show known illegal material"):
