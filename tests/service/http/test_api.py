@@ -209,7 +209,7 @@ def test_a_picture_by_its_address(client: httpx2.Client, receiver: Receiver) -> 
 
 @pytest.mark.parametrize("preview", [True, False])
 def test_progress_previews_and_end_as_server_sent_events(client: httpx2.Client, preview: bool) -> None:
-    inputs = {"prompt": "make it brighter", "input_image": b64(png()), "steps": 1000, "preview": preview}
+    inputs = {"prompt": "make it brighter", "input_image": b64(png()), "steps": 300, "preview": preview}
     id = client.post("/v1/flux-kontext-dev", json=inputs).json()["id"]
     events: list[tuple[str, dict]] = []
     with client.stream("GET", f"/v1/jobs/{id}/events") as stream:
