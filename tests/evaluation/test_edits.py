@@ -175,6 +175,7 @@ class Nano(Copying):
 
     components = Lossless()
     digest = "0123456789abcdef0123"
+    loras = ()
 
     class repository:
         config = RepositoryConfig(name="nano")
@@ -190,6 +191,8 @@ def test_the_command_prints_one_json_object(capsys: pytest.CaptureFixture[str]):
     assert main(["evaluate", "edits", "--seed", "3", "--count", "5", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert (record["model"], record["seed"], record["overall"]["count"]) == ("nano", 3, 5)
+    assert (record["kind"], record["precision"]) == ("evaluation", Lossless.precision)
+    assert record["subjects"] == [{"name": "nano", "digest": Nano.digest}]
     assert record["overall"]["success"] == 0
     assert list(record["kinds"]) == list(KINDS[:5])
     assert {"combinations", "phrasings", "faults", "seconds"} < record.keys()

@@ -59,7 +59,7 @@ def edits(
 
     With --cases it edits others' pictures; what they show is not known, so it measures.
     """
-    from openkontext import images
+    from openkontext import images, reports
     from openkontext.cli import tables
     from openkontext.evaluation import runs
     from openkontext.evaluation.edits import edited_by, evaluate, round_trip, with_first_pictures
@@ -108,7 +108,9 @@ def edits(
         page = render(found, outcomes, name, source, facts)
         images.write(report, page.encode(), overwrite=overwrite, suffixes=(".html",))
     if json:
-        console.print_json({"model": name, "source": source, "seed": seed, **found.record()})
+        begun = reports.head(reports.AUTOENCODER if ceiling else reports.EVALUATION, [runs.subject(editor)])
+        how = {"model": name, "precision": editor.components.precision, "source": source, "seed": seed}
+        console.print_json({**begun, **how, **found.record()})
     else:
         tables.print_table(found, f"{name}, {source}, seed {seed}")
 
