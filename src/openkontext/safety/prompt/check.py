@@ -48,7 +48,7 @@ class PromptCheck:
     """Scores an instruction. Has no state; one serves all threads."""
 
     name = "prompt"
-    version = "8"
+    version = "9"
 
     def scores(self, text: str) -> dict[str, float]:
         """How likely an instruction asks for what a category names.
