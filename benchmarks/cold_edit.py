@@ -24,7 +24,7 @@ PROMPT = "make it night"
 # In a process of its own: a child's peak memory counts what its parent held when it started it.
 PREPARE = """
 import sys
-from openkontext.export.reading import import_repository
+from openkontext.export.loading import import_repository
 from openkontext.model.pipeline import save_pipeline
 from openkontext.repository import Repository
 pipeline = import_repository(Repository.open("nano").path)

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from openkontext import InputError, images, load
 from openkontext.cli import main
-from openkontext.export.reading import open_model
-from openkontext.export.repository import export_repository
+from openkontext.export.exporting import export_repository
+from openkontext.export.loading import open_model
 from openkontext.provenance import verify
 from openkontext.repository import Repository
 from openkontext.runtime.adapters import parameter_shapes

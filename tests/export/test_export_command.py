@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from openkontext.cli import main
-from openkontext.export import repository as export
+from openkontext.export import exporting as export
 from openkontext.export import work
-from openkontext.export.repository import export_repository
+from openkontext.export.exporting import export_repository
 from openkontext.export.source import open_source
 from openkontext.model.lora import LoraLayer, save_lora
 from openkontext.model.pipeline import save_pipeline

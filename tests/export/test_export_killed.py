@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from openkontext.errors import InputError
-from openkontext.export.quantise import QuantRecipe
-from openkontext.export.repository import export_repository
+from openkontext.export.exporting import export_repository
+from openkontext.export.precisions import QuantRecipe
 from openkontext.model.pipeline import save_pipeline
 from openkontext.repository import Repository
 
 PRECISIONS = ("bf16", "fp8", "fp4")
 # Each export runs in a process that is forked from one which has imported all and done nothing yet.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["openkontext.export.repository"])
+PROCESSES.set_forkserver_preload(["openkontext.export.exporting"])
 
 
 def export(checkpoint: Path, out: Path) -> None:

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from openkontext.cli import main
 from openkontext.errors import InputError
+from openkontext.export.exporting import export_repository
 from openkontext.export.parts import Parts
-from openkontext.export.repository import export_repository
 from openkontext.export.source import open_source
 from openkontext.model.autoencoder import Autoencoder
 from openkontext.model.checkpoints import save_autoencoder, save_transformer

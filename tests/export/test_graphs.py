@@ -12,7 +12,7 @@ import torch
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from openkontext.export.autoencoder import decoder_graph, encoder_graph
-from openkontext.export.graph import factors
+from openkontext.export.graph_builder import factors
 from openkontext.export.text_encoders import clip_graph, relative_position_bucket, t5_graph
 from openkontext.export.transformer import transformer_graph
 from openkontext.latents import PREFERRED_SIZES

@@ -11,7 +11,7 @@ from openkontext.cli import main
 from openkontext.cli.export import repository_of
 from openkontext.errors import ConsentError, InputError
 from openkontext.export import origin
-from openkontext.export.repository import export_repository
+from openkontext.export.exporting import export_repository
 from openkontext.export.source import open_source
 from openkontext.model.config import TransformerConfig
 from openkontext.model.pipeline import save_pipeline

@@ -11,7 +11,7 @@ import torch
 
 from openkontext.cli import main
 from openkontext.errors import InputError
-from openkontext.export.repository import export_repository
+from openkontext.export.exporting import export_repository
 from openkontext.export.t5_fp8 import prompts
 from openkontext.model.pipeline import save_pipeline
 from openkontext.repository import Repository

@@ -17,7 +17,7 @@ from openkontext.cli import main
 from openkontext.data.instructions import every_word
 from openkontext.data.sampler import random_scene
 from openkontext.data.scenes import SIZES, render
-from openkontext.export.reading import import_repository
+from openkontext.export.loading import import_repository
 from openkontext.images import from_model, to_model
 from openkontext.model.config import PRESETS
 from openkontext.repository import Repository

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from quantised_graphs import Draft
+from quantized_graphs import Draft
 
 from openkontext.errors import InputError
 from openkontext.runtime import cache, graph, load_graph

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
-from quantised_graphs import Draft
+from quantized_graphs import Draft
 from tiny import ONNX_TYPES, make_model
 
 from openkontext.runtime.lowering import lower

@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 from kernels import documented, undocumented
 from onnx import TensorProto
-from quantised_graphs import KINDS, PEER_EXPORTS, Draft, needs_peers, relative_error
+from quantized_graphs import KINDS, PEER_EXPORTS, Draft, needs_peers, relative_error
 
 from openkontext.runtime import graph as graph_module
 from openkontext.runtime import load_graph

@@ -10,7 +10,7 @@ import torch
 from pair_files import write_jsonl
 
 from openkontext.cli import main
-from openkontext.export.reading import import_repository
+from openkontext.export.loading import import_repository
 from openkontext.model.lora import load_lora, merge_lora
 from openkontext.repository import Repository
 from openkontext.train.base import TeacherModel

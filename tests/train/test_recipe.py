@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from openkontext.data.edits import KINDS
 from openkontext.errors import InputError
-from openkontext.export.reading import import_repository
+from openkontext.export.loading import import_repository
 from openkontext.latents import position_ids
 from openkontext.model.config import PRESETS
 from openkontext.repository import Repository

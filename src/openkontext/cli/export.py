@@ -91,9 +91,9 @@ def export(
     """
     with _needs_torch():
         from openkontext.export.calibration import Calibration
+        from openkontext.export.loading import open_model
         from openkontext.export.parts import Parts
-        from openkontext.export.quantise import QuantRecipe
-        from openkontext.export.reading import open_model
+        from openkontext.export.precisions import QuantRecipe
 
     named = Parts(parts, clip, t5, vae, tokenizer, tokenizer_2)
     source = open_model(checkpoint, named, [options.parse_lora(text) for text in lora or ()])
@@ -134,8 +134,8 @@ def repository_of(checkpoint: Path, precision: str | None) -> Path:
     if (out / SETTINGS).is_file():
         return out
     with _needs_torch():
+        from openkontext.export.loading import open_model
         from openkontext.export.parts import MissingPartsError
-        from openkontext.export.reading import open_model
 
     try:
         source = open_model(checkpoint)
@@ -168,7 +168,7 @@ def _with_progress(source: Any, out: Path, precisions: Sequence[str], **argument
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from openkontext.export.repository import export_repository
+    from openkontext.export.exporting import export_repository
 
     with Progress(
         TextColumn("{task.description}"),

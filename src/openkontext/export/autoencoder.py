@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from openkontext.export.graph import GraphBuilder
+from openkontext.export.graph_builder import GraphBuilder
 from openkontext.model.config import AutoencoderConfig
 
 _EPS = 1e-6

@@ -20,9 +20,9 @@ from torch.nn import functional as F
 
 from openkontext.errors import InputError
 from openkontext.export.calibration import Calibration
-from openkontext.export.graph import factors
-from openkontext.export.quantize import fp8
-from openkontext.export.quantize.svdquant import KEPT_ROWS, LayerInputs, evenly
+from openkontext.export.graph_builder import factors
+from openkontext.export.quantizers import fp8
+from openkontext.export.quantizers.svdquant import KEPT_ROWS, LayerInputs, evenly
 from openkontext.model.checkpoints import Checkpoint
 from openkontext.model.config import TransformerConfig
 from openkontext.model.transformer import (

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from openkontext.errors import InputError
-from openkontext.export.quantize.layers import is_quantized
+from openkontext.export.quantizers.selection import is_quantized
 from openkontext.export.source import Source
 from openkontext.model.checkpoints import Checkpoint
 from openkontext.repository import SETTINGS

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from openkontext.data.draws import random_edit
 from openkontext.data.edits import KINDS
 from openkontext.data.instructions import phrase
-from openkontext.export.quantise import OnProgress, read_weight, write_float, write_fp8
-from openkontext.export.quantize import fp8
+from openkontext.export.precisions import OnProgress, read_weight, write_float, write_fp8
+from openkontext.export.quantizers import fp8
 from openkontext.export.text_encoders import T5_EPS, relative_position_bucket
 from openkontext.export.work import Work
 from openkontext.model.checkpoints import Checkpoint

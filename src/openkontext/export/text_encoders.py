@@ -11,8 +11,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from openkontext.export.graph import GraphBuilder
-from openkontext.export.quantised_graph import QuantisedGraphBuilder
+from openkontext.export.graph_builder import GraphBuilder
+from openkontext.export.quantized_graph import QuantisedGraphBuilder
 from openkontext.model.config import ClipTextConfig, T5EncoderConfig
 
 _CLIP_EPS = 1e-5

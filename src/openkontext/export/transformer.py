@@ -11,8 +11,8 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from openkontext.export.graph import GraphBuilder
-from openkontext.export.quantised_graph import QuantisedGraphBuilder
+from openkontext.export.graph_builder import GraphBuilder
+from openkontext.export.quantized_graph import QuantisedGraphBuilder
 from openkontext.model.config import TransformerConfig
 
 Rotary: TypeAlias = tuple[ir.Value, ir.Value]

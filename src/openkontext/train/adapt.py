@@ -7,8 +7,8 @@ from pathlib import Path
 from accelerate import PartialState
 
 from openkontext.errors import InputError
-from openkontext.export.reading import load_checkpoint
-from openkontext.export.repository import export_repository
+from openkontext.export.exporting import export_repository
+from openkontext.export.loading import load_checkpoint
 from openkontext.model.lora import load_lora, merge_lora, save_lora
 from openkontext.model.pipeline import Pipeline, save_pipeline
 from openkontext.model.transformer import FluxTransformer

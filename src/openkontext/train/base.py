@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from openkontext import latents
-from openkontext.export.reading import import_repository, load_checkpoint
+from openkontext.export.loading import import_repository, load_checkpoint
 from openkontext.model.autoencoder import Autoencoder
 from openkontext.model.pipeline import Pipeline
 from openkontext.model.text_encoders import encode_text

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from openkontext.data.edits import KINDS
 from openkontext.errors import InputError
-from openkontext.export.reading import import_repository
+from openkontext.export.loading import import_repository
 from openkontext.model.autoencoder import Autoencoder
 from openkontext.model.checkpoints import save_autoencoder
 from openkontext.model.config import ModelConfig

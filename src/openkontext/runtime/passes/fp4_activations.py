@@ -2,7 +2,7 @@
 
 import onnx_ir as ir
 
-from openkontext.runtime.passes.quantised import Builder, int64s, not_understood
+from openkontext.runtime.passes.nodes import Builder, int64s, not_understood
 from openkontext.runtime.passes.rounding import rounded, sign
 
 _FLOAT = ir.DataType.FLOAT

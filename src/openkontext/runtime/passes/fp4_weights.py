@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from openkontext.runtime.passes.quantised import Builder, int64s, not_understood, retyped
+from openkontext.runtime.passes.nodes import Builder, int64s, not_understood, retyped
 
 _FLOAT = ir.DataType.FLOAT
 _FP4 = ir.DataType.FLOAT4E2M1

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
-from openkontext.runtime.passes.quantised import Builder
+from openkontext.runtime.passes.nodes import Builder
 
 _OPERATORS = frozenset({"RandomNormal", "RandomNormalLike"})
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import onnx
 import onnx_ir as ir
 
-from openkontext.runtime.passes.quantised import Builder
+from openkontext.runtime.passes.nodes import Builder
 from openkontext.runtime.providers import HALF_TYPES
 
 _FLOAT = ir.DataType.FLOAT

@@ -5,7 +5,7 @@ from collections.abc import Collection
 import onnx_ir as ir
 
 from openkontext.runtime.passes.float32 import widen_attributes
-from openkontext.runtime.passes.quantised import Builder
+from openkontext.runtime.passes.nodes import Builder
 from openkontext.runtime.providers import HALF_TYPES, ProviderCase
 
 _FLOAT = ir.DataType.FLOAT

@@ -4,7 +4,7 @@ import math
 
 import onnx_ir as ir
 
-from openkontext.runtime.passes.quantised import Builder, is_fp8_dequantizer, is_fp8_quantizer, is_stored
+from openkontext.runtime.passes.nodes import Builder, is_fp8_dequantizer, is_fp8_quantizer, is_stored
 
 _FLOAT = ir.DataType.FLOAT
 _FLOAT_BITS = 24  # of a float32's significand

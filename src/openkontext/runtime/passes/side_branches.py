@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from openkontext.lora import Change, Decomposed, Kronecker, LowRank, Replaced, Whole
 from openkontext.runtime.passes.layers import LinearLayer, linear_layers, stored_shape, vectors
-from openkontext.runtime.passes.quantised import Builder, int64s
+from openkontext.runtime.passes.nodes import Builder, int64s
 
 _FLOAT = ir.DataType.FLOAT
 _FLOATS = frozenset({_FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})

@@ -3,7 +3,7 @@
 import onnx_ir as ir
 
 from openkontext.runtime.passes.fp4_activations import check_dynamic_quantizer
-from openkontext.runtime.passes.quantised import Builder, is_fp8_dequantizer, is_fp8_quantizer, is_stored
+from openkontext.runtime.passes.nodes import Builder, is_fp8_dequantizer, is_fp8_quantizer, is_stored
 
 
 class WeightsOnly(ir.passes.InPlacePass):

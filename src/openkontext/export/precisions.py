@@ -14,8 +14,8 @@ from torch import Tensor
 from openkontext.errors import InputError
 from openkontext.export.calibration import Calibration
 from openkontext.export.observing import CalibrationPass, Observations
-from openkontext.export.quantize import fp8, nvfp4, svdquant
-from openkontext.export.quantize.layers import is_quantized
+from openkontext.export.quantizers import fp8, nvfp4, svdquant
+from openkontext.export.quantizers.selection import is_quantized
 from openkontext.export.work import TensorFile, Work
 from openkontext.model.checkpoints import Checkpoint
 from openkontext.model.config import TransformerConfig

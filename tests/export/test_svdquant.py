@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from openkontext.errors import InputError
-from openkontext.export.quantize import nvfp4, svdquant
-from openkontext.export.quantize.svdquant import LayerInputs
+from openkontext.export.quantizers import nvfp4, svdquant
+from openkontext.export.quantizers.svdquant import LayerInputs
 
 
 def layer(outputs: int = 256, channels: int = 192, outliers: int = 6) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from openkontext.runtime.passes.quantised import (
+from openkontext.runtime.passes.nodes import (
     FP8_TYPES,
     Builder,
     int64s,

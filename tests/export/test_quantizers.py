@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from openkontext.errors import InputError
-from openkontext.export.quantize import fp8, nvfp4
-from openkontext.export.quantize.layers import is_quantized
+from openkontext.export.quantizers import fp8, nvfp4
+from openkontext.export.quantizers.selection import is_quantized
 from openkontext.export.weights import read_weights
 
 PEER_EXPORTS = Path(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from openkontext.errors import InputError
-from openkontext.export.quantize import fp8
+from openkontext.export.quantizers import fp8
 
 BLOCK = 16
 """Values that share a block scale."""

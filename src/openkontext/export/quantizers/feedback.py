@@ -16,8 +16,8 @@ believed, and the nearer the result is to plain rounding.
 import torch
 from torch import Tensor
 
-from openkontext.export.quantize import nvfp4
-from openkontext.export.quantize.nvfp4 import BLOCK, NVFP4Tensor
+from openkontext.export.quantizers import nvfp4
+from openkontext.export.quantizers.nvfp4 import BLOCK, NVFP4Tensor
 
 WINDOW = 3072
 """Columns among which errors are passed on; wider layers are rounded window by window, to bound H's size."""

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from openkontext.errors import InputError
-from openkontext.export.quantize import feedback, fp8, nvfp4
-from openkontext.export.quantize.nvfp4 import NVFP4Tensor
+from openkontext.export.quantizers import feedback, fp8, nvfp4
+from openkontext.export.quantizers.nvfp4 import NVFP4Tensor
 
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Searched for the smoothing, beside no smoothing at all."""

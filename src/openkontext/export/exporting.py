@@ -19,9 +19,10 @@ from openkontext.editor import Editor
 from openkontext.errors import InputError
 from openkontext.export.autoencoder import decoder_graph, encoder_graph
 from openkontext.export.calibration import Calibration, record, synthetic
+from openkontext.export.loading import open_model
 from openkontext.export.origin import keep_terms, said_config
 from openkontext.export.place import check_out, check_room, put_back, put_in_place
-from openkontext.export.quantise import (
+from openkontext.export.precisions import (
     CALIBRATION_FILE,
     FLOATS,
     QUANTISED,
@@ -30,7 +31,6 @@ from openkontext.export.quantise import (
     data_file,
     write_weights,
 )
-from openkontext.export.reading import open_model
 from openkontext.export.source import Source
 from openkontext.export.t5_fp8 import DATA_FILE as T5_FP8_DATA
 from openkontext.export.t5_fp8 import prompts, write_t5

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from openkontext.errors import InputError
-from openkontext.export.quantize import feedback, nvfp4, svdquant
-from openkontext.export.quantize.svdquant import LayerInputs
+from openkontext.export.quantizers import feedback, nvfp4, svdquant
+from openkontext.export.quantizers.svdquant import LayerInputs
 
 
 def correlated(count: int, channels: int, seed: int) -> torch.Tensor:

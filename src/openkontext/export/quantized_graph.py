@@ -15,8 +15,8 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from openkontext.export.graph import GraphBuilder
-from openkontext.export.quantize.nvfp4 import BLOCK
+from openkontext.export.graph_builder import GraphBuilder
+from openkontext.export.quantizers.nvfp4 import BLOCK
 
 _FLOAT = ir.DataType.FLOAT
 _FP8 = ir.DataType.FLOAT8E4M3FN

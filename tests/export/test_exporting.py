@@ -11,10 +11,10 @@ import torch
 
 from openkontext.cli import main
 from openkontext.errors import InputError
-from openkontext.export import repository as export
+from openkontext.export import exporting as export
 from openkontext.export import work
-from openkontext.export.reading import import_repository
-from openkontext.export.repository import export_repository
+from openkontext.export.exporting import export_repository
+from openkontext.export.loading import import_repository
 from openkontext.model.checkpoints import save_autoencoder, save_transformer
 from openkontext.model.pipeline import save_pipeline
 from openkontext.repository import Repository, RepositoryConfig

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
-from quantised_graphs import (
+from quantized_graphs import (
     FLOAT4,
     KINDS,
     PEER_EXPORTS,

@@ -1,6 +1,6 @@
 """The linear layers of 3072-wide blocks in FP8 and FP4: `faithful` and `fast` beside the bfloat16 graph.
 
-    python benchmarks/quantised_layers.py [--blocks 1] [--tokens 1024] [--runs 3]
+    python benchmarks/quantized_layers.py [--blocks 1] [--tokens 1024] [--runs 3]
 
 Each block has the layers of a double-stream block of FLUX.1: four of 3072x3072, one up to 12288 and one
 down. Weights are random. Every graph opens in a process of its own; prints seconds to open it, seconds of a

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from openkontext.export.calibration import Calibration, batched
-from openkontext.export.quantise import QuantRecipe, write_weights
-from openkontext.export.quantize.layers import is_quantized
+from openkontext.export.precisions import QuantRecipe, write_weights
+from openkontext.export.quantizers.selection import is_quantized
 from openkontext.export.transformer import transformer_graph
 from openkontext.export.weights import read_weights
 from openkontext.export.work import Work

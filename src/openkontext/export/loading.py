@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from openkontext.errors import InputError
-from openkontext.export.graph import CONFIG_KEY
+from openkontext.export.graph_builder import CONFIG_KEY
 from openkontext.export.parts import Parts
 from openkontext.export.source import Source, open_source
 from openkontext.export.weights import read_weights
