@@ -11,7 +11,7 @@ from stand_ins import Copying
 from openkontext import InputError
 from openkontext.data.edits import TASKS
 from openkontext.evaluation.benchmarks import CATEGORIES, PictureCase, read_cases, spread
-from openkontext.evaluation.edits import edited_by, evaluate
+from openkontext.evaluation.editing import edited_by, evaluate
 from openkontext.evaluation.scores import ScoreReport
 
 

@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from openkontext import InputError, images
 from openkontext.evaluation.benchmarks import read_cases
-from openkontext.evaluation.edits import edited_by, evaluate
+from openkontext.evaluation.editing import edited_by, evaluate
 from openkontext.evaluation.runs import foreign_cases
 
 

@@ -252,7 +252,7 @@ def test_no_pixel_of_a_true_change_is_taken_back(editor: openkontext.Editor) -> 
 def test_the_evaluation_reads_its_true_pictures() -> None:
     """The ceiling that the autoencoder sets, on more cases than the card's table."""
     from openkontext.evaluation.cases import draw_cases
-    from openkontext.evaluation.edits import evaluate, round_trip
+    from openkontext.evaluation.editing import evaluate, round_trip
 
     editor = openkontext.load("nano")
     results = list(evaluate(draw_cases(7, 450), round_trip(editor.components)))

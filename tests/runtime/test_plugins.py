@@ -13,7 +13,8 @@ from onnx import TensorProto, helper
 from openkontext.errors import InputError
 from openkontext.onnx_runtime import onnxruntime
 from openkontext.places import cache_folder
-from openkontext.runtime import cache, plugins, providers, trial
+from openkontext.runtime import cache, plugins, providers
+from openkontext.runtime import provider_trial as trial
 from openkontext.runtime.graph import load_graph
 from openkontext.runtime.providers import available_providers, check_provider
 

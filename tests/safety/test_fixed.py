@@ -21,7 +21,7 @@ from openkontext import EditRequest, InputError, RefusedError, compositing
 from openkontext.safety import check
 from openkontext.safety.known.pdq import pdq
 from openkontext.safety.known.updates import install_update, sign_update, trust
-from openkontext.safety.models import PackagedModel
+from openkontext.safety.packaged_models import PackagedModel
 from openkontext.safety.policy import Policy, Profile, Thresholds, load_policy
 from openkontext.safety.prompt import PromptCheck
 from openkontext.safety.quarantine import Quarantine

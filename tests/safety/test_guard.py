@@ -15,9 +15,9 @@ import pytest
 from openkontext.errors import RefusedError
 from openkontext.safety.checks import TogetherCheck
 from openkontext.safety.guard import Guard, ScreeningRequest, Shown
+from openkontext.safety.hints import hints
 from openkontext.safety.policy import Policy, load_policy
 from openkontext.safety.review.queue import ReviewQueue
-from openkontext.safety.signs import signs
 from openkontext.safety.verdict import UNCHECKED, CheckTurn, FilterRefusalError, HeldError, Stage, Subject
 
 PICTURE = np.random.default_rng(3).integers(0, 256, (32, 48, 3), dtype=np.uint8)
@@ -321,7 +321,7 @@ class TestTogether:
     ],
 )
 def test_signs_are_read_from_the_words(text: str, minor: float, suggestive: float) -> None:
-    assert signs(text) == {"minor": minor, "suggestive": suggestive}
+    assert hints(text) == {"minor": minor, "suggestive": suggestive}
 
 
 STUCK = """

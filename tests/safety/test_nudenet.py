@@ -11,8 +11,8 @@ from PIL import Image
 
 from openkontext.errors import InputError
 from openkontext.safety import nudenet, ocr
-from openkontext.safety.models import PackagedModel
 from openkontext.safety.nudenet import CLASSES, FACES, NUDE, detect
+from openkontext.safety.packaged_models import PackagedModel
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, text
 
 pytest.importorskip("fastapi", reason="the service needs: pip install '.[service]'")
 
-from openkontext.service.people.audit import Audit
+from openkontext.service.people.service_audit import Audit
 from openkontext.service.settings import Settings
 from openkontext.service.storage.database import Database
 

@@ -23,9 +23,9 @@ from openkontext.train.finetune import FinetuneRecipe, train_finetune
 from openkontext.train.flow import FlowRecipe, train_flow
 from openkontext.train.guidance import GuidanceRecipe
 from openkontext.train.ladd import LaddRecipe
-from openkontext.train.latents import PairCache, encode, write_chunk
+from openkontext.train.latent_cache import PairCache, encode, write_chunk
 from openkontext.train.loop import RunRecipe
-from openkontext.train.text import TextEncoders, TextRecipe, train_text
+from openkontext.train.text_encoders import TextEncoders, TextRecipe, train_text
 
 STEPS = 24
 # A state every few steps, a row at odd ones: a kill finds means that are half made.

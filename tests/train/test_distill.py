@@ -16,7 +16,6 @@ from openkontext.sampling import schedule
 from openkontext.train.base import TeacherModel
 from openkontext.train.batch import Batch, TextFeatures, ids_of, velocity
 from openkontext.train.distill import train_guidance, train_ladd
-from openkontext.train.engine import TrainingEngine, adamw
 from openkontext.train.finetune import flow_loss
 from openkontext.train.guidance import GuidanceRecipe, guidance_loss, guided_velocity
 from openkontext.train.ladd import (
@@ -31,6 +30,7 @@ from openkontext.train.ladd import (
 from openkontext.train.loop import RunRecipe
 from openkontext.train.lora import add_adapter
 from openkontext.train.teacher import Teacher, endpoint
+from openkontext.train.training_engine import TrainingEngine, adamw
 
 TOY = TransformerConfig(
     in_channels=4,

@@ -12,7 +12,7 @@ import pytest
 import torch
 from stages_to_kill import STEPS
 
-from openkontext.train.metrics import Metrics
+from openkontext.train.metrics_log import Metrics
 
 SCRIPT = Path(__file__).parents[1] / "support" / "stages_to_kill.py"
 

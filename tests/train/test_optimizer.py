@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from openkontext.train.engine import Trained
 from openkontext.train.optimizer import MuonAdamW
 from openkontext.train.parallel import gather, launch, rank
+from openkontext.train.training_engine import Trained
 
 
 def _model() -> nn.Sequential:

@@ -16,13 +16,13 @@ from openkontext.model.config import PRESETS
 from openkontext.repository import Repository
 from openkontext.runtime.components import Components
 from openkontext.text import Tokenizers
-from openkontext.train.engine import TrainingEngine
 from openkontext.train.flow import FlowRecipe, Kontext, rate_factor
 from openkontext.train.loop import RunRecipe, duration
 from openkontext.train.recipe import STAGES, read_recipe
 from openkontext.train.scratch import load_text_encoders, run_recipe
 from openkontext.train.start import Start, start_from
-from openkontext.train.text import TextEncoders
+from openkontext.train.text_encoders import TextEncoders
+from openkontext.train.training_engine import TrainingEngine
 from openkontext.train.vocabulary import train_tokenizers
 
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -19,12 +19,12 @@ from openkontext.model.autoencoder import Autoencoder
 from openkontext.model.config import PRESETS, AutoencoderConfig
 from openkontext.repository import Repository, RepositoryConfig
 from openkontext.text import Tokenizers
-from openkontext.train import latents
+from openkontext.train import latent_cache
 from openkontext.train.autoencoder import AutoencoderRecipe, train_autoencoder
 from openkontext.train.flow import FlowRecipe, train_flow
-from openkontext.train.latents import PairCache, encode, write_chunk
+from openkontext.train.latent_cache import PairCache, encode, write_chunk
 from openkontext.train.parallel import average_gradients, launch, rank
-from openkontext.train.text import TextEncoders, TextRecipe, train_text
+from openkontext.train.text_encoders import TextEncoders, TextRecipe, train_text
 from openkontext.train.vocabulary import Taught, train_tokenizers
 
 TINY_AUTOENCODER = AutoencoderConfig(block_out_channels=(8, 8, 16, 16), layers_per_block=1, norm_num_groups=4)
@@ -98,7 +98,7 @@ def test_cached_latents_are_those_of_the_pictures(work: Path) -> None:
 def test_families_of_one_kind_alone_lie_beside_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(latents, "FAMILIES", 2)
+    monkeypatch.setattr(latent_cache, "FAMILIES", 2)
 
     def means(images: torch.Tensor) -> np.ndarray:
         """Of every token's square the mean brightness, 64 times."""

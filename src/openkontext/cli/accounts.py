@@ -13,7 +13,7 @@ from openkontext.errors import InputError
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from openkontext.service.people.audit import Audit
+    from openkontext.service.people.service_audit import Audit
 
 accounts = typer.Typer(help="Accounts of the editing service.", no_args_is_help=True)
 keys = typer.Typer(help="API keys of the editing service.", no_args_is_help=True)
@@ -26,7 +26,7 @@ Reason = Annotated[str, typer.Option(help="Goes into the audit log, and to the a
 def _service() -> "Iterator[tuple[Session, Audit]]":
     """A transaction on the service's database, which the environment names as for `serve`."""
     settings = load_settings()
-    from openkontext.service.people.audit import Audit
+    from openkontext.service.people.service_audit import Audit
     from openkontext.service.storage.database import Database
 
     database = Database(settings.database)

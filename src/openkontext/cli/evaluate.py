@@ -60,11 +60,11 @@ def edits(
     With --cases it edits others' pictures; what they show is not known, so it measures.
     """
     from openkontext import images, reports
-    from openkontext.cli import tables
+    from openkontext.cli import evaluation_tables as tables
     from openkontext.evaluation import runs
-    from openkontext.evaluation.edits import edited_by, evaluate, round_trip, with_first_pictures
+    from openkontext.evaluation.editing import edited_by, evaluate, round_trip, with_first_pictures
     from openkontext.evaluation.embedding import Clip
-    from openkontext.evaluation.page import PER_KIND, render, require_jinja
+    from openkontext.evaluation.html_report import PER_KIND, render, require_jinja
     from openkontext.evaluation.scores import ScoreReport
     from openkontext.evaluation.sheet import contact_sheet
 
@@ -135,9 +135,9 @@ def drift(
     from dataclasses import asdict
 
     from openkontext import images
-    from openkontext.cli import tables
+    from openkontext.cli import evaluation_tables as tables
     from openkontext.evaluation import runs
-    from openkontext.evaluation.page import CHAINS, render_drift, require_jinja
+    from openkontext.evaluation.html_report import CHAINS, render_drift, require_jinja
     from openkontext.evaluation.plots import line_plot
 
     if plot is not None:
@@ -213,7 +213,7 @@ def fidelity(
     import numpy as np
 
     from openkontext import images
-    from openkontext.cli import tables
+    from openkontext.cli import evaluation_tables as tables
     from openkontext.errors import InputError
     from openkontext.evaluation import fidelity as measuring
 

@@ -104,8 +104,8 @@ def _machine() -> Iterator[MachineCheck]:
 def _providers() -> Iterator[MachineCheck]:
     """The providers, each tried on a graph of one node: what is installed may lack a driver or a library."""
     from openkontext.onnx_runtime import installed_runtimes
+    from openkontext.runtime.provider_trial import why_absent
     from openkontext.runtime.providers import PROVIDERS, check_provider
-    from openkontext.runtime.trial import why_absent
 
     found = ", ".join(f"{name} {version}" for name, version in installed_runtimes().items())
     yield MachineCheck("ONNX Runtime", "ok", found or "from no package")

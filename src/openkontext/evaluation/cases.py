@@ -11,7 +11,7 @@ from openkontext.data.draws import random_edit
 from openkontext.data.edits import KINDS, TASKS, Edit
 from openkontext.data.instructions import phrase
 from openkontext.data.scenes import render
-from openkontext.evaluation.reader import Reading, read
+from openkontext.evaluation.scene_judge import Reading, read
 from openkontext.images.fitting import Pixels
 
 _TASKS = {kind: task for task, kinds in TASKS.items() for kind in kinds}

@@ -34,7 +34,7 @@ from openkontext.evaluation.measures import (
     shift_errors,
     window_of,
 )
-from openkontext.evaluation.reader import OVERLAP
+from openkontext.evaluation.scene_judge import OVERLAP
 from openkontext.images.fitting import Pixels
 
 _CONDITIONS = ("landscape", "season", "time", "look", "style")

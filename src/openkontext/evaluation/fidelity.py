@@ -22,7 +22,7 @@ from openkontext.data.edits import KINDS
 from openkontext.editor import load
 from openkontext.errors import InputError, RefusedError
 from openkontext.evaluation.cases import draw_cases
-from openkontext.evaluation.reader import read
+from openkontext.evaluation.scene_judge import read
 from openkontext.evaluation.similarity import psnr, ssim
 from openkontext.images.fitting import Pixels
 from openkontext.repository import Repository

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from openkontext.data.edits import IMPOSSIBLE, KINDS, TASKS
-from openkontext.evaluation.edits import Outcome
+from openkontext.evaluation.editing import Outcome
 from openkontext.evaluation.similarity import MEASURES
 
 OVERALL_GOAL, TASK_GOAL, GAP_GOAL = 0.85, 0.7, 0.1

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from openkontext.evaluation.edits import Outcome
+from openkontext.evaluation.editing import Outcome
 from openkontext.evaluation.scores import ORDER, Score
 from openkontext.images.fitting import Pixels
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from openkontext.export.parts import Parts, find_parts
 from openkontext.lora import read_lora
-from openkontext.lora.fitting import Fitted, fit
+from openkontext.lora.matching import Fitted, fit
 from openkontext.lora.names import CLIP, T5, TRANSFORMER
 from openkontext.model.checkpoints import Checkpoint, load_autoencoder, open_transformer
 from openkontext.model.config import (

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from openkontext.errors import InputError
 from openkontext.lora import Change, LoraFile, LowRank, read_lora
 from openkontext.lora.alphas import METADATA
-from openkontext.lora.fitting import fit
+from openkontext.lora.matching import fit
 from openkontext.lora.names import TRANSFORMER
 from openkontext.model.weights import WeightEntry, write_weights
 

@@ -13,9 +13,9 @@ from openkontext import images
 from openkontext.errors import InputError
 from openkontext.provenance.framing import FramingError, check_framing
 from openkontext.provenance.record import DIGEST, DISCLOSURE, LORAS, SOFTWARE
+from openkontext.provenance.record_trial import can_be_read
 from openkontext.provenance.signer import own_serial_numbers
 from openkontext.provenance.signing import SETTINGS, context, uninterrupted
-from openkontext.provenance.trial import can_be_read
 from openkontext.provenance.watermark import detect
 
 _UNTRUSTED = "signingCredential.untrusted"

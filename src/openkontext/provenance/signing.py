@@ -11,8 +11,8 @@ import c2pa
 
 from openkontext.errors import InputError
 from openkontext.provenance.record import MEDIA_TYPES, Ingredient, Record, label
+from openkontext.provenance.record_trial import can_be_read
 from openkontext.provenance.signer import Signer, default_signer, trust_anchors
-from openkontext.provenance.trial import can_be_read
 
 SETTINGS = {
     "version": 1,

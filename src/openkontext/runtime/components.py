@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openkontext.lora import LoraFile, UsedLora
-from openkontext.lora.fitting import Fitted, fit
+from openkontext.lora.matching import Fitted, fit
 from openkontext.runtime.adapters import STRENGTHS, parameter_shapes, strength_vector
 from openkontext.runtime.graph import Graph, OutOfMemoryError, load_graph
 from openkontext.runtime.lowering import ARITHMETICS

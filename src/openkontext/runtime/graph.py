@@ -31,6 +31,7 @@ from openkontext.runtime.lowering import (
 from openkontext.runtime.model_file import Shape, data_files, nodes, read_model, resolve_links
 from openkontext.runtime.optimum import published_names
 from openkontext.runtime.paging import released
+from openkontext.runtime.provider_trial import why_absent
 from openkontext.runtime.providers import (
     COMPILERS,
     PROVIDERS,
@@ -40,7 +41,6 @@ from openkontext.runtime.providers import (
     split_device,
 )
 from openkontext.runtime.tensorrt import Range, provider_options
-from openkontext.runtime.trial import why_absent
 
 FOLDED_BYTES = 1 << 30
 """Float32 bytes up to which a graph's weights of 16 bits and less are widened once, when it opens.
@@ -192,7 +192,7 @@ def load_graph(
     """
     check_provider(provider)
     provider, device = split_device(provider)
-    if provider != "cpu":  # what one logs that does not start is read by `trial` and said once
+    if provider != "cpu":  # what one logs that does not start is read by `provider_trial` and said once
         onnxruntime.set_default_logger_severity(4)
     path = Path(path)
     model = read_model(path)

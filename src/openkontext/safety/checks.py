@@ -11,10 +11,10 @@ from pydantic import SecretStr
 
 from openkontext.errors import InputError
 from openkontext.safety import nudenet, nudity
+from openkontext.safety.hints import hints, refers
 from openkontext.safety.known.material import KnownMaterial, Match
 from openkontext.safety.policy import Remote
 from openkontext.safety.prompt import ORDERED
-from openkontext.safety.signs import refers, signs
 from openkontext.safety.verdict import FIXED, CheckTurn, Stage, Subject
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ _SHOWN_CHILD = 0.6
 """The same of a line that speaks of a child in a sexual way; it counts as sexual content."""
 _TOLD = 0.8
 """The same of a line that tells to do what a fixed category names."""
-_SIGN = 0.5
-"""What signs of a line are multiplied by: "kids" on a menu says little of who is in the picture."""
+_LINE_HINT = 0.5
+"""What hints of a line are multiplied by: "kids" on a menu says little of who is in the picture."""
 _FEW_LINES = 4
 """Lines of a picture that may be one sentence, where the instruction says that what to do is in it."""
 _HINTED = 0.3
@@ -50,7 +50,7 @@ _ON_A_PERSON = 1.1
 """What scores of words are multiplied by where a person is in the picture. Chosen on the prompt check's
 development suite: more would refuse too many harmless instructions."""
 _CHILD = 2.5
-"""What the product of signs of a child and of nudity is multiplied by: it errs on refusing."""
+"""What the product of hints of a child and of nudity is multiplied by: it errs on refusing."""
 
 
 class TextScorer(Protocol):
@@ -88,9 +88,9 @@ class InstructionCheck:
         """Scores of the instruction, and of fixed categories in the negative prompt.
 
         The rest of a negative prompt says what shall not be seen, which is no offence. Signs are those of
-        `signs`, for the picture that the instruction comes with.
+        `hints`, for the picture that the instruction comes with.
         """
-        scores = {**signs(subject.prompt), **self._words.scores(subject.prompt)}
+        scores = {**hints(subject.prompt), **self._words.scores(subject.prompt)}
         if subject.negative_prompt:
             negative = self._words.scores(subject.negative_prompt)
             for category in FIXED:
@@ -127,7 +127,7 @@ class LettersCheck:
         return f"{RECOGNISER.package} {RECOGNISER.version}, {self._words.version}"
 
     def scores(self, subject: Subject) -> Mapping[str, float]:
-        """Scores and signs of the lines; with `WRITTEN`, how likely one tells to do what is never done."""
+        """Scores and hints of the lines; with `WRITTEN`, how likely one tells to do what is never done."""
         from openkontext.safety import ocr
 
         lines = [line.text for line in ocr.read(_pixels(subject)).lines]
@@ -136,7 +136,7 @@ class LettersCheck:
             _raise(found, self._line(line))
         if lines and refers(subject.prompt):
             for text in _sentences(lines):
-                _raise(found, {**signs(text), **self._words.scores(text)})
+                _raise(found, {**hints(text), **self._words.scores(text)})
         return found
 
     def _line(self, line: str) -> dict[str, float]:
@@ -145,8 +145,8 @@ class LettersCheck:
         shown = max(said.pop("ncii", 0.0), said.get("sexual", 0.0))
         scores = {category: _SHOWN * score for category, score in said.items()}
         scores["sexual"] = max(_SHOWN * shown, _SHOWN_CHILD * child, _TOLD * ordered)
-        sign = {name: _SIGN * score for name, score in signs(line, written=True).items()}
-        return {**scores, **sign, WRITTEN: ordered}
+        hinted = {name: _LINE_HINT * score for name, score in hints(line, written=True).items()}
+        return {**scores, **hinted, WRITTEN: ordered}
 
 
 def _sentences(lines: Sequence[str]) -> list[str]:
@@ -171,7 +171,7 @@ class BodyCheck:
     turn = CheckTurn.COSTLY
 
     def scores(self, subject: Subject) -> Mapping[str, float]:
-        """Scores of nudity and sexual content; the signs "person" and "face".
+        """Scores of nudity and sexual content; the hints "person" and "face".
 
         Of bare parts those count that `nudity` takes for real.
         """
@@ -309,7 +309,7 @@ class RemoteCheck:
             self.name, self.version = "remote", ", ".join(settings.categories)
 
     def scores(self, subject: Subject) -> Mapping[str, float]:
-        """Scores of the service; with Hive also the sign "child", and what it is together with nudity."""
+        """Scores of the service; with Hive also the hint "child", and what it is together with nudity."""
         pixels = _pixels(subject)
         if self._generic is not None:
             return self._generic.scores(pixels, subject.prompt or None)

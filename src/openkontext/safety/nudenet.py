@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from openkontext.safety.models import PackagedModel, planar
+from openkontext.safety.packaged_models import PackagedModel, planar
 
 MODEL = PackagedModel(
     "nudenet", "3.4.2", "320n.onnx", "c15d8273adad2d0a92f014cc69ab2d6c311a06777a55545f2c4eb46f51911f0f"

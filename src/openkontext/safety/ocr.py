@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from openkontext.safety.models import PackagedModel, planar
+from openkontext.safety.packaged_models import PackagedModel, planar
 
 Float = NDArray[np.float32]
 

@@ -97,7 +97,7 @@ class Subject:
     name: str = ""
     """What the file is called."""
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """What was scored so far in this edit: stage -> category or sign -> the highest of all checks, 0..1."""
+    """What was scored so far in this edit: stage -> category or hint -> the highest of all checks, 0..1."""
 
 
 class Check(Protocol):
@@ -130,7 +130,7 @@ class Check(Protocol):
             subject: of one of its `stages`.
 
         Returns:
-            Category -> score in 0..1; what is left out is 0. Names that are no category are signs for
+            Category -> score in 0..1; what is left out is 0. Names that are no category are hints for
             later checks, and refuse nothing by themselves.
 
         Raises:

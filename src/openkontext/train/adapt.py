@@ -19,7 +19,7 @@ from openkontext.train.distill import train_guidance, train_ladd
 from openkontext.train.finetune import FinetuneRecipe, train_finetune
 from openkontext.train.guidance import GuidanceRecipe
 from openkontext.train.ladd import LaddRecipe
-from openkontext.train.latents import PairCache
+from openkontext.train.latent_cache import PairCache
 from openkontext.train.loop import RunRecipe
 from openkontext.train.lora import adapter_lora
 from openkontext.train.pairs import PairExamples, build_cache, report

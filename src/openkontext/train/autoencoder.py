@@ -15,8 +15,8 @@ from openkontext.data.sampler import choose
 from openkontext.data.scenes import render
 from openkontext.model.autoencoder import Autoencoder, ResnetBlock
 from openkontext.model.config import AutoencoderConfig
-from openkontext.train.engine import Trained, TrainingEngine, muon_adamw
 from openkontext.train.loop import Run, RunRecipe, warm_cosine
+from openkontext.train.training_engine import Trained, TrainingEngine, muon_adamw
 
 
 @dataclass(frozen=True)

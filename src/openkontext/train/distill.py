@@ -12,13 +12,13 @@ from openkontext.errors import InputError
 from openkontext.model.transformer import FluxTransformer
 from openkontext.train.base import TeacherModel
 from openkontext.train.batch import Examples
-from openkontext.train.engine import Trained, TrainingEngine, adamw
 from openkontext.train.guidance import GuidanceRecipe, guidance_loss
 from openkontext.train.ladd import Discriminator, Judged, LaddRecipe, judge, noise_levels, student_loss
 from openkontext.train.loop import Run, RunRecipe, warm_cosine
 from openkontext.train.lora import add_adapter
 from openkontext.train.parallel import rank, world_size
 from openkontext.train.teacher import Teacher
+from openkontext.train.training_engine import Trained, TrainingEngine, adamw
 
 
 def train_guidance(

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from openkontext.model.transformer import FluxTransformer
 from openkontext.train.base import TeacherModel
 from openkontext.train.batch import Batch, logit_normal, noised, normal, velocity
-from openkontext.train.engine import TrainingEngine, adamw
 from openkontext.train.loop import Run, RunRecipe, warm_cosine
 from openkontext.train.lora import TARGETS, add_adapter
 from openkontext.train.pairs import PairExamples
 from openkontext.train.parallel import rank, world_size
 from openkontext.train.sheets import pictures, sample, sheet, tokens_to_latents
+from openkontext.train.training_engine import TrainingEngine, adamw
 
 SHOWN = 4
 """Pairs on a sheet of samples."""

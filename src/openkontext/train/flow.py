@@ -17,13 +17,13 @@ from openkontext.data.instructions import describe, phrase, slip
 from openkontext.latents import PATCH, position_ids
 from openkontext.model.config import ModelConfig
 from openkontext.model.transformer import FluxTransformer, Modulation
-from openkontext.train.engine import TrainingEngine, muon_adamw
-from openkontext.train.latents import LatentPair, PairCache
+from openkontext.train.latent_cache import LatentPair, PairCache
 from openkontext.train.loop import Run, RunRecipe
 from openkontext.train.parallel import rank, world_size
 from openkontext.train.readout import Readout
 from openkontext.train.spelling import sign_text
-from openkontext.train.text import TextEncoders
+from openkontext.train.text_encoders import TextEncoders
+from openkontext.train.training_engine import TrainingEngine, muon_adamw
 
 
 @dataclass(frozen=True)

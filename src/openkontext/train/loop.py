@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from openkontext.files import whole
-from openkontext.train.metrics import Metrics
+from openkontext.train.metrics_log import Metrics
 from openkontext.train.parallel import gather, rank
 
 

@@ -28,9 +28,9 @@ from openkontext.train.finetune import FinetuneRecipe
 from openkontext.train.flow import FlowRecipe
 from openkontext.train.guidance import GuidanceRecipe
 from openkontext.train.ladd import LaddRecipe
-from openkontext.train.latents import LatentsRecipe
+from openkontext.train.latent_cache import LatentsRecipe
 from openkontext.train.loop import RunRecipe
-from openkontext.train.text import TextRecipe
+from openkontext.train.text_encoders import TextRecipe
 
 _STEPS = frozenset({"log_steps", "save_minutes", "precision", "accumulate"})
 _WHOLE_MODEL = _STEPS | {"gradient_checkpointing", "shard"}

@@ -8,7 +8,7 @@ from openkontext.errors import InputError
 from openkontext.train.base import TeacherModel
 from openkontext.train.batch import Batch, TextFeatures, ids_of
 from openkontext.train.flow import FlowRecipe
-from openkontext.train.latents import PairCache
+from openkontext.train.latent_cache import PairCache
 
 
 class RenderedExamples:

@@ -20,12 +20,12 @@ from openkontext.model.pipeline import Pipeline, save_pipeline
 from openkontext.repository import RepositoryConfig
 from openkontext.train.autoencoder import channels_last, train_autoencoder
 from openkontext.train.flow import FlowRecipe, Kontext, train_flow
-from openkontext.train.latents import FAMILIES, PairCache, encode, write_chunk
+from openkontext.train.latent_cache import FAMILIES, PairCache, encode, write_chunk
 from openkontext.train.loop import RunRecipe
 from openkontext.train.parallel import launch
 from openkontext.train.recipe import Recipe
 from openkontext.train.start import Start
-from openkontext.train.text import TextEncoders, train_text
+from openkontext.train.text_encoders import TextEncoders, train_text
 from openkontext.train.vocabulary import Taught, train_tokenizers
 
 

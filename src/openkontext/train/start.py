@@ -20,7 +20,7 @@ from openkontext.model.checkpoints import save_autoencoder
 from openkontext.model.config import ModelConfig
 from openkontext.repository import Repository
 from openkontext.train.flow import Kontext
-from openkontext.train.text import TextEncoders
+from openkontext.train.text_encoders import TextEncoders
 from openkontext.train.vocabulary import Taught
 
 _FOLDER = "start"

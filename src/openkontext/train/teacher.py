@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from openkontext.model.transformer import FluxTransformer
 from openkontext.train.batch import Batch, velocity
-from openkontext.train.engine import TrainingEngine
 from openkontext.train.lora import adapter_layers
+from openkontext.train.training_engine import TrainingEngine
 
 
 class Teacher:

@@ -22,7 +22,7 @@ from openkontext import EditRequest, InputError
 from openkontext.service.http.app import create_app
 from openkontext.service.http.pictures import decode_text
 from openkontext.service.http.routes.flux_inputs import KontextInputs
-from openkontext.service.queue.options import BY_SERVICE, NOT_OVER_HTTP, edit_request
+from openkontext.service.queue.job_options import BY_SERVICE, NOT_OVER_HTTP, edit_request
 from openkontext.service.settings import Settings
 from openkontext.service.storage.database import Database
 from openkontext.service.storage.models import Job

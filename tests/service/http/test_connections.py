@@ -12,11 +12,11 @@ from running import Server, png
 from sqlalchemy import select, update
 
 from openkontext.service.people import accounts
-from openkontext.service.people.audit import Audit
+from openkontext.service.people.service_audit import Audit
 from openkontext.service.people.terms import service_terms
 from openkontext.service.queue import jobs
+from openkontext.service.queue.job_results import signed_url
 from openkontext.service.queue.jobs import JobOutcome, Submission
-from openkontext.service.queue.results import signed_url
 from openkontext.service.settings import Settings
 from openkontext.service.storage import store
 from openkontext.service.storage.database import Database

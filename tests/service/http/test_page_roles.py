@@ -24,7 +24,7 @@ from running import DEAD, Service, b64, png
 
 from openkontext.service.people import accounts
 from openkontext.service.people.accounts import NewKey
-from openkontext.service.people.audit import Audit
+from openkontext.service.people.service_audit import Audit
 from openkontext.service.settings import Settings
 from openkontext.service.storage.database import Database
 from openkontext.service.storage.models import Role

@@ -7,7 +7,7 @@ from sqlalchemy import select, update
 
 from openkontext import InputError
 from openkontext.service.people import accounts, misuse
-from openkontext.service.people.audit import Audit
+from openkontext.service.people.service_audit import Audit
 from openkontext.service.settings import Settings
 from openkontext.service.storage.database import Database, now
 from openkontext.service.storage.models import (

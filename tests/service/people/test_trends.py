@@ -4,8 +4,8 @@ import time
 from typing import Any
 
 from openkontext.service.people import accounts, trends
-from openkontext.service.people.audit import Audit
 from openkontext.service.people.misuse import DAY
+from openkontext.service.people.service_audit import Audit
 from openkontext.service.storage.database import Database
 from openkontext.service.storage.models import Account, Job, JobState, Signal, Standing
 

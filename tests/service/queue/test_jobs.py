@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from openkontext.service.errors import NotAccepted
 from openkontext.service.people import accounts
-from openkontext.service.people.audit import Audit
+from openkontext.service.people.service_audit import Audit
 from openkontext.service.queue import jobs
 from openkontext.service.queue.jobs import JobOutcome, Submission
+from openkontext.service.rejections import NotAccepted
 from openkontext.service.settings import Settings
 from openkontext.service.storage.database import Database, now
 from openkontext.service.storage.models import Account, ApiKey, Job, JobState, Webhook

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from openkontext import load
 from openkontext.runtime import components
-from openkontext.safety.models import PackagedModel
+from openkontext.safety.packaged_models import PackagedModel
 
 opened = []
 for owner, name in ((components, "load_graph"), (PackagedModel, "_open")):

@@ -10,10 +10,10 @@ from running import png
 from sqlalchemy import select, update
 
 from openkontext.service.people import accounts
-from openkontext.service.people.audit import Audit
+from openkontext.service.people.service_audit import Audit
 from openkontext.service.queue import jobs
+from openkontext.service.queue.job_results import describe
 from openkontext.service.queue.jobs import Submission
-from openkontext.service.queue.results import describe
 from openkontext.service.queue.reviews import Reviews
 from openkontext.service.settings import Settings
 from openkontext.service.storage.database import Database, now

@@ -14,7 +14,7 @@ from sqlalchemy import select, text, update
 
 from openkontext import InputError
 from openkontext.service.people.accounts import add_account
-from openkontext.service.people.audit import Audit
+from openkontext.service.people.service_audit import Audit
 from openkontext.service.settings import Settings, load_settings
 from openkontext.service.storage.database import Database, now
 from openkontext.service.storage.models import Account, AuditRecord, Base

@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 from openkontext import InputError
 from openkontext.service.fetching import fetch, post
 from openkontext.service.people import accounts
-from openkontext.service.people.audit import Audit
+from openkontext.service.people.service_audit import Audit
 from openkontext.service.queue.jobs import JobOutcome, Submission, claim, finish, submit
 from openkontext.service.settings import Settings
 from openkontext.service.storage.database import Database, now

@@ -2,7 +2,7 @@
 
 A writer who wants to get past a filter spells words so that people and models still read them: with letters
 of other scripts, digits, spaces, invisible characters. Here are the ways back, each a function from text to
-text; `readings.py` puts them together.
+text; `interpretations.py` puts them together.
 """
 
 import base64

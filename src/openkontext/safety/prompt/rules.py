@@ -79,7 +79,7 @@ class Rules:
         """The rules that hold for a text.
 
         Args:
-            tokens: what `readings` gives, one reading.
+            tokens: what `interpretations` gives, one of them.
         """
         spans = self._lexicon.find(tokens)
         covered = self._covered(tokens, spans)

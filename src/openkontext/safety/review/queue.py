@@ -19,10 +19,10 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from openkontext.audit import AuditEntry
+from openkontext.audit_log import AuditEntry
 from openkontext.errors import InputError
 from openkontext.places import data_folder
-from openkontext.safety.review.audit import ReviewAudit
+from openkontext.safety.review.review_audit import ReviewAudit
 from openkontext.safety.review.tables import DecisionRow, PictureRow, RequestRow, ReviewAuditRow, Table
 from openkontext.safety.review.thumbnails import shown, thumbnail
 

@@ -8,7 +8,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
 
-from openkontext.audit import ChainRow
+from openkontext.audit_log import ChainRow
 
 
 class Utc(TypeDecorator[datetime]):
@@ -90,7 +90,7 @@ class DecisionRow(Table):
 
 
 class ReviewAuditRow(ChainRow, Table):
-    """One entry of the audit log; see `audit`."""
+    """One entry of the audit log; see `review_audit`."""
 
     __tablename__ = "review_audit"
 

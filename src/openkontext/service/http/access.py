@@ -16,11 +16,11 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from openkontext.service.errors import Refused
 from openkontext.service.http.answers import OPENAI
 from openkontext.service.http.state import State, get_state
 from openkontext.service.people import accounts
 from openkontext.service.people.terms import service_terms
+from openkontext.service.rejections import Refused
 from openkontext.service.settings import LOOPBACK, Settings
 from openkontext.service.storage.database import now
 from openkontext.service.storage.models import Account, ApiKey, PageSession, Role, Standing

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
 from openkontext.errors import InputError
-from openkontext.service.errors import NotAccepted, Refused, WrongInputError
+from openkontext.service.rejections import NotAccepted, Refused, WrongInputError
 
 OPENAI = ("/v1/images/", "/v1/models")
 """Beginnings of the paths whose errors are told as OpenAI's clients read them."""

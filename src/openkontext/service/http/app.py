@@ -6,7 +6,6 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from openkontext.errors import InputError
-from openkontext.service.errors import NotAccepted, Refused
 from openkontext.service.http import answers
 from openkontext.service.http.access import allowed_hosts
 from openkontext.service.http.around import Around
@@ -22,6 +21,7 @@ from openkontext.service.http.routes import (
     review,
 )
 from openkontext.service.http.state import State
+from openkontext.service.rejections import NotAccepted, Refused
 from openkontext.service.settings import Settings
 from openkontext.version import __version__
 

@@ -21,9 +21,9 @@ from pydantic import (
 )
 
 from openkontext.lora.file import MAX_STRENGTH
-from openkontext.service.errors import WrongInputError
 from openkontext.service.people.end_users import MAX_NAME, chosen
-from openkontext.service.queue.options import CALLED, DELIVERY, FIELDS, OPTIONS
+from openkontext.service.queue.job_options import CALLED, DELIVERY, FIELDS, OPTIONS
+from openkontext.service.rejections import WrongInputError
 
 MAX_RATIO = 21 / 9
 MAX_PICTURES = 4

@@ -8,11 +8,11 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from sqlalchemy import select
 
 from openkontext.errors import InputError
-from openkontext.service.errors import WrongInputError
 from openkontext.service.fetching import fetch
 from openkontext.service.http.asking import HandedPicture
 from openkontext.service.http.decoding import MaskKind, check_picture
 from openkontext.service.http.state import State
+from openkontext.service.rejections import WrongInputError
 from openkontext.service.storage.models import Job, JobState
 from openkontext.service.storage.store import keep
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from fastapi import Request, Response
 
-from openkontext.service.errors import Refused
+from openkontext.service.rejections import Refused
 
 RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 

@@ -8,7 +8,7 @@ from starlette.requests import HTTPConnection
 from openkontext.errors import InputError
 from openkontext.repository import Repository
 from openkontext.safety.policy import load_policy
-from openkontext.service.people.audit import Audit
+from openkontext.service.people.service_audit import Audit
 from openkontext.service.queue.reviews import Reviews
 from openkontext.service.settings import Settings
 from openkontext.service.storage.database import Database

@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 from fastapi import Request
 
 from openkontext.errors import FieldError, InputError
-from openkontext.service.errors import WrongInputError
 from openkontext.service.fetching import check_url
 from openkontext.service.http.access import Caller
 from openkontext.service.http.asking import Asked, HandedPicture, check_count
@@ -18,7 +17,8 @@ from openkontext.service.http.state import State, get_state
 from openkontext.service.people import end_users
 from openkontext.service.people.accounts import note_source
 from openkontext.service.queue import jobs, owned
-from openkontext.service.queue.options import edit_request
+from openkontext.service.queue.job_options import edit_request
+from openkontext.service.rejections import WrongInputError
 from openkontext.service.settings import Settings
 from openkontext.service.storage.models import Job
 from openkontext.service.storage.sealing import seal

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from openkontext.errors import InputError
 from openkontext.service.fetching import is_public
-from openkontext.service.people.audit import Audit
+from openkontext.service.people.service_audit import Audit
 from openkontext.service.settings import Settings
 from openkontext.service.storage.database import now
 from openkontext.service.storage.models import (

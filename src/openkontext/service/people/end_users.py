@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from sqlalchemy.orm import Session
 
 from openkontext.errors import InputError
-from openkontext.service.errors import Refused
+from openkontext.service.rejections import Refused
 from openkontext.service.settings import Settings
 from openkontext.service.storage.models import EndUser, Standing
 

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from openkontext.safety.verdict import UNCHECKED
 from openkontext.service.people import accounts
-from openkontext.service.people.audit import Audit
+from openkontext.service.people.service_audit import Audit
 from openkontext.service.settings import Settings
 from openkontext.service.storage.database import now
 from openkontext.service.storage.models import Account, AuditRecord, EndUser, Job, Signal, Standing

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import CursorResult, and_, func, or_, select, text, update
 from sqlalchemy.orm import Session
 
-from openkontext.service.errors import NotAccepted
+from openkontext.service.rejections import NotAccepted
 from openkontext.service.settings import Settings
 from openkontext.service.storage import store
 from openkontext.service.storage.database import now

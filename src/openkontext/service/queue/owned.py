@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
-from openkontext.service.errors import WrongInputError
 from openkontext.service.queue import jobs
+from openkontext.service.rejections import WrongInputError
 from openkontext.service.storage.database import now
 from openkontext.service.storage.erasing import wipe
 from openkontext.service.storage.models import Job, JobState

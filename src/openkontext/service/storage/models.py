@@ -9,7 +9,7 @@ from sqlalchemy import JSON, BigInteger, ForeignKey, Index, LargeBinary, MetaDat
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import Double
 
-from openkontext.audit import ChainRow
+from openkontext.audit_log import ChainRow
 from openkontext.safety.review.tables import Words
 
 

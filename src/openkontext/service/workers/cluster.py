@@ -27,7 +27,7 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from openkontext.errors import InputError
 from openkontext.request import EditRequest
 from openkontext.service.settings import Settings
-from openkontext.service.workers.engine import Delivery, Done, EngineLostError, LocalEngine, Report, Stop
+from openkontext.service.workers.edit_engine import Delivery, Done, EngineLostError, LocalEngine, Report, Stop
 
 APPLICATION = "openkontext"
 SCALE_UP_SECONDS, SCALE_DOWN_SECONDS = 2.0, 60.0

@@ -6,7 +6,7 @@ import time
 import structlog
 
 from openkontext.service.people import misuse
-from openkontext.service.people.audit import Audit
+from openkontext.service.people.service_audit import Audit
 from openkontext.service.queue import jobs, recovery
 from openkontext.service.queue.reviews import Reviews
 from openkontext.service.settings import Settings

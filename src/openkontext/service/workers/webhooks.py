@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from openkontext.errors import InputError
 from openkontext.service.fetching import post
-from openkontext.service.queue.results import describe
+from openkontext.service.queue.job_results import describe
 from openkontext.service.settings import Settings
 from openkontext.service.storage.database import Database, now
 from openkontext.service.storage.models import Job, JobState, Webhook, receiver_of

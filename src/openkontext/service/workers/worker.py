@@ -8,18 +8,18 @@ import structlog
 
 from openkontext.errors import InputError
 from openkontext.request import EditRequest
-from openkontext.service.people.audit import Audit
 from openkontext.service.people.misuse import judge, note_refusal
+from openkontext.service.people.service_audit import Audit
 from openkontext.service.queue import jobs
+from openkontext.service.queue.job_options import edit_request
 from openkontext.service.queue.jobs import JobOutcome, Lease
-from openkontext.service.queue.options import edit_request
 from openkontext.service.queue.readiness import saying_ready
 from openkontext.service.settings import Settings
 from openkontext.service.storage.database import Database
 from openkontext.service.storage.models import Job, JobState, new_id
 from openkontext.service.storage.store import ImageStore, keep
-from openkontext.service.workers.engine import Delivery, Engine, EngineLostError, Stop
-from openkontext.service.workers.opening import open_engine
+from openkontext.service.workers.edit_engine import Delivery, Engine, EngineLostError, Stop
+from openkontext.service.workers.engine_choice import open_engine
 
 IDLE_SECONDS = (0.02, 0.1)
 """How long an idle worker waits before it looks again: at first, and after a while."""

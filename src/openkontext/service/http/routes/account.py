@@ -6,7 +6,6 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 from sqlalchemy import func, select
 
-from openkontext.service.errors import Refused
 from openkontext.service.http.access import (
     COOKIE,
     Caller,
@@ -21,6 +20,7 @@ from openkontext.service.http.answers import responses
 from openkontext.service.http.state import get_state
 from openkontext.service.people import accounts
 from openkontext.service.people.terms import service_terms
+from openkontext.service.rejections import Refused
 from openkontext.service.storage.database import now
 from openkontext.service.storage.models import Account, Appeal, Feedback, Standing
 

@@ -8,12 +8,12 @@ from sqlalchemy import select
 
 from openkontext.errors import InputError
 from openkontext.safety.verdict import IN_WORDS
-from openkontext.service.errors import Refused
 from openkontext.service.http.access import Caller, KeyFirst, has_role
 from openkontext.service.http.answers import responses
 from openkontext.service.http.state import get_state
 from openkontext.service.people import accounts, trends
 from openkontext.service.people.misuse import DAY
+from openkontext.service.rejections import Refused
 from openkontext.service.storage.database import now
 from openkontext.service.storage.models import Account, Appeal, EndUser, Feedback, Role, Standing
 

@@ -14,8 +14,8 @@ from openkontext.service.http.routes.flux_inputs import DevInputs, FillInputs, F
 from openkontext.service.http.state import get_state
 from openkontext.service.http.submitting import submit
 from openkontext.service.queue import jobs, owned
+from openkontext.service.queue.job_results import Result, describe, may_poll, not_found, polling_url
 from openkontext.service.queue.recovery import ended_late
-from openkontext.service.queue.results import Result, describe, may_poll, not_found, polling_url
 from openkontext.service.storage.models import Account
 
 router = APIRouter(tags=["FLUX API"], route_class=KeyFirst)

@@ -4,8 +4,8 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from openkontext.service.errors import WrongInputError
 from openkontext.service.http.asking import Asked, HandedPicture, Kind, Ratio, RouteInputs
+from openkontext.service.rejections import WrongInputError
 
 SAME_SHAPE = 0.02
 """How far `width` by `height` may lie from `aspect_ratio` and still be of that shape."""

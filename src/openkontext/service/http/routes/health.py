@@ -3,11 +3,11 @@
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
-from openkontext.service.errors import Refused
 from openkontext.service.http import metrics
 from openkontext.service.http.answers import responses
 from openkontext.service.http.state import get_state
 from openkontext.service.queue.readiness import is_ready
+from openkontext.service.rejections import Refused
 from openkontext.service.settings import LOOPBACK
 from openkontext.version import __version__
 

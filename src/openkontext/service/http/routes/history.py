@@ -10,13 +10,13 @@ from pydantic import BaseModel, Field
 
 from openkontext import images, provenance
 from openkontext.provenance.report import Report
-from openkontext.service.errors import Refused
 from openkontext.service.http.access import Caller, KeyFirst, may
 from openkontext.service.http.answers import responses
 from openkontext.service.http.state import State, get_state
 from openkontext.service.queue import owned
-from openkontext.service.queue.options import as_called
-from openkontext.service.queue.results import MEDIA_TYPES, Result, describe
+from openkontext.service.queue.job_options import as_called
+from openkontext.service.queue.job_results import MEDIA_TYPES, Result, describe
+from openkontext.service.rejections import Refused
 from openkontext.service.storage.models import Job, JobState
 
 router = APIRouter(tags=["History"], route_class=KeyFirst)

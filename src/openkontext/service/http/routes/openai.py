@@ -19,7 +19,6 @@ from sqlalchemy.orm import undefer
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from openkontext.service.errors import Refused, WrongInputError
 from openkontext.service.http.access import Caller, KeyFirst, identify, may
 from openkontext.service.http.answers import openai_error
 from openkontext.service.http.asking import Asked, HandedPicture
@@ -35,8 +34,9 @@ from openkontext.service.http.routes.results import LOOK_SECONDS
 from openkontext.service.http.state import State, get_state
 from openkontext.service.http.submitting import submit
 from openkontext.service.queue import jobs
+from openkontext.service.queue.job_results import signed_url
 from openkontext.service.queue.recovery import ended_late
-from openkontext.service.queue.results import signed_url
+from openkontext.service.rejections import Refused, WrongInputError
 from openkontext.service.storage.models import UNFINISHED, Job, JobState
 
 router = APIRouter(tags=["OpenAI API"], route_class=KeyFirst)

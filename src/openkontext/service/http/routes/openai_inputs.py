@@ -10,8 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from starlette.datastructures import UploadFile
 
 from openkontext.request import SIZES
-from openkontext.service.errors import Refused, WrongInputError
 from openkontext.service.http.asking import HandedPicture, RouteInputs
+from openkontext.service.rejections import Refused, WrongInputError
 
 KNOWN_STEPS = {"low": 0.5, "medium": 1, "high": 2, "hd": 2, "xhigh": 3, "max": 4}
 """What OpenAI's `quality` takes of the model's own number of steps."""

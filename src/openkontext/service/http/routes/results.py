@@ -8,14 +8,14 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
-from openkontext.service.errors import Refused
 from openkontext.service.http.access import Caller, KeyFirst, may
 from openkontext.service.http.answers import json_responses, responses
 from openkontext.service.http.ranges import answer
 from openkontext.service.http.state import State, get_state
 from openkontext.service.queue import owned
+from openkontext.service.queue.job_results import MEDIA_TYPES, Result, describe, not_found, signature_holds
 from openkontext.service.queue.recovery import ended_late
-from openkontext.service.queue.results import MEDIA_TYPES, Result, describe, not_found, signature_holds
+from openkontext.service.rejections import Refused
 from openkontext.service.storage.models import UNFINISHED, Job, JobState
 
 router = APIRouter(tags=["Results"], route_class=KeyFirst)

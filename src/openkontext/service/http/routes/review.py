@@ -12,10 +12,10 @@ from openkontext.errors import InputError
 from openkontext.safety.policy import load_policy
 from openkontext.safety.review.queue import HeldRequest
 from openkontext.safety.verdict import IN_WORDS
-from openkontext.service.errors import Refused
 from openkontext.service.http.access import Caller, KeyFirst, has_role
 from openkontext.service.http.answers import responses
 from openkontext.service.http.state import State, get_state
+from openkontext.service.rejections import Refused
 from openkontext.service.storage.models import Account, Role
 
 router = APIRouter(tags=["Review"], route_class=KeyFirst)

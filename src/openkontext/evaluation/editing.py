@@ -17,7 +17,7 @@ from openkontext import images
 from openkontext.errors import InputError, RefusedError
 from openkontext.evaluation.benchmarks import PictureCase
 from openkontext.evaluation.published import Cell
-from openkontext.evaluation.reader import Fault, Reading
+from openkontext.evaluation.scene_judge import Fault, Reading
 from openkontext.evaluation.similarity import Embeds, Pictured, measure
 from openkontext.images.fitting import Pixels, from_model, to_model
 

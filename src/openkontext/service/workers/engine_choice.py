@@ -4,7 +4,7 @@ import threading
 
 from openkontext.errors import InputError, how_to_install
 from openkontext.service.settings import Settings
-from openkontext.service.workers.engine import Engine, LocalEngine
+from openkontext.service.workers.edit_engine import Engine, LocalEngine
 
 
 def open_engine(settings: Settings, stopping: threading.Event) -> Engine:

@@ -27,9 +27,9 @@ from openkontext.data.styles import STYLES
 from openkontext.data.things import ALL_SHAPES, MOST
 from openkontext.model.config import ModelConfig
 from openkontext.model.text_encoders import build_clip, build_t5, encode_text
-from openkontext.train.engine import TrainingEngine, adamw
 from openkontext.train.loop import Run, RunRecipe, warm_cosine
 from openkontext.train.spelling import UNSAID, Spelling, look_beside, sign_text
+from openkontext.train.training_engine import TrainingEngine, adamw
 
 _VALUES = (*LANDSCAPES, *SEASONS, *TIMES, *LOOKS, *STYLES)
 _QUESTIONS: dict[str, tuple[str, ...]] = {

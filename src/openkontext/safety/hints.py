@@ -1,31 +1,31 @@
-"""Signs in an instruction: what means nothing by itself, and something beside a picture of a person."""
+"""Hints in an instruction: what means nothing by itself, and something beside a picture of a person."""
 
 import tomllib
 from functools import cache
 from importlib import resources
 
+from openkontext.safety.prompt.interpretations import interpretations, plain
 from openkontext.safety.prompt.lexicon import lexicon, tables
-from openkontext.safety.prompt.readings import plain, readings
 from openkontext.safety.prompt.rules import HARMLESS, NEGATED, Rules
 
-SIGNS = ("minor", "suggestive")
+HINTS = ("minor", "suggestive")
 """Somebody is or may be a child; somebody shall be shown in a sexual way."""
 _REFERS = "refers"
 """What to do is said in the picture."""
 
 
-def signs(text: str, *, written: bool = False) -> dict[str, float]:
-    """Signs of an instruction.
+def hints(text: str, *, written: bool = False) -> dict[str, float]:
+    """Hints of an instruction.
 
     Args:
         text: the instruction, as it was handed in.
         written: it is a line of a picture, which is read as it stands.
 
     Returns:
-        Each of `SIGNS` -> 0 to 1.
+        Each of `HINTS` -> 0 to 1.
     """
-    found = dict.fromkeys(SIGNS, 0.0)
-    for words in plain(text) if written else readings(text):
+    found = dict.fromkeys(HINTS, 0.0)
+    for words in plain(text) if written else interpretations(text):
         for hit in _rules().hits(words):
             if hit.category in found:
                 found[hit.category] = max(found[hit.category], hit.score)
@@ -38,12 +38,12 @@ def refers(text: str) -> bool:
     Args:
         text: the instruction, as it was handed in.
     """
-    return any(hit.category == _REFERS for words in readings(text) for hit in _rules().hits(words))
+    return any(hit.category == _REFERS for words in interpretations(text) for hit in _rules().hits(words))
 
 
 @cache
 def _rules() -> Rules:
     package = resources.files("openkontext.safety")
-    own = tomllib.loads(package.joinpath("pair.toml").read_text("utf-8"))["rule"]
+    own = tomllib.loads(package.joinpath("hints.toml").read_text("utf-8"))["rule"]
     theirs = [rule for table in tables("rules") for rule in table["rule"]]
     return Rules([*(rule for rule in theirs if rule["category"] in (HARMLESS, NEGATED)), *own], lexicon())

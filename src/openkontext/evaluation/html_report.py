@@ -14,7 +14,7 @@ from PIL import Image
 
 from openkontext.errors import InputError, how_to_install
 from openkontext.evaluation.drift import PSNR_GOAL, RECOGNISED_GOAL, DriftReport, Kept
-from openkontext.evaluation.edits import Outcome
+from openkontext.evaluation.editing import Outcome
 from openkontext.evaluation.scores import ALL, ORDER, TASK_GOAL, Score, ScoreReport
 from openkontext.evaluation.similarity import MEASURES
 from openkontext.images.fitting import Pixels

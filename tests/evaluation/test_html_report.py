@@ -14,9 +14,9 @@ from openkontext import InputError
 from openkontext.data.scenes import render as render_scene
 from openkontext.evaluation.cases import draw_cases
 from openkontext.evaluation.drift import DriftReport, draw_chain, follow
-from openkontext.evaluation.edits import Outcome
-from openkontext.evaluation.page import render, render_drift
-from openkontext.evaluation.reader import Fault, Reading
+from openkontext.evaluation.editing import Outcome
+from openkontext.evaluation.html_report import render, render_drift
+from openkontext.evaluation.scene_judge import Fault, Reading
 from openkontext.evaluation.scores import ScoreReport
 from openkontext.evaluation.similarity import measure
 

@@ -1,8 +1,8 @@
 """The prompt check: an instruction in, a score for each category out."""
 
 from openkontext.safety.prompt.classifier import classifier
+from openkontext.safety.prompt.interpretations import interpretations, plain
 from openkontext.safety.prompt.lexicon import lexicon
-from openkontext.safety.prompt.readings import plain, readings
 from openkontext.safety.prompt.rules import rules
 from openkontext.safety.verdict import ASKABLE, FIXED
 
@@ -61,7 +61,7 @@ class PromptCheck:
             for it than not.
         """
         found = dict.fromkeys(ASKABLE, 0.0)
-        for words in readings(text):
+        for words in interpretations(text):
             for hit in rules().hits(words):
                 found[hit.category] = max(found[hit.category], hit.score)
             for category, score in _guessed(rules().suspect(words)).items():

@@ -6,7 +6,7 @@ import json
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from openkontext.audit import AuditEntry, AuditLog
+from openkontext.audit_log import AuditEntry, AuditLog
 from openkontext.service.settings import Settings
 from openkontext.service.storage.database import now
 from openkontext.service.storage.models import AuditRecord

@@ -15,7 +15,7 @@ from openkontext.data.scenes import Scene, Thing, render
 from openkontext.data.styles import STYLES
 from openkontext.data.things import GROUND_THINGS, SKY_THINGS, Form
 from openkontext.evaluation.cases import Case, draw_case, draw_cases
-from openkontext.evaluation.reader import read
+from openkontext.evaluation.scene_judge import read
 from openkontext.images.fitting import Pixels
 
 EDITORS: dict[str, Callable[[Case], Pixels]] = {

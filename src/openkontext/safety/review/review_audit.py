@@ -12,7 +12,7 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from openkontext.audit import AuditEntry, AuditLog
+from openkontext.audit_log import AuditEntry, AuditLog
 from openkontext.files import write_whole
 from openkontext.safety.review.tables import ReviewAuditRow
 

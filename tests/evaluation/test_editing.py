@@ -18,8 +18,8 @@ from openkontext.cli import main
 from openkontext.data.edits import FIRST_KINDS, KINDS, TASKS
 from openkontext.errors import InputError, RefusedError
 from openkontext.evaluation.cases import Case, draw_cases
-from openkontext.evaluation.edits import Outcome, edited_by, evaluate, round_trip, with_first_pictures
-from openkontext.evaluation.reader import Fault, Reading
+from openkontext.evaluation.editing import Outcome, edited_by, evaluate, round_trip, with_first_pictures
+from openkontext.evaluation.scene_judge import Fault, Reading
 from openkontext.evaluation.scores import Score, ScoreReport
 from openkontext.evaluation.sheet import contact_sheet
 from openkontext.provenance.report import verify

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from openkontext.errors import InputError
 from openkontext.lora import LoraFile, LowRank, open_lora, read_lora
-from openkontext.lora.fitting import fit
+from openkontext.lora.matching import fit
 
 CASES = Path(os.environ.get("OPENKONTEXT_CASES") or Path(__file__).resolve().parents[3] / "shared" / "cases")
 needs_cases = pytest.mark.skipif(

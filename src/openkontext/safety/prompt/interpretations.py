@@ -24,7 +24,7 @@ _DENIALS = {"negator", "covers"}
 """Groups of words whose reach ends with the sentence."""
 
 
-def readings(text: str) -> list[list[str]]:
+def interpretations(text: str) -> list[list[str]]:
     """Token lists of a text, the plain one first, then the plain one mended; the others undo an obfuscation.
 
     Each distinct list comes once.
