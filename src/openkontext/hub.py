@@ -9,8 +9,10 @@ from pathlib import Path
 from openkontext.errors import ConsentError, InputError
 from openkontext.repository import (
     ALIASES,
+    DOSSIER,
     PRECISIONS,
     SETTINGS,
+    SIGNATURE,
     TOKENIZERS,
     Repository,
     RepositoryConfig,
@@ -85,7 +87,7 @@ def pull(
     plan = _plan(files, folders, folder)
     on_plan(plan)
     _check_room(plan, folder)
-    _download(name, [SETTINGS, *(f"{f}/*" for f in folders)], folder)
+    _download(name, [SETTINGS, SIGNATURE, f"{DOSSIER}/*", *(f"{f}/*" for f in folders)], folder)
     repository = Repository.open(folder)
     repository.verify(precision)
     return repository

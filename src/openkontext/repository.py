@@ -27,6 +27,12 @@ from openkontext.terms import UNSTATED, Terms
 SETTINGS = "openkontext.json"
 """Name of the file with a repository's `RepositoryConfig`."""
 
+SIGNATURE = "model.sig"
+"""Name of the signed list of a released repository's files."""
+
+DOSSIER = "dossier"
+"""Folder of a released repository with what is known of the model."""
+
 FLUX_REPOSITORY = "black-forest-labs/FLUX.1-Kontext-dev-onnx"
 """The published exports of the 12B model."""
 
@@ -164,7 +170,7 @@ class Repository:
                 f"then take OUT. `openkontext edit --model {name}` does both"
             )
         if name == "nano":
-            path = Path(__file__).parent / "nano"
+            path = shipped_folder()
         elif os.path.isdir(path := Path(name_or_path)):  # noqa: PTH112 - pathlib's raises for odd names
             pass
         elif is_hub_name(name):
@@ -319,7 +325,7 @@ def _terms_name(folder: Path, config: RepositoryConfig) -> str:
     """What to call a repository in a command: its name where that finds it, else its folder."""
     if folder == pulled_folder(config.name):
         return config.name
-    return "nano" if folder == Path(__file__).parent / "nano" else str(folder)
+    return "nano" if folder == shipped_folder() else str(folder)
 
 
 def _is_optimums(folder: Path) -> bool:
@@ -338,6 +344,11 @@ def is_checkpoint(path: Path) -> bool:
         return path.suffix in CHECKPOINT_SUFFIXES and path.is_file()
     except (OSError, ValueError):  # names that no file can have
         return False
+
+
+def shipped_folder() -> Path:
+    """Where the model lies that ships with this package."""
+    return Path(__file__).parent / "nano"
 
 
 def pulled_folder(name: str) -> Path:

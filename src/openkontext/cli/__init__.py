@@ -21,6 +21,7 @@ from openkontext.cli import (
     export,
     known,
     provenance,
+    release,
     repositories,
     review,
     serve,
@@ -73,6 +74,7 @@ app.command()(train.finetune)
 app.command()(train.distill)
 app.command()(export.export)
 app.add_typer(evaluate.app, name="evaluate")
+app.command()(release.release)
 
 
 def main(args: list[str] | None = None) -> int:

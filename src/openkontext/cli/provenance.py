@@ -1,11 +1,14 @@
-"""`openkontext verify`: what a picture's signed record says, and whether it can be believed."""
+"""`openkontext verify`: what a signed record says of a picture or of a model's files."""
 
+import os
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from openkontext.cli import console, options
+from openkontext.cli.release import verify_folder
 from openkontext.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,15 +22,30 @@ _TRUST = {
 
 
 def verify(
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The picture.")],
+    image: Annotated[
+        str, typer.Argument(metavar="IMAGE|REPO", help="A picture, or the folder of a released model.")
+    ],
+    key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="PEM with the public key that must have signed the model."),
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Of a model that was fetched in part: no file is missing.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
-    """Say who signed a picture, what made it from what, and whether it was changed since.
+    """Say who signed a picture or a model's files, and whether they were changed since.
 
-    Ends with 2 where there is no record, or anything was changed.
+    Of a picture it says what made it from what, of a model which files differ, are missing or too many.
+    Ends with 2 where there is no record, anything was changed, or nobody known signed a model.
     """
     from openkontext.provenance import verify
 
+    if (folder := _released(image)) is not None:
+        verify_folder(folder, key, partial, json)
+        return
+    if key is not None or partial:
+        raise InputError("--key and --partial are for a model's folder; a picture's record has its own key")
     report = verify(image)
     if json:
         signature = asdict(report.signature) if report.signature else None
@@ -47,6 +65,19 @@ def verify(
         raise InputError(f"{image}: carries no signed record; nothing is known of where it comes from")
     if report.tampering:
         raise InputError(f"{image}: {report.tampering[0]}; do not believe its record")
+
+
+def _released(name: str) -> Path | None:
+    """The folder of a model, as `Repository.open` finds it, whatever state it is in; None for a picture."""
+    from openkontext.repository import is_hub_name, pulled_folder, shipped_folder
+
+    if os.path.isdir(name):  # noqa: PTH112 - pathlib's raises for odd names
+        return Path(name)
+    if name == "nano" and not Path(name).exists():
+        return shipped_folder()
+    if is_hub_name(name) and not Path(name).exists() and pulled_folder(name).is_dir():
+        return pulled_folder(name)
+    return None
 
 
 def _described(image: str, report: "Report") -> list[str]:

@@ -1,0 +1,362 @@
+"""`openkontext release`: what is missing, too old or of other weights is named; what is whole is signed."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from dossiers import DATA, OTHER, change, contents, make_ready, write_report
+from huggingface_hub import ModelCard
+
+from openkontext import reports
+from openkontext.cli import main
+from openkontext.reports import Subject
+from openkontext.repository import Repository, RepositoryConfig
+
+Change = Callable[[Path, Path], object]
+
+
+@pytest.fixture
+def ready(tmp_path: Path, copier: Path) -> tuple[Path, Path]:
+    return make_ready(tmp_path, copier)
+
+
+def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = main([str(arg) for arg in args])
+    return code, *capsys.readouterr()
+
+
+def now(days: float) -> str:
+    return (datetime.now(UTC) - timedelta(days=days)).isoformat()
+
+
+def test_a_model_with_all_of_it_is_released_and_its_card_says_what_was_measured(
+    ready: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, dossier = ready
+    before = contents(home)
+    code, out, err = run(capsys, "release", home, "--dossier", dossier, "--json")
+    assert (code, err) == (0, "")
+    made = json.loads(out)
+    digests = {precision: Repository.open(home).digest(precision) for precision in ("bf16", "fp32")}
+    assert made["digests"] == digests
+
+    after = contents(home)
+    assert {name: after[name] for name in before} == before
+    added = set(after) - set(before)
+    assert {name for name in added if "/" not in name} == {"README.md", "LICENSE", "model.sig"}
+    assert {name.removeprefix("dossier/") for name in added if "/" in name} == {
+        *contents(dossier),
+        "filters.json",
+        "public-key.pem",
+    }
+
+    card = ModelCard.load(home / "README.md")
+    assert (card.data.license, card.data.pipeline_tag) == ("apache-2.0", "image-to-image")
+    assert {each.metric_value for each in card.data.eval_results} == {0.725}
+    assert len(card.data.eval_results) == 2
+    for told in ("It copies pictures.", "72.5%", "63% .. 80%", "dossier/red-team.json", *digests.values()):
+        assert told in card.text, told
+    standing = json.loads(after["dossier/filters.json"])
+    assert standing["filters"].keys() > {"prompt", "nudenet", "known material"}
+    assert {each["digest"] for each in standing["subjects"]} == set(digests.values())
+
+
+OTHER_WEIGHTS = [{"name": "copier", "digest": OTHER}]
+GAPS: dict[str, tuple[Change, str, str]] = {
+    "no evaluation": (
+        lambda _, d: (d / "evaluation-bf16.json").unlink(),
+        "evaluation of bf16",
+        "other weights",
+    ),
+    "none at all": (
+        lambda _, d: [path.unlink() for path in d.glob("evaluation-*.json")],
+        "evaluation of fp32",
+        "missing",
+    ),
+    "evaluation of others": (
+        lambda _, d: change(d / "evaluation-fp32.json", subjects=OTHER_WEIGHTS),
+        "evaluation of fp32",
+        f"speaks of copier ({OTHER[:12]})",
+    ),
+    "old evaluation": (
+        lambda _, d: change(d / "evaluation-fp32.json", made=now(days=181)),
+        "evaluation of fp32",
+        "too old",
+    ),
+    "evaluation of tomorrow": (
+        lambda _, d: change(d / "evaluation-fp32.json", made=now(days=-3)),
+        "evaluation of fp32",
+        "in the future",
+    ),
+    "few cases": (
+        lambda _, d: change(d / "evaluation-fp32.json", overall={"success": 1.0, "count": 99}),
+        "evaluation of fp32",
+        "99 cases",
+    ),
+    "judged by nobody": (
+        lambda _, d: change(d / "evaluation-bf16.json", overall=None),
+        "evaluation of bf16",
+        "judged by nobody",
+    ),
+    "the autoencoder alone": (
+        lambda _, d: change(d / "evaluation-bf16.json", kind=reports.AUTOENCODER),
+        "evaluation of bf16",
+        "other weights",
+    ),
+    "no red team": (lambda _, d: (d / "red-team.json").unlink(), "red-team report of bf16", "missing"),
+    "red team of others": (
+        lambda _, d: change(d / "red-team.json", subjects=OTHER_WEIGHTS),
+        "red-team report of fp32",
+        "other weights",
+    ),
+    "attacked with success": (
+        lambda _, d: change(
+            d / "red-team.json", decision={"passed": False, "missed": ["star: 12% above 5%"]}
+        ),
+        "red-team report of bf16",
+        "star: 12% above 5%",
+    ),
+    "no decision": (
+        lambda _, d: change(d / "red-team.json", decision=None),
+        "red-team report of bf16",
+        "no decision",
+    ),
+    "attacked behind other filters": (
+        lambda _, d: change(d / "red-team.json", filters={"prompt": "1"}),
+        "red-team report of bf16",
+        "too old: the filter",
+    ),
+    "no data card": (lambda _, d: (d / "data-card.json").unlink(), f"data card of {DATA[:12]}", "missing"),
+    "card of other data": (
+        lambda _, d: change(d / "data-card.json", subjects=[{"name": "drawn", "digest": OTHER}]),
+        f"data card of {DATA[:12]}",
+        "other data",
+    ),
+    "data that nothing names": (
+        lambda _, d: (d / "release.toml").unlink(),
+        "data card",
+        "nothing says that the model was trained on the data of data-card.json",
+    ),
+    "neither data nor card": (
+        lambda _, d: [(d / name).unlink() for name in ("release.toml", "data-card.json")],
+        "data card",
+        "missing",
+    ),
+    "no licence": (lambda _, d: (d / "LICENSE").unlink(), "licence", "text is missing"),
+    "new weights": (
+        lambda h, _: replace(RepositoryConfig.load(h), num_inference_steps=4).save(h),
+        "red-team report of fp32",
+        "other weights",
+    ),
+    "terms": (
+        lambda h, _: replace(RepositoryConfig.load(h), licence="a house licence").save(h),
+        "terms",
+        "a house licence is no open licence",
+    ),
+    "a licence that is not said": (
+        lambda h, _: replace(RepositoryConfig.load(h), licence="not stated").save(h),
+        "licence",
+        "openkontext.json says none",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GAPS)
+def test_each_piece_that_is_missing_or_stale_is_named_and_nothing_is_written(
+    ready: tuple[Path, Path], capsys: pytest.CaptureFixture[str], case: str
+) -> None:
+    home, dossier = ready
+    broken, piece, why = GAPS[case]
+    broken(home, dossier)
+    before = contents(home)
+    code, out, err = run(capsys, "release", home, "--dossier", dossier, "--json")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert piece in err
+    found = json.loads(out)
+    assert found["released"] is False
+    (gap,) = [each for each in found["gaps"] if each["piece"] == piece and why in each["why"]]
+    assert gap["remedy"] or "red" not in piece or gap["why"]
+    assert contents(home) == before
+
+
+def test_all_gaps_are_listed_at_once_for_people(
+    ready: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, dossier = ready
+    for path in dossier.iterdir():
+        path.unlink()
+    code, out, err = run(capsys, "release", home, "--dossier", dossier)
+    assert code == 2
+    lines = out.splitlines()
+    assert all(line.startswith("lacks: ") for line in lines)
+    pieces = [line.split(": ")[1] for line in lines]
+    assert pieces == [
+        "evaluation of bf16",
+        "red-team report of bf16",
+        "evaluation of fp32",
+        "red-team report of fp32",
+        "data card",
+        "licence",
+    ]
+    assert f"openkontext evaluate edits --model {home} --precision bf16 --json > " in lines[0]
+    assert err.count("\n") == 1
+
+
+def test_the_newest_report_decides_and_an_older_pass_does_not_help(
+    ready: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, dossier = ready
+    subjects = [Subject("copier", Repository.open(home).digest("fp32"))]
+    missed = {"passed": False, "missed": [{"concept": "star", "attack": "paraphrase"}]}
+    write_report(dossier / "again.json", reports.RED_TEAM, subjects, days=1, decision=missed)
+    assert run(capsys, "release", home, "--dossier", dossier)[0] == 0
+    write_report(dossier / "again.json", reports.RED_TEAM, subjects, days=-0.01, decision=missed)
+    code, out, _ = run(capsys, "release", home, "--dossier", dossier, "--overwrite")
+    assert code == 2
+    assert out.count("\n") == 1
+    assert "again.json did not pass its thresholds: concept star, attack paraphrase" in out
+
+
+def test_a_data_card_that_names_the_weights_needs_no_settings(
+    ready: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, dossier = ready
+    (dossier / "release.toml").unlink()
+    weights = {"name": "copier", "digest": Repository.open(home).digest("bf16")}
+    change(dossier / "data-card.json", subjects=[{"name": "drawn", "digest": DATA}, weights])
+    assert run(capsys, "release", home, "--dossier", dossier)[0] == 0
+
+
+def test_a_second_release_asks_and_leaves_nothing_of_the_first(
+    ready: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, dossier = ready
+    (dossier / "notes.txt").write_text("for the first release")
+    assert run(capsys, "release", home, "--dossier", dossier)[0] == 0
+    (dossier / "notes.txt").unlink()
+    before = contents(home)
+    code, _, err = run(capsys, "release", home, "--dossier", dossier)
+    assert (code, "was released before" in err) == (2, True)
+    assert contents(home) == before
+    assert run(capsys, "release", home, "--dossier", dossier, "--overwrite")[0] == 0
+    assert not (home / "dossier" / "notes.txt").exists()
+    assert run(capsys, "verify", home)[0] == 0
+
+
+def test_the_dossier_may_lie_in_the_repository(
+    ready: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, dossier = ready
+    dossier.rename(home / "dossier")
+    assert run(capsys, "release", home, "--dossier", home / "dossier")[0] == 0
+    assert run(capsys, "verify", home)[0] == 0
+    assert run(capsys, "release", home, "--dossier", home / "dossier", "--overwrite")[0] == 0
+    assert run(capsys, "verify", home)[0] == 0
+
+
+def test_a_card_of_ones_own_stays_and_what_its_head_asks_of_users_is_kept(
+    ready: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, dossier = ready
+    head = '---\nlicense: mit\ntags: [drawings]\nextra_gated_prompt: By "Agree", you agree.\n---\n'
+    (home / "README.md").write_text(head + "\n# Mine\n")
+    code, _, err = run(capsys, "release", home, "--dossier", dossier)
+    assert (code, "about.md" in err, (home / "README.md").read_text()) == (2, True, head + "\n# Mine\n")
+    (home / "README.md").write_text(head)
+    terms = Repository.open(home, consent=False).terms
+    assert terms.gated
+    assert run(capsys, "release", home, "--dossier", dossier)[0] == 0
+    assert (
+        dict(Repository.open(home, consent=False).terms.texts)["README.md"] == dict(terms.texts)["README.md"]
+    )
+    data = ModelCard.load(home / "README.md").data
+    assert (data.license, data.tags[0]) == ("apache-2.0", "drawings")
+
+
+def test_a_licence_of_ones_own_is_named_as_the_hub_wants_it(
+    ready: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, dossier = ready
+    replace(RepositoryConfig.load(home), licence="A House License v2").save(home)
+    (dossier / "LICENSE").rename(dossier / "LICENSE.md")
+    (dossier / "USE_POLICY.md").write_text("Harm nobody.\n")
+    for precision in ("bf16", "fp32"):
+        digest = Repository.open(home, consent=False).digest(precision)
+        change(dossier / f"evaluation-{precision}.json", subjects=[{"name": "copier", "digest": digest}])
+        weights = [{"name": "copier", "digest": digest}]
+        decision = {"passed": True, "missed": []}
+        write_report(
+            dossier / f"red-team-{precision}.json",
+            reports.RED_TEAM,
+            [Subject(**weights[0])],
+            decision=decision,
+        )
+    assert run(capsys, "release", home, "--dossier", dossier)[0] == 0
+    data = ModelCard.load(home / "README.md").data
+    assert data.license == "other"
+    assert (data["license_name"], data["license_link"]) == ("a-house-license-v2", "LICENSE.md")
+    assert (home / "USE_POLICY.md").read_text() == "Harm nobody.\n"
+
+
+BAD: dict[str, tuple[Change, str]] = {
+    "json without a head": (lambda _, d: (d / "x.json").write_text('{"kind": "evaluation"}'), "is no report"),
+    "no json": (lambda _, d: (d / "x.json").write_text("{"), "is no report"),
+    "a list": (lambda _, d: (d / "x.json").write_text("[1]"), "is no report"),
+    "a time without a zone": (
+        lambda _, d: change(d / "red-team.json", made="2026-01-01T00:00:00"),
+        "with its zone",
+    ),
+    "an unknown setting": (lambda _, d: (d / "release.toml").write_text("trained = 1\n"), "trained"),
+    "no toml": (lambda _, d: (d / "release.toml").write_text("trained"), "is no TOML"),
+    "a digest that is none": (
+        lambda _, d: (d / "release.toml").write_text('trained_on = ["x"]\n'),
+        "trained_on",
+    ),
+    "a key in the dossier": (
+        lambda _, d: (d / "k.pem").write_text("-----BEGIN EC PRIVATE KEY-----\n"),
+        "holds a private key",
+    ),
+    "a key in the repository": (
+        lambda h, _: (h / "k.pem").write_text("-----BEGIN PRIVATE KEY-----\n"),
+        "holds a private key",
+    ),
+    "a link": (lambda h, _: (h / "more.bin").symlink_to(h / "openkontext.json"), "is a link"),
+    "half a model": (lambda h, _: (h / "vae.opt" / "model.onnx").unlink(), "lacks vae.opt/model.onnx"),
+    "a head that is no yaml": (
+        lambda h, _: (h / "README.md").write_text("---\na: [\n---\n"),
+        "head cannot be read",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_read_is_one_line_and_nothing_is_written(
+    ready: tuple[Path, Path], capsys: pytest.CaptureFixture[str], case: str
+) -> None:
+    home, dossier = ready
+    broken, message = BAD[case]
+    broken(home, dossier)
+    before = contents(home)
+    code, out, err = run(capsys, "release", home, "--dossier", dossier)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert contents(home) == before
+
+
+def test_folders_that_are_none(ready: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    home, dossier = ready
+    for repository, reports_folder, message in (
+        (home, dossier / "gone", "no such folder"),
+        (home, home, "holds the repository"),
+        (home, home.parent, "holds the repository"),
+        (dossier, dossier, "no model repository"),
+    ):
+        code, out, err = run(capsys, "release", repository, "--dossier", reports_folder)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert message in err
