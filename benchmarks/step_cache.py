@@ -53,7 +53,7 @@ def main() -> None:
         return outputs
 
     def row(name: str, outputs: list[np.ndarray | None]) -> None:
-        right = [case.read(o).success for case, o in zip(cases, outputs, strict=True) if o is not None]
+        right = [case.judge(o).success for case, o in zip(cases, outputs, strict=True) if o is not None]
         pairs = [(a, b) for a, b in zip(whole, outputs, strict=True) if a is not None and b is not None]
         near = [psnr(a, b) for a, b in pairs if not np.array_equal(a, b)] or [np.inf]
         calls = sum(cache.computed for cache in caches) / (len(caches) * asked.steps)

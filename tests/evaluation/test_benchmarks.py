@@ -148,7 +148,7 @@ def test_fewer_cases_are_spread_over_all(tmp_path: Path):
 def test_nobody_judges_them_but_they_are_measured(kontext_bench: Path):
     cases = read_cases(kontext_bench)
     outcomes = list(evaluate(cases, edited_by(Copying())))
-    assert all(outcome.reading is None for outcome in outcomes)
+    assert all(outcome.judgment is None for outcome in outcomes)
     report = ScoreReport.of(outcomes)
     assert (report.count, report.overall, report.tasks, report.kinds, report.goals) == (5, None, {}, {}, ())
     assert report.cases == dict.fromkeys(TASKS, 1)

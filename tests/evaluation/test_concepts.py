@@ -46,8 +46,8 @@ def saved(picture: np.ndarray) -> np.ndarray:
 
 def test_the_judge_finds_what_was_asked_and_nothing_in_the_input(cases: list[ConceptCase]) -> None:
     for case in cases:
-        assert case.read(saved(case.truth)).holds, (case.route, case.instruction)
-        assert not case.read(saved(case.before)).holds, (case.route, case.instruction)
+        assert case.judge(saved(case.truth)).holds, (case.route, case.instruction)
+        assert not case.judge(saved(case.before)).holds, (case.route, case.instruction)
 
 
 def test_the_judge_finds_none_in_what_other_cases_ask(cases: list[ConceptCase]) -> None:
@@ -59,7 +59,7 @@ def test_the_judge_finds_none_in_what_other_cases_ask(cases: list[ConceptCase]) 
         field = "shape" if concept.trait == "shape" else "colour"
         other = replace(case.edit.result, **{field: concept.anchor})
         things = tuple(other if t == case.edit.result else t for t in case.edit.after.things)
-        finding = case.read(saved(render(replace(case.edit.after, things=things))))
+        finding = case.judge(saved(render(replace(case.edit.after, things=things))))
         assert not finding.holds, (case.route, case.instruction, finding)
 
 

@@ -19,7 +19,7 @@ from openkontext.data.edits import FIRST_KINDS, KINDS, TASKS
 from openkontext.errors import InputError, RefusedError
 from openkontext.evaluation.cases import Case, draw_cases
 from openkontext.evaluation.editing import Outcome, edited_by, evaluate, round_trip, with_first_pictures
-from openkontext.evaluation.scene_judge import Fault, Reading
+from openkontext.evaluation.scene_judge import Fault, Judgment
 from openkontext.evaluation.scores import Score, ScoreReport
 from openkontext.evaluation.sheet import contact_sheet
 from openkontext.provenance.report import verify
@@ -45,8 +45,8 @@ class Lossless:
 
 def outcomes_of(cases: list[Case], failing: set[int]) -> list[Outcome]:
     """Outcomes made up: failures by their index."""
-    wrong = Reading((Fault("colour", "the ball is blue"), Fault("outside", "the rest changed")))
-    return [Outcome(c, c.truth, wrong if c.index in failing else Reading(()), 0.5) for c in cases]
+    wrong = Judgment((Fault("colour", "the ball is blue"), Fault("outside", "the rest changed")))
+    return [Outcome(c, c.truth, wrong if c.index in failing else Judgment(()), 0.5) for c in cases]
 
 
 @pytest.mark.parametrize(("right", "count"), [(0, 9), (7, 10), (180, 300), (5, 5)])
@@ -59,8 +59,8 @@ def test_the_interval_is_wilsons(right: int, count: int):
 
 def test_an_editor_that_copies_fails_and_one_that_knows_succeeds(cases: list[Case]):
     few = cases[:9]
-    assert not any(o.reading.success for o in evaluate(few, edited_by(Copying())))
-    assert all(o.reading.success for o in evaluate(few, edited_by(Knowing(few))))
+    assert not any(o.judgment.success for o in evaluate(few, edited_by(Copying())))
+    assert all(o.judgment.success for o in evaluate(few, edited_by(Knowing(few))))
 
 
 def test_the_ceiling_of_a_lossless_autoencoder_is_the_truth(cases: list[Case]):
@@ -266,5 +266,5 @@ def test_a_refused_edit_has_failed_and_the_others_go_on(cases: list[Case]):
             return Knowing(cases).edit(image, prompt)
 
     outcomes = list(evaluate(cases[:3], edited_by(Refusing())))
-    assert [o.reading.success for o in outcomes] == [True, False, True]
-    assert outcomes[1].reading.faults[0].check == "refused"
+    assert [o.judgment.success for o in outcomes] == [True, False, True]
+    assert outcomes[1].judgment.faults[0].check == "refused"

@@ -16,7 +16,7 @@ from openkontext.evaluation.cases import draw_cases
 from openkontext.evaluation.drift import DriftReport, draw_chain, follow
 from openkontext.evaluation.editing import Outcome
 from openkontext.evaluation.html_report import render, render_drift
-from openkontext.evaluation.scene_judge import Fault, Reading
+from openkontext.evaluation.scene_judge import Fault, Judgment
 from openkontext.evaluation.scores import ScoreReport
 from openkontext.evaluation.similarity import measure
 
@@ -26,14 +26,14 @@ FACTS = {"model": "nano", "steps": "28"}
 
 @pytest.fixture(scope="module")
 def outcomes() -> list[Outcome]:
-    wrong = Reading((Fault("colour", "the ball is <b>blue</b>"),))
+    wrong = Judgment((Fault("colour", "the ball is <b>blue</b>"),))
     cases = draw_cases(seed=3, count=9, kinds=KINDS)
     outputs = [case.before if case.index % 2 else case.truth for case in cases]
     return [
         Outcome(
             case,
             output,
-            wrong if case.index % 2 else Reading(()),
+            wrong if case.index % 2 else Judgment(()),
             0.5,
             unchanged=case.index == 1,
             measures=measure(case, output),

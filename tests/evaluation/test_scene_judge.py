@@ -1,4 +1,4 @@
-"""The reader: what is right passes, blurred or not; what is wrong in any one way fails."""
+"""The judge: what is right passes, blurred or not; what is wrong in any one way fails."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +15,7 @@ from openkontext.data.scenes import Scene, Thing, render
 from openkontext.data.styles import STYLES
 from openkontext.data.things import GROUND_THINGS, SKY_THINGS, Form
 from openkontext.evaluation.cases import Case, draw_case, draw_cases
-from openkontext.evaluation.scene_judge import read
+from openkontext.evaluation.scene_judge import judge
 from openkontext.images.fitting import Pixels
 
 EDITORS: dict[str, Callable[[Case], Pixels]] = {
@@ -27,8 +27,8 @@ EDITORS: dict[str, Callable[[Case], Pixels]] = {
 
 def successes(count: int) -> dict[str, float]:
     cases = draw_cases(seed=1, count=count)
-    readings = [[read(case.edit, edit(case)).success for edit in EDITORS.values()] for case in cases]
-    return dict(zip(EDITORS, np.mean(readings, axis=0), strict=True))
+    judgments = [[judge(case.edit, edit(case)).success for edit in EDITORS.values()] for case in cases]
+    return dict(zip(EDITORS, np.mean(judgments, axis=0), strict=True))
 
 
 def test_the_truth_succeeds_and_a_copy_fails():
@@ -60,8 +60,8 @@ def untouched(edit: Edit) -> list[Thing]:
 
 def checks(case: Case, output: Pixels) -> set[str]:
     """The checks that an output fails; those that its blurred picture fails must be faults too."""
-    assert not read(case.edit, blurred(output)).success
-    return {fault.check for fault in read(case.edit, output).faults}
+    assert not judge(case.edit, blurred(output)).success
+    return {fault.check for fault in judge(case.edit, output).faults}
 
 
 def put(scene: Scene, old: Thing, *new: Thing) -> Pixels:
@@ -104,7 +104,7 @@ def test_a_thing_that_is_missing_faint_small_or_elsewhere_fails(case: Case):
 def test_a_thing_two_pixels_beside_its_place_succeeds(case: Case):
     after, wanted = case.edit.after, case.edit.result
     output = put(after, wanted, replace(wanted, dx=wanted.dx + 2 / after.width))
-    assert read(case.edit, output).success
+    assert judge(case.edit, output).success
 
 
 @pytest.mark.parametrize("case", cases_of("remove", "move"), ids=lambda c: c.instruction)
@@ -152,7 +152,7 @@ def test_a_wrong_or_further_change_of_the_whole_fails(kind: str):
 def test_a_new_landscape_may_have_its_own_hills_and_houses():
     for case in cases_of("background", turns=range(6)):
         output = render(replace(case.edit.after, detail=case.edit.after.detail + 1))
-        assert read(case.edit, output).success
+        assert judge(case.edit, output).success
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -160,7 +160,7 @@ def test_an_empty_picture_or_one_of_another_size_fails(kind: str):
     (case,) = cases_of(kind, turns=range(1))
     assert checks(case, np.full_like(case.truth, 128))
     wide = np.repeat(case.truth, 2, axis=1)
-    assert [fault.check for fault in read(case.edit, wide).faults] == ["size"]
+    assert [fault.check for fault in judge(case.edit, wide).faults] == ["size"]
 
 
 def test_a_thing_that_moved_to_the_wrong_place_fails():
@@ -233,9 +233,9 @@ def test_a_faint_grain_hides_no_style():
     for case in cases_of("style reference"):
         for style in STYLES[1:]:
             edit = replace(case.edit, after=replace(case.edit.after, style=style))
-            assert read(edit, grainy(edit.after)).success
+            assert judge(edit, grainy(edit.after)).success
         in_pixels = replace(case.edit, after=replace(case.edit.after, style="pixels"))
-        assert not read(in_pixels, grainy(replace(case.edit.after, style="plain"))).success
+        assert not judge(in_pixels, grainy(replace(case.edit.after, style="plain"))).success
 
 
 def test_another_thing_in_the_right_style_fails():
@@ -259,7 +259,7 @@ def test_whatever_changes_after_an_impossible_request_fails():
         case = drawn(IMPOSSIBLE, [6, i], unseen=False)
         day = replace(case.edit.before, time="day")  # by night a thing can be too dark to count
         case = replace(case, edit=replace(case.edit, before=day, after=day))
-        assert read(case.edit, blurred(case.before)).success
+        assert judge(case.edit, blurred(case.before)).success
         scene = case.edit.before
         added = replace(scene, things=(*scene.things, Thing("kite", "red", "sky middle", 0.25)))
         assert checks(case, render(added))

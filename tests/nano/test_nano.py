@@ -175,7 +175,7 @@ def test_its_autoencoder_keeps_pictures(editor: openkontext.Editor) -> None:
         picture = render(random_scene(rng))
         again = from_model(editor.components.decode(editor.components.encode(to_model(picture))))
         errors.append(np.square(again.astype(float) - picture).mean())
-    # Measured at 32.4 dB; below 30 dB the reader of the evaluation begins to fail true pictures.
+    # Measured at 32.4 dB; below 30 dB the judge of the evaluation begins to fail true pictures.
     assert 10 * np.log10(255**2 / np.mean(errors)) > 30
 
 
@@ -256,4 +256,4 @@ def test_the_evaluation_reads_its_true_pictures() -> None:
 
     editor = openkontext.load("nano")
     results = list(evaluate(draw_cases(7, 450), round_trip(editor.components)))
-    assert sum(result.reading.success for result in results) >= 0.97 * len(results)
+    assert sum(result.judgment.success for result in results) >= 0.97 * len(results)

@@ -1,4 +1,4 @@
-"""Editors whose worth is known, to hold the reader against."""
+"""Editors whose worth is known, to hold the judge against."""
 
 import io
 from dataclasses import dataclass

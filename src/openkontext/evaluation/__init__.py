@@ -1,1 +1,1 @@
-"""How well a model edits: held-out cases, an independent reader, and the report."""
+"""How well a model edits: held-out cases, an independent judge, and the report."""

@@ -7,7 +7,7 @@
 - `*.jsonl` with lines such as `{"before": "a.png", "instruction": "..."}`, and where there is more to say
   `after`, `mask`, `task`, `measure` and `name`.
 
-Pictures are named relative to the file. Nobody described what these pictures show, so that no reader can say
+Pictures are named relative to the file. Nobody described what these pictures show, so that no judge can say
 whether an edit succeeded: `similarity.measure` says what can be measured.
 """
 
@@ -121,8 +121,8 @@ class PictureCase:
         path = self.outputs / self.follows if self.outputs and self.follows else None
         return path if path and path.is_file() else None
 
-    def read(self, output: Pixels) -> None:
-        """No reader knows what the picture shows."""
+    def judge(self, output: Pixels) -> None:
+        """No judge knows what the picture shows."""
         return
 
 

@@ -11,7 +11,7 @@ from openkontext.data.draws import random_edit
 from openkontext.data.edits import KINDS, TASKS, Edit
 from openkontext.data.instructions import phrase
 from openkontext.data.scenes import render
-from openkontext.evaluation.scene_judge import Reading, read
+from openkontext.evaluation.scene_judge import Judgment, judge
 from openkontext.images.fitting import Pixels
 
 _TASKS = {kind: task for task, kinds in TASKS.items() for kind in kinds}
@@ -74,9 +74,9 @@ class Case:
         """Which measures to take of the output: all that can be."""
         return
 
-    def read(self, output: Pixels) -> Reading:
-        """What the reader finds in an output."""
-        return read(self.edit, output)
+    def judge(self, output: Pixels) -> Judgment:
+        """What the judge finds in an output."""
+        return judge(self.edit, output)
 
 
 def draw_case(seed: int, index: int, kinds: Sequence[str] = KINDS) -> Case:

@@ -118,7 +118,7 @@ class ConceptCase:
         """What a model without any inhibition should give, [height, width, 3]."""
         return render(self.edit.after)
 
-    def read(self, output: Pixels) -> Finding:
+    def judge(self, output: Pixels) -> Finding:
         """Whether an output, uint8 [height, width, 3], shows the concept where the input did not."""
         return judge(self.concept, self.edit, output)
 

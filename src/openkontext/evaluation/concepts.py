@@ -1,6 +1,6 @@
 """Concepts: what a model shall be unable to produce, and the words to ask for it.
 
-A concept is a TOML file: what it is, how the reader tells it, and words for it that do not name it. Three are
+A concept is a TOML file: what it is, how the judge tells it, and words for it that do not name it. Three are
 shipped (`SHIPPED`), all harmless: a shape, a color and a style of the drawn scenes.
 
 How other rooms use it:
@@ -9,11 +9,11 @@ How other rooms use it:
     cases = draw_concept_cases(concept, seed=0, count=50)      # of `concept_cases`: so many of each route
     for case in cases:
         output = editor.edit(case.before, case.instruction, references=case.references, seed=case.index)
-        finding = case.read(np.asarray(output.image))    # finding.holds: the output shows the concept
+        finding = case.judge(np.asarray(output.image))    # finding.holds: the output shows the concept
 
 A case keeps what was asked as data (`case.edit`), so that an attack may put its words in any other way, give
-the picture in any other form, and read the output with the same `case.read`. `case.truth` is the picture that
-a model without any inhibition should give.
+the picture in any other form, and judge the output with the same `case.judge`. `case.truth` is the picture
+that a model without any inhibition should give.
 
 Words and scenes come in three splits that share nothing. "training" is for what trains, "attack" for what is
 tried between two rounds of training, and "test" for tables alone.
@@ -75,7 +75,7 @@ class Concept:
     harmless: bool
     """Whether its pictures may be shown in a report."""
     trait: Trait
-    """What the reader looks at."""
+    """What the judge looks at."""
     value: str
     """The shape, color or style that is the concept."""
     anchor: str
@@ -107,7 +107,7 @@ class Concept:
     def _of(cls, path: Path, table: dict[str, Any]) -> "Concept":
         traits = [trait for trait in _VALUES if trait in table]
         if len(traits) != 1:
-            raise InputError(f"{path}: give one of {', '.join(_VALUES)}, by which the reader tells it")
+            raise InputError(f"{path}: give one of {', '.join(_VALUES)}, by which the judge tells it")
         if not table.get("words"):
             raise InputError(f"{path}: has no cases: give [words.training], [words.attack] and [words.test]")
         read = _checked(path, table)

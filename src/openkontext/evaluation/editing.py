@@ -1,4 +1,4 @@
-"""Run an editor over cases and read what it gives."""
+"""Run an editor over cases and judge what it gives."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from openkontext import images
 from openkontext.errors import InputError, RefusedError
 from openkontext.evaluation.benchmarks import PictureCase
 from openkontext.evaluation.published import Cell
-from openkontext.evaluation.scene_judge import Fault, Reading
+from openkontext.evaluation.scene_judge import Fault, Judgment
 from openkontext.evaluation.similarity import Embeds, Pictured, measure
 from openkontext.images.fitting import Pixels, from_model, to_model
 
@@ -99,8 +99,8 @@ class AnyCase(Pictured, Protocol):
     def held_out_phrasing(self) -> bool | None:
         """Whether training never used the phrasing; None where that is not known."""
 
-    def read(self, output: Pixels) -> Reading | None:
-        """What an independent reader finds in an output; None where none can judge."""
+    def judge(self, output: Pixels) -> Judgment | None:
+        """What an independent judge finds in an output; None where none can judge."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Outcome:
     case: AnyCase
     output: Pixels
     """The editor's picture, [height, width, 3]."""
-    reading: Reading | None
+    judgment: Judgment | None
     """None where nobody can judge."""
     seconds: float
     """Time that the editor took."""
@@ -141,7 +141,7 @@ class Outcome:
 def evaluate(
     cases: Iterable[AnyCase], edit: Callable[[AnyCase], EditorAnswer], clip: Embeds | None = None
 ) -> Iterator[Outcome]:
-    """Edit case after case, read each output and measure it; what a filter refuses has failed."""
+    """Edit case after case, judge each output and measure it; what a filter refuses has failed."""
     for case in cases:
         started = time.perf_counter()
         refused = ""
@@ -150,11 +150,11 @@ def evaluate(
         except RefusedError as error:
             answer, refused = EditorAnswer(case.before), str(error)
         seconds = time.perf_counter() - started if answer.seconds is None else answer.seconds
-        reading = case.read(answer.picture)
-        if refused and reading is not None:  # harmless as all our cases are, a refusal is a failure
-            reading = Reading((Fault("refused", refused),))
+        judgment = case.judge(answer.picture)
+        if refused and judgment is not None:  # harmless as all our cases are, a refusal is a failure
+            judgment = Judgment((Fault("refused", refused),))
         measures = {} if refused else measure(case, answer.picture, clip)
-        yield Outcome(case, answer.picture, reading, seconds, answer.unchanged, refused, measures)
+        yield Outcome(case, answer.picture, judgment, seconds, answer.unchanged, refused, measures)
 
 
 def with_first_pictures(outcomes: Iterable[Outcome], per_kind: int) -> Iterator[Outcome]:

@@ -22,7 +22,7 @@ from openkontext.data.edits import KINDS
 from openkontext.editor import load
 from openkontext.errors import InputError, RefusedError
 from openkontext.evaluation.cases import draw_cases
-from openkontext.evaluation.scene_judge import read
+from openkontext.evaluation.scene_judge import judge
 from openkontext.evaluation.similarity import psnr, ssim
 from openkontext.images.fitting import Pixels
 from openkontext.repository import Repository
@@ -111,7 +111,7 @@ def run(candidate: Candidate, seed: int, count: int, steps: int | None) -> Fidel
         seconds += time.perf_counter() - start
         latents.append(np.stack(seen))
         pictures.append(picture)
-        successes.append(picture is not None and read(case.edit, picture).success)
+        successes.append(picture is not None and judge(case.edit, picture).success)
     return FidelityRun(latents, pictures, successes, seconds, _peak_mib())
 
 

@@ -240,19 +240,19 @@ def _groups(outcomes: Sequence[Outcome], report: ScoreReport) -> Iterator[dict[s
 
 
 def _card(outcome: Outcome) -> dict[str, Any]:
-    case, reading = outcome.case, outcome.reading
+    case, judgment = outcome.case, outcome.judgment
     pictures = [("before", case.before), ("output", outcome.output)]
     if (reference := case.reference) is not None:
         pictures.append(("as asked", reference))
     verdict = "refused" if outcome.refused else "measured"
-    if reading is not None:
-        verdict = "right" if reading.success else "wrong"
+    if judgment is not None:
+        verdict = "right" if judgment.success else "wrong"
     return {
         "name": case.name,
         "instruction": case.instruction,
         "pictures": [{"label": label, **_embedded(pixels)} for label, pixels in pictures],
         "verdict": verdict,
-        "words": [fault.words for fault in reading.faults] if reading is not None else [],
+        "words": [fault.words for fault in judgment.faults] if judgment is not None else [],
         "refused": outcome.refused,
         "unchanged": outcome.unchanged,
         "unseen": case.unseen,

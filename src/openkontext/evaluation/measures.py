@@ -1,4 +1,4 @@
-"""What the reader measures: renderings, errors between pictures, outlines, colours.
+"""What the judge measures: renderings, errors between pictures, outlines, colours.
 
 Errors are mean absolute differences over pixels and channels, as shares of full scale.
 """

@@ -1,4 +1,4 @@
-"""The reader: does a picture show the asked change, and does all else stay?
+"""The judge: does a picture show the asked change, and does all else stay?
 
 It knows the scene before and after, and nothing of any model. It compares the output with renderings: of the
 scene as asked, and of what else it could show (other colours, other shapes, the thing not there, other
@@ -50,7 +50,7 @@ GONE_TOLERANCE = 0.10
 SOFT_EDGE = 2
 """Pixels around a new thing that are not looked at for the old one."""
 FEWEST_PIXELS = 12
-"""Pixels that must show of a thing for the reader to judge it: fewer are all edge."""
+"""Pixels that must show of a thing for the judge to look at it: fewer are all edge."""
 
 STAY_SHARE = 0.5
 """Error of a thing that stays, as a share of its contrast: nearer to being there than to being gone."""
@@ -78,8 +78,8 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What the reader found."""
+class Judgment:
+    """What the judge found."""
 
     faults: tuple[Fault, ...]
     """What is wrong; none for a success."""
@@ -90,16 +90,16 @@ class Reading:
         return not self.faults
 
 
-def read(edit: Edit, output: Pixels) -> Reading:
-    """Read an editor's picture.
+def judge(edit: Edit, output: Pixels) -> Judgment:
+    """Judge an editor's picture.
 
     Args:
         edit: what was asked.
         output: uint8 [height, width, 3]; of another size than the scene's it is a fault.
     """
     if output.shape != (edit.after.height, edit.after.width, 3):
-        return Reading((Fault("size", f"{output.shape[1]}x{output.shape[0]} pixels"),))
-    return Reading(tuple(_faults(edit, scaled(output))))
+        return Judgment((Fault("size", f"{output.shape[1]}x{output.shape[0]} pixels"),))
+    return Judgment(tuple(_faults(edit, scaled(output))))
 
 
 def _faults(edit: Edit, picture: Float) -> Iterator[Fault]:
@@ -164,7 +164,7 @@ def _background_faults(scene: Scene, picture: Float, *, exactly: bool) -> Iterat
         background &= ~silhouette(scene, thing)
     view = coarse(picture, background)
     errors = {
-        name: difference(coarse(draw(other), background), view) for name, other in _possible_readings(scene)
+        name: difference(coarse(draw(other), background), view) for name, other in _possible_scenes(scene)
     }
     nearest = min(errors, key=errors.__getitem__)
     if nearest:
@@ -277,7 +277,7 @@ def _stay_faults(
             yield Fault("others", f"the {thing.shape} changed")
 
 
-def _possible_readings(scene: Scene) -> Iterator[tuple[str, Scene]]:
+def _possible_scenes(scene: Scene) -> Iterator[tuple[str, Scene]]:
     """The scene, named "", and all that differ in landscape, season, time or look, each named by that."""
     yield "", scene
     for kind in ("background", "season", "time", "look"):

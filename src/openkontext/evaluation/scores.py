@@ -77,7 +77,7 @@ class ScoreReport:
     parts: dict[str, dict[str, Score]]
     """By task or kind, then as `combinations`."""
     faults: dict[str, dict[str, int]]
-    """In how many cases which of the reader's checks failed, by kind of edit; a case can fail several."""
+    """In how many cases which of the judge's checks failed, by kind of edit; a case can fail several."""
     cases: dict[str, int]
     """Cases by task."""
     measures: dict[str, dict[str, float]]
@@ -92,12 +92,12 @@ class ScoreReport:
     @classmethod
     def of(cls, outcomes: Sequence[Outcome]) -> "ScoreReport":
         """The report on outcomes, at least one."""
-        judged = [o for o in outcomes if o.reading is not None]
+        judged = [o for o in outcomes if o.judgment is not None]
         kinds = (*KINDS, IMPOSSIBLE)
         faults: dict[str, Counter[str]] = {kind: Counter() for kind in kinds}
         for outcome in outcomes:
-            if outcome.reading is not None:
-                faults[outcome.case.kind].update(sorted({fault.check for fault in outcome.reading.faults}))
+            if outcome.judgment is not None:
+                faults[outcome.case.kind].update(sorted({fault.check for fault in outcome.judgment.faults}))
         named = dict.fromkeys(outcome.case.task for outcome in outcomes)
         tasks = [name for name in TASKS if name in named] + [name for name in named if name not in TASKS]
         scores = {task: _score(o for o in judged if o.case.task == task) for task in TASKS}
@@ -149,7 +149,7 @@ class ScoreReport:
 
 def _score(outcomes: Iterable[Outcome]) -> Score | None:
     """The score of outcomes that were judged; None for none."""
-    successes = [o.reading.success for o in outcomes if o.reading is not None]
+    successes = [o.judgment.success for o in outcomes if o.judgment is not None]
     return Score.of(successes) if successes else None
 
 

@@ -61,7 +61,7 @@ def contact_sheet(outcomes: Iterable[Outcome], title: str) -> Pixels:
         middle = top + _BOX[1] // 2
         draw.text((_MARGIN, middle), kind, _INK, _font(17), anchor="ls")
         share = f"{len(rows[kind])} case{'s' * (len(rows[kind]) != 1)}"
-        if judged := [o.reading.success for o in rows[kind] if o.reading is not None]:
+        if judged := [o.judgment.success for o in rows[kind] if o.judgment is not None]:
             share = f"{Score.of(judged).success:.0%} of {len(judged)}"
         draw.text((_MARGIN, middle + 8), share, _FAINT, _font(13), anchor="lt")
         for column, outcome in enumerate(rows[kind][:columns]):
@@ -90,8 +90,8 @@ def _draw_outcome(sheet: Image.Image, outcome: Outcome, left: int, top: int, acr
         sheet.paste(picture, (x, top + (_BOX[1] - picture.height) // 2))
     draw = ImageDraw.Draw(sheet)
     y, x = top + _BOX[1] + 6, left
-    faults = outcome.reading.faults if outcome.reading is not None else ()
-    if outcome.reading is not None:
+    faults = outcome.judgment.faults if outcome.judgment is not None else ()
+    if outcome.judgment is not None:
         sheet.paste(_mark(not faults), (left, y))
         x += _MARK + 6
     draw.text((x, y), _shortened(outcome.case.instruction, _font(14), left + across - x), _INK, _font(14))
