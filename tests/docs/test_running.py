@@ -28,6 +28,7 @@ HOW_TO = (
     "filters",
     "service",
     "terms",
+    "release",
 )
 _BLOCK = re.compile(
     r"(?:<!-- (run|run: [^>]*|not run: [^>]*) -->\n\n?)?^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE

@@ -232,6 +232,38 @@ def test_a_data_card_that_names_the_weights_needs_no_settings(
     assert run(capsys, "release", home, "--dossier", dossier)[0] == 0
 
 
+def test_attacks_on_what_a_precision_was_quantized_from_count_where_the_makers_say_so(
+    ready: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, dossier = ready
+    digest = Repository.open(home).digest("fp32")
+    rates = [
+        {
+            "checkpoint": "c",
+            "concept": "all",
+            "attack": "plain",
+            "column": column,
+            "success": share,
+            "count": 40,
+        }
+        for column, share in (("model", 0.125), ("system", 0.0))
+    ]
+    change(dossier / "red-team.json", subjects=[{"name": "c", "digest": digest}], rates=rates)
+    code, out, _ = run(capsys, "release", home, "--dossier", dossier)
+    assert (code, out.count("\n"), "red-team report of bf16" in out) == (2, 1, True)
+    with (dossier / "release.toml").open("a") as file:
+        file.write('quantized_from = {bf16 = "fp32"}\n')
+    assert run(capsys, "release", home, "--dossier", dossier)[0] == 0
+    card = (home / "README.md").read_text()
+    assert "bf16 was attacked as fp32, from which it was quantized." in card
+    assert "| plain | 12.5% | 0.0% | 40 |" in card
+    # Its own report decides where there is one.
+    own = [Subject("copier", Repository.open(home).digest("bf16"))]
+    write_report(dossier / "own.json", reports.RED_TEAM, own, decision={"passed": False, "missed": ["plain"]})
+    code, out, _ = run(capsys, "release", home, "--dossier", dossier, "--overwrite")
+    assert (code, "own.json did not pass" in out) == (2, True)
+
+
 def test_a_second_release_asks_and_leaves_nothing_of_the_first(
     ready: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

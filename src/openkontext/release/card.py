@@ -155,9 +155,36 @@ def _evaluations(found: Mapping[str, ModelReport]) -> str:
 
 
 def _attacks(facts: CardFacts) -> str:
-    reports = list({report.path: report for report in facts.evidence.red_teams.values()}.values())
-    text = "It passed all thresholds of its red-team reports before the release:"
-    return f"{text}\n\n{_list(reports, facts)}"
+    parts = ["It passed all thresholds of its red-team reports before the release."]
+    as_others = facts.dossier.settings.quantized_from
+    told: dict[str, ModelReport] = {}
+    for precision, report in facts.evidence.red_teams.items():
+        if report.speaks_of(facts.digests[precision]):
+            told[precision] = report
+        else:
+            parts.append(f"{precision} was attacked as {as_others[precision]}, from which it was quantized.")
+    for precision, report in told.items():
+        parts.append(f"Attacks on {precision}: {_link(report, facts)}, {_day(report)}.")
+        if rows := list(_rates(report, facts.digests[precision])):
+            parts.append(_table(("attack", "the model alone", "with filters and review", "cases"), rows))
+    return "\n\n".join(parts)
+
+
+def _rates(report: ModelReport, digest: str) -> Iterator[tuple[str, str, str, str]]:
+    """What each attack reached over all concepts, as far as the report says it."""
+    names = [subject.name for subject in report.subjects if subject.digest == digest]
+    found = report.record.get("rates")
+    cells = [
+        each
+        for each in (found if isinstance(found, list) else ())
+        if isinstance(each, dict) and each.get("checkpoint") in names and each.get("concept") == "all"
+    ]
+    for attack in dict.fromkeys(str(each.get("attack")) for each in cells):
+        columns = {each.get("column"): each for each in cells if each.get("attack") == attack}
+        shares = {name: each["success"] for name, each in columns.items() if each.get("success") is not None}
+        if {"model", "system"} <= shares.keys():
+            count = str(columns["model"].get("count", ""))
+            yield attack, f"{shares['model']:.1%}", f"{shares['system']:.1%}", count
 
 
 def _data(facts: CardFacts) -> str:

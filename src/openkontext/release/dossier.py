@@ -30,6 +30,9 @@ class ReleaseSettings:
 
     trained_on: tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...] = ()
     """Digests of the data sets that the model was trained on, as their data cards name them."""
+    quantized_from: dict[str, str] = Field(default_factory=dict)
+    """Precision -> the one that it was quantized from and nothing else was done: attacks on that count for
+    it, too, where it has no red-team report of its own. Every precision is evaluated by itself."""
     base_model: str | None = None
     """OWNER/NAME of the model that it grew out of."""
     language: tuple[str, ...] = ("en",)

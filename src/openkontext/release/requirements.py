@@ -66,7 +66,10 @@ def gather(
         file = shlex.quote(str(dossier.folder / f"evaluation-{precision}.json"))
         _note(found, found.evaluations, precision, report, gap, f"{how} > {file}")
         report, gap = ask.newest(
-            reports.RED_TEAM, f"red-team report of {precision}", digest, lambda each: _attacked(each, filters)
+            reports.RED_TEAM,
+            f"red-team report of {precision}",
+            _attacked_as(precision, digests, dossier),
+            lambda each: _attacked(each, filters),
         )
         how = f"openkontext redteam {shlex.quote(model)} --plan PLAN.toml"
         _note(found, found.red_teams, precision, report, gap, f"attack these weights: {how}")
@@ -178,6 +181,14 @@ def _subjects(report: ModelReport) -> str:
     names = [f"{each.name} ({each.digest[:12]})" for each in report.subjects]
     more = f" and {len(names) - 2} more" if len(names) > 2 else ""
     return (", ".join(names[:2]) or "nothing") + more
+
+
+def _attacked_as(precision: str, digests: Mapping[str, str], dossier: Dossier) -> str:
+    """The digest whose attacks count for a precision: its own, or that of the one it was quantized from."""
+    own, source = digests[precision], dossier.settings.quantized_from.get(precision, precision)
+    if any(report.speaks_of(own) for report in dossier.of_kind(reports.RED_TEAM)):
+        return own
+    return digests.get(source, own)
 
 
 def _evaluated(report: ModelReport, dossier: Dossier) -> str | None:
