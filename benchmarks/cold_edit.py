@@ -21,35 +21,47 @@ ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "examples" / "scene.png"
 PROMPT = "make it night"
 
-# In a process of its own: a child's peak memory counts what its parent held when it started it.
-PREPARE = """
-import sys
-from openkontext.export.loading import import_repository
-from openkontext.model.pipeline import save_pipeline
-from openkontext.repository import Repository
-pipeline = import_repository(Repository.open("nano").path)
-for network in (pipeline.transformer, pipeline.autoencoder, pipeline.clip, pipeline.t5):
-    network.float()
-save_pipeline(pipeline, sys.argv[1])
-print(pipeline.transformer.config.theta)
-"""
 
-PEER = """
-import sys, torch
-from diffusers import FluxKontextPipeline
-from PIL import Image
-folder, picture, prompt, steps, theta, out = sys.argv[1:]
-pipeline = FluxKontextPipeline.from_pretrained(folder)
-pipeline.transformer.pos_embed.theta = int(theta)
-pipeline.set_progress_bar_config(disable=True)
-image = Image.open(picture).convert("RGB")
-result = pipeline(
-    image=image, prompt=prompt, num_inference_steps=int(steps), height=image.height, width=image.width,
-    max_area=image.height * image.width, max_sequence_length=32, _auto_resize=False,
-    generator=torch.Generator().manual_seed(1),
-)
-result.images[0].save(out)
-"""
+def prepare(folder: str) -> None:
+    """Write nano as diffusers reads it; print the theta of its positions, which diffusers does not read."""
+    from openkontext.export.loading import import_repository
+    from openkontext.model.pipeline import save_pipeline
+    from openkontext.repository import Repository
+
+    pipeline = import_repository(Repository.open("nano").path)
+    for network in (pipeline.transformer, pipeline.autoencoder, pipeline.clip, pipeline.t5):
+        network.float()
+    save_pipeline(pipeline, folder)
+    print(pipeline.transformer.config.theta)
+
+
+def peer(folder: str, steps: int, theta: int, out: str) -> None:
+    """The edit as diffusers makes it."""
+    import torch
+    from diffusers import FluxKontextPipeline
+    from PIL import Image
+
+    pipeline = FluxKontextPipeline.from_pretrained(folder)
+    pipeline.transformer.pos_embed.theta = theta
+    pipeline.set_progress_bar_config(disable=True)
+    image = Image.open(PICTURE).convert("RGB")
+    result = pipeline(
+        image=image,
+        prompt=PROMPT,
+        num_inference_steps=steps,
+        height=image.height,
+        width=image.width,
+        max_area=image.height * image.width,
+        max_sequence_length=32,
+        _auto_resize=False,
+        generator=torch.Generator().manual_seed(1),
+    )
+    result.images[0].save(out)
+
+
+def part(name: str, *arguments: object) -> list[str]:
+    """The command that runs one of the functions above alone: a child's peak counts what its parent held."""
+    return [sys.executable, __file__, "--part", name, *map(str, arguments)]
 
 
 def measure(command: list[str]) -> tuple[float, float]:
@@ -67,6 +79,13 @@ def measure(command: list[str]) -> tuple[float, float]:
 
 def main() -> None:
     """Measures and prints."""
+    match sys.argv[1:]:
+        case ["--part", "prepare", folder]:
+            prepare(folder)
+            return
+        case ["--part", "peer", folder, steps, theta, out]:
+            peer(folder, int(steps), int(theta), out)
+            return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--steps", type=int, default=28)
@@ -75,15 +94,13 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         checkpoint, out = Path(folder, "nano"), str(Path(folder, "out.png"))
-        prepare = [sys.executable, "-c", PREPARE, str(checkpoint)]
-        theta = subprocess.run(prepare, check=True, capture_output=True, text=True).stdout.strip()
-        Path(folder, "peer.py").write_text(PEER)
+        theta = subprocess.check_output(part("prepare", checkpoint), text=True).strip()
         steps = str(options.steps)
         ours = [sys.executable, "-m", "openkontext", "edit", str(PICTURE), PROMPT, "-o", out]
         ours += ["--steps", steps, "--seed", "1", "--overwrite"]
-        peer = [sys.executable, f"{folder}/peer.py", str(checkpoint), str(PICTURE), PROMPT, steps, theta, out]
-        measure(ours), measure(peer)  # files come into the disk's cache
-        runs = [(measure(ours), measure(peer)) for _ in range(options.runs)]
+        theirs = part("peer", checkpoint, steps, theta, out)
+        measure(ours), measure(theirs)  # files come into the disk's cache
+        runs = [(measure(ours), measure(theirs)) for _ in range(options.runs)]
 
     names = ("openkontext", "diffusers")
     table = {

@@ -21,7 +21,8 @@ from typing import Any
 
 import faiss
 import numpy as np
-import prompt_filter
+import prompt_filter  # puts tests/support on the path
+import prompt_suites
 import skimage.data
 from PIL import Image, ImageDraw, ImageFont
 
@@ -108,7 +109,7 @@ def main() -> None:
 
 def _instructions() -> Iterator[dict[str, Any]]:
     """The suites of the prompt check: violating prompts in disguises, and benign ones."""
-    for suite in prompt_filter.SUITES:
+    for suite in prompt_suites.SUITES:
         table, _, busy, _ = prompt_filter.measure(suite)
         found, wrong = (
             [hit for hits in table[kind].values() for hit in hits] for kind in ("category", "benign")
@@ -158,11 +159,9 @@ def _look_ups(size: int) -> Iterator[dict[str, Any]]:
     rng = np.random.default_rng(1)
     hashes = rng.integers(0, 256, (size, BYTES), dtype=np.uint8)
     faiss.omp_set_num_threads(1)
-    indexes = {
-        "with every hash": faiss.IndexBinaryFlat(BITS),
-        "16 words, one bit turned": faiss.IndexBinaryMultiHash(BITS, 16, 16),
-    }
-    indexes["16 words, one bit turned"].nflip = 1
+    words = faiss.IndexBinaryMultiHash(BITS, 16, 16)
+    words.nflip = 1
+    indexes = {"with every hash": faiss.IndexBinaryFlat(BITS), "16 words, one bit turned": words}
     for name, index in indexes.items():
         started = time.thread_time()
         index.add(hashes)

@@ -233,10 +233,10 @@ def _photos(folders: Sequence[Path]) -> Iterator[Pixels]:
     for path in sorted(path for folder in folders for path in folder.rglob("*") if path.is_file()):
         try:
             data = path.read_bytes()
-            image = Image.open(io.BytesIO(data))
-            if data in seen or min(image.size) < 48 or image.width * image.height > 3e7:
+            opened = Image.open(io.BytesIO(data))
+            if data in seen or min(opened.size) < 48 or opened.width * opened.height > 3e7:
                 continue
-            image = image.convert("RGB")
+            image = opened.convert("RGB")
         except Exception:  # damaged on purpose, for these are tests of readers
             continue
         seen.add(data)

@@ -68,8 +68,8 @@ def main() -> None:
     print(f"suite: {options.suite}, {platform.machine()}, {platform.processor() or 'unknown processor'}")
     for name, rows in shares.items():
         print(f"\n{name:26}refused    of   share")
-        for kind, (refused, count) in [*rows.items(), ("all", _sum(rows))]:
-            print(f"{kind:26}{refused:7}{count:6}{refused / count:8.1%}")
+        for kind, (hits, count) in [*rows.items(), ("all", _sum(rows))]:
+            print(f"{kind:26}{hits:7}{count:6}{hits / count:8.1%}")
     print("\nms a prompt: " + ", ".join(f"{name} {value:.2f}" for name, value in milliseconds.items()))
 
 

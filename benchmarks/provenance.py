@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -72,9 +73,9 @@ def signing(runs: int) -> None:
         for kind in ("PNG", "JPEG", "WEBP"):
             plain = images.encode(pixels, kind)
             signed = provenance.sign(plain, kind, record)
-            encode = median(lambda p=pixels, k=kind: images.encode(p, k), runs)
-            sign = median(lambda d=plain, k=kind, r=record: provenance.sign(d, k, r), runs)
-            verify = median(lambda d=signed: provenance.verify(d), runs)
+            encode = median(partial(images.encode, pixels, kind), runs)
+            sign = median(partial(provenance.sign, plain, kind, record), runs)
+            verify = median(partial(provenance.verify, signed), runs)
             row = f"{kind} {side}x{side}"
             print(f"{row:<16}{encode:>10.1f}{sign:>10.1f}{(encode + sign) / encode:>8.2f}{verify:>11.1f}")
 

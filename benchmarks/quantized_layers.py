@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -43,7 +44,7 @@ class Writer:
         folder.mkdir(parents=True)
         self.data = (folder / "backbone.onnx_data").open("wb")
 
-    def node(self, op_type: str, inputs: list[str], outputs: int = 1, **attributes: object) -> str:
+    def node(self, op_type: str, inputs: list[str], outputs: int = 1, **attributes: Any) -> str:
         """Add a node; gives the name of its first output."""
         names = [f"v{len(self.nodes)}_{index}" for index in range(outputs)]
         domain = "trt" if op_type.startswith("TRT") else ""
@@ -53,7 +54,9 @@ class Writer:
 
     def weight(self, dtype: int, dims: list[int], raw: bytes) -> str:
         """Add a weight."""
-        tensor = TensorProto(name=f"w{len(self.weights)}", data_type=dtype, dims=dims, data_location=1)
+        tensor = TensorProto(
+            name=f"w{len(self.weights)}", data_type=dtype, dims=dims, data_location=TensorProto.EXTERNAL
+        )
         place = {"location": "backbone.onnx_data", "offset": self.data.tell(), "length": len(raw)}
         for key, value in place.items():
             tensor.external_data.add(key=key, value=str(value))

@@ -40,7 +40,7 @@ def main() -> None:
             caches.append(StepCache(threshold, extend=extend))
             return caches[-1]
 
-        editing.StepCache = made  # type: ignore[assignment,misc]
+        editing.StepCache = made  # type: ignore[assignment,attr-defined]
         outputs: list[np.ndarray | None] = []
         for case in cases:
             try:

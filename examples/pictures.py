@@ -67,7 +67,7 @@ def hero() -> Image.Image:
     """The example picture and what the shipped model makes of it, instruction by instruction."""
     editor = openkontext.load()
     before = Image.open(HERE / "scene.png")
-    cells = [("before", before)]
+    cells: list[tuple[str, Image.Image]] = [("before", before)]
     cells += [(f"“{text}”", editor.edit(before, text, seed=1).image) for text in INSTRUCTIONS]
     width = len(cells) * (_SIDE + _GAP) + _GAP
     sheet = Image.new("RGB", (width, _SIDE + _CAPTION + 2 * _GAP), "white")

@@ -13,7 +13,7 @@ import itertools
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -100,7 +100,7 @@ def recipes() -> str:
 def addresses() -> str:
     """Every address of the service."""
     with tempfile.TemporaryDirectory() as folder:
-        document = create_app(Settings(data=Path(folder))).openapi()
+        document = create_app(Settings.model_validate({"data": Path(folder)})).openapi()
     rows = [
         (f"`{method.upper()} {path}`", _first_line(operation), _answers(operation))
         for path, methods in sorted(document["paths"].items())
@@ -167,7 +167,7 @@ def _answers(operation: dict[str, Any]) -> str:
     return ", ".join(operation["responses"])
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in [list(head), ["---"] * len(head), *cells])
 
