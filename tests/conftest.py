@@ -28,8 +28,8 @@ def _data_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
     from openkontext.terms import Terms
 
     os.environ["OPENKONTEXT_DATA"] = str(data := tmp_path_factory.mktemp("data"))
-    # Many models of tests name no licence, so that FLUX.1's holds.
-    Terms.of_folder(data, "models of tests", RepositoryConfig().licence).accept()
+    # Many models of tests name no license, so that FLUX.1's holds.
+    Terms.of_folder(data, "models of tests", RepositoryConfig().license).accept()
 
 
 @pytest.fixture(scope="session")

@@ -31,9 +31,9 @@ def editor(copier: Path) -> openkontext.Editor:
 
 
 def blocks(width: int = 128, height: int = 128, low: int = 0, high: int = 255) -> np.ndarray:
-    """A picture that the copier's autoencoder keeps: every 8x8 block of one colour."""
-    colours = np.random.default_rng(5).integers(low, high, (height // 8, width // 8, 3), endpoint=True)
-    return np.kron(colours, np.ones((8, 8, 1))).astype(np.uint8)
+    """A picture that the copier's autoencoder keeps: every 8x8 block of one color."""
+    colors = np.random.default_rng(5).integers(low, high, (height // 8, width // 8, 3), endpoint=True)
+    return np.kron(colors, np.ones((8, 8, 1))).astype(np.uint8)
 
 
 def difference(result: openkontext.EditResult, picture: np.ndarray) -> np.ndarray:

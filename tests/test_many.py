@@ -36,8 +36,8 @@ def run(
 
 def picture(path: Path, seed: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    colours = np.random.default_rng(seed).integers(0, 200, (8, 12, 3), np.uint8)
-    Image.fromarray(np.kron(colours, np.ones((8, 8, 1), np.uint8))).save(path)
+    colors = np.random.default_rng(seed).integers(0, 200, (8, 12, 3), np.uint8)
+    Image.fromarray(np.kron(colors, np.ones((8, 8, 1), np.uint8))).save(path)
 
 
 def names(folder: str) -> list[str]:
@@ -197,7 +197,7 @@ def test_crop_and_extend_reach_the_edit(run: Run) -> None:
         (["in/a.png", "make it", "--extend", "left=3,left=4"], "names left twice"),
         (["in/a.png", "make it", "--crop-to-mask"], "--crop-to-mask needs a mask"),
         (["bad.jsonl"], "bad.jsonl line 2: no JSON"),
-        (["field.jsonl"], "field.jsonl line 1: there is no field 'colour'"),
+        (["field.jsonl"], "field.jsonl line 1: there is no field 'color'"),
         (["out.jsonl"], "line 1: 'output' must be a name within"),
         (["twice.jsonl"], "two outputs would have this name"),
     ],
@@ -206,7 +206,7 @@ def test_what_cannot_be_done_is_one_line(run: Run, args: list[str], says: str) -
     Path("empty.txt").write_text(" \n")
     line = '{"image": "in/a.png", "prompt": "make it"}\n'
     Path("bad.jsonl").write_text(line + "{")
-    Path("field.jsonl").write_text(line.replace("prompt", "colour"))
+    Path("field.jsonl").write_text(line.replace("prompt", "color"))
     Path("out.jsonl").write_text(line.replace("}", ', "output": "../x.png"}'))
     Path("twice.jsonl").write_text(line * 2)
     code, out, err = run(*args)

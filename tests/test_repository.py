@@ -381,3 +381,9 @@ def test_pull_without_a_network(home: Path) -> None:
 def test_pull_of_what_is_no_name_on_the_hub(name: str) -> None:
     with pytest.raises(InputError, match="give OWNER/NAME"):
         pull(name)
+
+
+def test_a_license_under_its_old_spelling_is_read(tmp_path: Path) -> None:
+    for key in ("licence", "license"):
+        (tmp_path / "openkontext.json").write_text(json.dumps({key: "MIT"}))
+        assert RepositoryConfig.load(tmp_path).license == "MIT"

@@ -26,13 +26,13 @@ def torch_randn(shape: tuple[int, ...], seed: int) -> np.ndarray:
     return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)).numpy()
 
 
-torch_is_vectorised = pytest.mark.skipif(
+torch_is_vectorized = pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"),
     reason="torch's own noise differs on processors without AVX2",
 )
 
 
-@torch_is_vectorised
+@torch_is_vectorized
 @settings(max_examples=200, deadline=None)
 @given(
     shape=st.lists(st.integers(1, 12), min_size=1, max_size=4).map(tuple),
@@ -44,7 +44,7 @@ def test_noise_is_torchs_for_any_shape_and_seed(shape: tuple[int, ...], seed: in
     np.testing.assert_allclose(noise, torch_randn(shape, seed), rtol=0, atol=5e-7)
 
 
-@torch_is_vectorised
+@torch_is_vectorized
 @pytest.mark.parametrize("count", [*range(1, 40), 1 << 20, (1 << 20) + 5])
 @pytest.mark.parametrize("seed", [0, 42, 2**32 + 42, -1])
 def test_noise_is_torchs_for_every_way_a_count_ends(count: int, seed: int) -> None:

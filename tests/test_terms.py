@@ -22,9 +22,9 @@ from openkontext.errors import ConsentError
 from openkontext.repository import Repository
 from openkontext.terms import Terms, is_terms_file
 
-LICENCE = "A Non-Commercial License v1.1.1\n\nNo money.\n"
+LICENSE = "A Non-Commercial License v1.1.1\n\nNo money.\n"
 POLICY = "Acceptable use: none that harms.\n"
-CARD = '---\nlicense: other\nextra_gated_prompt: By "Agree", you agree to the licence.\n---\n# Tiny\n'
+CARD = '---\nlicense: other\nextra_gated_prompt: By "Agree", you agree to the license.\n---\n# Tiny\n'
 
 
 @pytest.fixture(autouse=True)
@@ -36,9 +36,9 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A repository whose licence must be accepted."""
-    made = write_tiny_repository(tmp_path / "tiny", config=replace(TINY, licence="a non-commercial licence"))
-    (made / "LICENSE.md").write_text(LICENCE)
+    """A repository whose license must be accepted."""
+    made = write_tiny_repository(tmp_path / "tiny", config=replace(TINY, license="a non-commercial license"))
+    (made / "LICENSE.md").write_text(LICENSE)
     (made / "POLICY.md").write_text(POLICY)
     return made
 
@@ -73,7 +73,7 @@ def test_which_files_are_terms(name: str, is_one: bool) -> None:
 def test_nano_asks_for_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "terms", "show", "--json")
     terms = json.loads(out)
-    assert (code, terms["licence"], terms["required"], terms["accepted"]) == (0, "Apache-2.0", False, None)
+    assert (code, terms["license"], terms["required"], terms["accepted"]) == (0, "Apache-2.0", False, None)
     Repository.open("nano")
 
 
@@ -85,7 +85,7 @@ def test_nothing_opens_before_the_terms_are_accepted(
     code, _, err = run(capsys, "edit", "photo.png", "make it red", "--model", folder)
     assert code == 4
     assert err == (
-        f"error: {folder}: its terms (a non-commercial licence, version 1.1.1) must be accepted first: "
+        f"error: {folder}: its terms (a non-commercial license, version 1.1.1) must be accepted first: "
         f"read them with `openkontext terms show {folder}`, then run `openkontext terms accept {folder}`\n"
     )
     code, out, _ = run(capsys, "doctor", "--model", folder)
@@ -100,7 +100,7 @@ def test_nothing_opens_before_the_terms_are_accepted(
     before = datetime.now(UTC).replace(microsecond=0)
     code, out, _ = run(capsys, "terms", "accept", folder)
     assert code == 0
-    assert "a non-commercial licence, version 1.1.1, accepted 2" in out
+    assert "a non-commercial license, version 1.1.1, accepted 2" in out
     assert load(folder).repository.path == folder
     (line,) = (data / "consents.jsonl").read_text().splitlines()
     record = json.loads(line)
@@ -142,16 +142,16 @@ def test_only_the_read_terms_are_accepted(folder: Path, capsys: pytest.CaptureFi
     assert run(capsys, "terms", "accept", folder, "--digest", digest)[0] == 0
 
 
-def test_a_licence_without_its_text_must_be_accepted_too(folder: Path) -> None:
+def test_a_license_without_its_text_must_be_accepted_too(folder: Path) -> None:
     for name in ("LICENSE.md", "POLICY.md"):
         (folder / name).unlink()
     terms = Repository.open(folder, consent=False).terms
-    assert "a non-commercial licence" in terms.text
+    assert "a non-commercial license" in terms.text
     with pytest.raises(ConsentError):
         Repository.open(folder)
 
 
-def test_an_open_licence_behind_a_gate_must_be_accepted(tmp_path: Path) -> None:
+def test_an_open_license_behind_a_gate_must_be_accepted(tmp_path: Path) -> None:
     folder = write_tiny_repository(tmp_path / "tiny")
     Repository.open(folder)
     (folder / "README.md").write_text(CARD)
@@ -180,8 +180,8 @@ def test_a_damaged_record_accepts_nothing(folder: Path, data: Path) -> None:
 def hub(tmp_path: Path) -> Iterator[tuple[str, type[Hub]]]:
     """A gated repository, its main one with the policy, and a token that is let in: "hf_member"."""
     published = write_tiny_repository(tmp_path / "hub" / "onnx")
-    replace(TINY, name="labs/Tiny-onnx", licence="other").save(published)
-    (published / "LICENSE.md").write_text(LICENCE)
+    replace(TINY, name="labs/Tiny-onnx", license="other").save(published)
+    (published / "LICENSE.md").write_text(LICENSE)
     (published / "README.md").write_text(CARD)
     main_repository = tmp_path / "hub" / "main"
     main_repository.mkdir()
@@ -244,7 +244,7 @@ def test_a_gated_repository_is_fetched_after_the_hub_and_the_user_agreed(
     assert refused[0] == 4
     assert "openkontext terms accept labs/Tiny-onnx" in refused[2]
     assert shown[0] == 0
-    for text in (LICENCE, POLICY, 'By "Agree", you agree to the licence.'):
+    for text in (LICENSE, POLICY, 'By "Agree", you agree to the license.'):
         assert text.strip() in shown[1]
     assert weights(handler) == []
 
@@ -254,7 +254,7 @@ def test_a_gated_repository_is_fetched_after_the_hub_and_the_user_agreed(
     assert Repository.open("labs/Tiny-onnx").config.name == "labs/Tiny-onnx"
 
     changed = handler.repositories["labs/Tiny-onnx"] / "LICENSE.md"
-    changed.write_text(LICENCE.replace("1.1.1", "1.2"))
+    changed.write_text(LICENSE.replace("1.1.1", "1.2"))
     ((code, _, err),) = commands(endpoint, "hf_member", "pull labs/Tiny-onnx")
     assert code == 4
     assert "labs/Tiny-onnx: its terms changed since you accepted version 1.1.1" in err
@@ -264,7 +264,15 @@ def test_a_gated_repository_is_fetched_after_the_hub_and_the_user_agreed(
 
 
 def test_terms_have_a_version_of_their_own() -> None:
-    assert Terms("x", "y", (("LICENSE", LICENCE),)).version == "1.1.1"
+    assert Terms("x", "y", (("LICENSE", LICENSE),)).version == "1.1.1"
     assert Terms("x", "y", (("LICENSE", "Version 2.0, of today"),)).version == "2.0"
     plain = Terms("x", "y", (("LICENSE", "no number"),))
     assert plain.version == plain.digest[:12]
+
+
+def test_a_consent_that_was_noted_under_the_old_spelling_holds(folder: Path, data: Path) -> None:
+    terms = Repository.open(folder, consent=False).terms
+    record = vars(terms.accept()).copy()
+    record["licence"] = record.pop("license")
+    (data / "consents.jsonl").write_text(json.dumps(record))
+    assert terms.consent() is not None

@@ -22,8 +22,8 @@ BOUNDS = (88, 138, 190)
 
 def poster(picture: np.ndarray) -> np.ndarray:
     """Flat areas in four inks, by lightness."""
-    grey = Image.fromarray(picture).convert("L").filter(ImageFilter.MedianFilter(3))
-    return INKS[np.digitize(np.asarray(grey), BOUNDS)]
+    gray = Image.fromarray(picture).convert("L").filter(ImageFilter.MedianFilter(3))
+    return INKS[np.digitize(np.asarray(gray), BOUNDS)]
 
 
 def scenes(count: int, seed: int) -> list[np.ndarray]:

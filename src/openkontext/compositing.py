@@ -25,8 +25,8 @@ Changes = Callable[[Float, Pixels], Float]
 
 CELL = 8
 """Pixels along one side of a cell of `changed_cells`: those of a latent pixel."""
-SAME_COLOUR = 8
-"""Mean difference of a cell's colours, of 255, below which `changed_cells` takes it as unchanged.
+SAME_COLOR = 8
+"""Mean difference of a cell's colors, of 255, below which `changed_cells` takes it as unchanged.
 
 Where a picture only passed through an autoencoder, both sides of the comparison did, so that its loss cancels
 out; this is the room for what the transformer adds to what it repeats."""
@@ -82,7 +82,7 @@ def changed_cells(made: Pixels, before: Pixels) -> Float:
     height, width, _ = made.shape
     difference = np.abs(made.astype(np.float32) - before).mean(axis=2)
     cells = difference.reshape(height // CELL, CELL, width // CELL, CELL).mean(axis=(1, 3))
-    return soft_area(cells >= SAME_COLOUR, CELL)
+    return soft_area(cells >= SAME_COLOR, CELL)
 
 
 def compose(made: Pixels, latents: Float, inputs: Inputs, changes: Changes | None) -> Pixels:

@@ -383,12 +383,12 @@ class Editor:
     def _preview(
         self, latents: Float, inputs: Inputs, changes: compositing.Changes | None, screening: Screening
     ) -> Image.Image:
-        """What the model foresees, no larger than it makes it; plain grey where the filters keep that in."""
+        """What the model foresees, no larger than it makes it; plain gray where the filters keep that in."""
         part = compositing.compose(self._pixels(latents), latents, compositing.no_larger(inputs), changes)
         pixels = compositing.whole(part, inputs)
         shown = [pixels, *([part] if inputs.frame else [])]
         allowed = all(screening.may_preview(each) for each in shown)
-        return Image.fromarray(pixels) if allowed else Image.new("RGB", pixels.shape[1::-1], "grey")
+        return Image.fromarray(pixels) if allowed else Image.new("RGB", pixels.shape[1::-1], "gray")
 
     def _encode_text(self, request: EditRequest) -> tuple[TextEmbeds, TextEmbeds | None]:
         """The prompt as the transformer takes it, and the negative prompt where it counts."""

@@ -119,7 +119,7 @@ def fetch_terms(name: str, folder: Path | None = None) -> Terms:
         if missing := sorted({file for file in wanted if file in files} - found):
             _download(source, missing, folder)
         found |= files
-    return Terms.of_folder(folder, name, RepositoryConfig.load(folder).licence)
+    return Terms.of_folder(folder, name, RepositoryConfig.load(folder).license)
 
 
 def find_terms(name: str) -> Terms:

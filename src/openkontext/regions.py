@@ -65,9 +65,9 @@ def around(mask: Float, sizes: tuple[Size, ...]) -> Box:
     across, down = nearest_size(width, height, sizes)
     asked = max(width, round(height * across / down)), max(height, round(width * down / across))
     spans = []
-    for centre, side, whole in zip(middle, asked, mask.shape[::-1], strict=True):
+    for center, side, whole in zip(middle, asked, mask.shape[::-1], strict=True):
         side = min(side, whole)
-        start = min(max(0, round(centre - side / 2)), whole - side)
+        start = min(max(0, round(center - side / 2)), whole - side)
         spans.append((start, start + side))
     (left, right), (top, bottom) = spans
     return left, top, right, bottom

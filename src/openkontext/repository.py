@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
+from pydantic import AliasChoices, ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from openkontext.errors import InputError
@@ -55,8 +55,10 @@ class RepositoryConfig:
 
     name: str = FLUX_REPOSITORY
     """What the model is called; OWNER/NAME where it can be fetched from the Hugging Face Hub."""
-    licence: str = "FLUX.1 [dev] Non-Commercial License"
-    """Licence of the weights."""
+    license: Annotated[str, Field(validation_alias=AliasChoices("license", "licence"))] = (
+        "FLUX.1 [dev] Non-Commercial License"
+    )
+    """License of the weights; files from before call it `licence`."""
     scaling_factor: PositiveFloat = 0.3611
     """The transformer works on (latent - shift_factor) * scaling_factor."""
     shift_factor: float = 0.1159
@@ -121,11 +123,11 @@ class RepositoryConfig:
             return cls.load(folder)
         from openkontext.runtime import optimum
 
-        licence = cls.licence if optimum.is_flux_dev(folder) else UNSTATED
+        license = cls.license if optimum.is_flux_dev(folder) else UNSTATED
         try:
             numbers = optimum.numbers(folder)
             return TypeAdapter(cls).validate_python(
-                {"name": folder.absolute().name, "licence": licence, **numbers}
+                {"name": folder.absolute().name, "license": license, **numbers}
             )
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False)[0]
@@ -194,7 +196,7 @@ class Repository:
     @property
     def terms(self) -> Terms:
         """The terms that it carries."""
-        return Terms.of_folder(self.path, _terms_name(self.path, self.config), self.config.licence)
+        return Terms.of_folder(self.path, _terms_name(self.path, self.config), self.config.license)
 
     @cached_property
     def precisions(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Terms that bind whoever uses a model or a service: what they are, and that they were accepted.
 
-A model repository carries its licence and usage policy as files. Where these are more than an open licence,
+A model repository carries its license and usage policy as files. Where these are more than an open license,
 the repository is neither fetched nor opened before they are accepted: these very texts, by their digest.
 """
 
@@ -16,13 +16,13 @@ from openkontext.errors import ConsentError, InputError
 from openkontext.files import append_line
 from openkontext.places import data_folder
 
-OPEN_LICENCES = frozenset(
+OPEN_LICENSES = frozenset(
     {"0bsd", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "isc", "mit", "unlicense"}
 )
-"""Licences (SPDX, in small letters) that ask for nothing which must be accepted before use."""
+"""Licenses (SPDX, in small letters) that ask for nothing which must be accepted before use."""
 
 UNSTATED = "not stated"
-"""Licence of a model that says nothing of it, such as one of one's own."""
+"""License of a model that says nothing of it, such as one of one's own."""
 
 CARD = "README.md"
 """Model card of a repository; its head says what the Hugging Face Hub asks before it lets anyone in."""
@@ -49,7 +49,7 @@ class Consent:
     """When, in UTC."""
     name: str
     """What they were the terms of."""
-    licence: str
+    license: str
     version: str
     digest: str
     """SHA-256 of the texts."""
@@ -61,23 +61,23 @@ class Terms:
 
     name: str
     """What they are the terms of: a repository, or a service."""
-    licence: str
+    license: str
     """What they are called."""
     texts: tuple[tuple[str, str], ...]
     """Name and text of each part."""
     gated: bool = False
-    """Whether who publishes it asks everybody to accept them, whatever the licence."""
+    """Whether who publishes it asks everybody to accept them, whatever the license."""
     stated_version: str = ""
     """Their version, where something else than the text tells it."""
 
     @classmethod
-    def of_folder(cls, folder: Path, name: str, licence: str) -> "Terms":
+    def of_folder(cls, folder: Path, name: str, license: str) -> "Terms":
         """The terms that a repository on disk carries.
 
         Args:
             folder: of the repository.
             name: what the repository is called.
-            licence: its licence, as its settings say.
+            license: its license, as its settings say.
 
         Raises:
             InputError: a file cannot be read.
@@ -91,15 +91,16 @@ class Terms:
         asked = _asked_on_hub(folder / CARD)
         if asked:
             texts.append((CARD, asked))
-        if not texts and licence != UNSTATED:
+        if not texts and license != UNSTATED:
             missing = "Its text is not in this repository; read it where it was published."
-            texts = [("licence", f"{licence}\n\n{missing}\n")]
-        return cls(name, licence, tuple(texts), gated=bool(asked))
+            # Its name is in the digest that people have accepted.
+            texts = [("licence", f"{license}\n\n{missing}\n")]
+        return cls(name, license, tuple(texts), gated=bool(asked))
 
     @property
     def required(self) -> bool:
         """Whether they must be accepted before use."""
-        return self.gated or (bool(self.texts) and self.licence.lower() not in OPEN_LICENCES)
+        return self.gated or (bool(self.texts) and self.license.lower() not in OPEN_LICENSES)
 
     @property
     def version(self) -> str:
@@ -136,7 +137,7 @@ class Terms:
         if not self.required or self.consent():
             return
         earlier = [consent for consent in _consents() if consent.name == self.name]
-        what = f"{self.name}: its terms ({self.licence}, version {self.version}) must be accepted first"
+        what = f"{self.name}: its terms ({self.license}, version {self.version}) must be accepted first"
         if earlier:
             what = (
                 f"{self.name}: its terms changed since you accepted version {earlier[-1].version}"
@@ -156,7 +157,7 @@ class Terms:
         if known := self.consent():
             return known
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        consent = Consent(now, self.name, self.licence, self.version, self.digest)
+        consent = Consent(now, self.name, self.license, self.version, self.digest)
         path = data_folder() / _RECORDS
         try:
             append_line(path, json.dumps(vars(consent), ensure_ascii=False), private=True)
@@ -165,16 +166,16 @@ class Terms:
         return consent
 
 
-def joined(name: str, licence: str, version: str, parts: Iterable[Terms]) -> Terms:
+def joined(name: str, license: str, version: str, parts: Iterable[Terms]) -> Terms:
     """Several terms as one, to be accepted together.
 
     Args:
         name: what they are the terms of.
-        licence: what they are called.
+        license: what they are called.
         version: of the whole.
         parts: the terms.
     """
-    return Terms(name, licence, tuple(text for part in parts for text in part.texts), stated_version=version)
+    return Terms(name, license, tuple(text for part in parts for text in part.texts), stated_version=version)
 
 
 def _consents() -> Iterator[Consent]:
@@ -186,6 +187,8 @@ def _consents() -> Iterator[Consent]:
     for line in lines:
         try:
             record = json.loads(line)
+            if "licence" in record:  # as it was spelled
+                record.setdefault("license", record["licence"])
             yield Consent(**{key: str(record[key]) for key in Consent.__dataclass_fields__})
         except (ValueError, TypeError, KeyError):
             continue

@@ -60,8 +60,8 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def save_photo(path: Path) -> None:
-    colours = np.random.default_rng(2).integers(0, 200, (12, 16, 3))
-    Image.fromarray(np.kron(colours, np.ones((8, 8, 1))).astype(np.uint8)).save(path)
+    colors = np.random.default_rng(2).integers(0, 200, (12, 16, 3))
+    Image.fromarray(np.kron(colors, np.ones((8, 8, 1))).astype(np.uint8)).save(path)
 
 
 def names(folder: str | Path = ".") -> list[str]:
@@ -350,7 +350,7 @@ def test_a_bad_picture_is_one_line_and_exit_code_2(run: Run, copier: Path, conte
             "not a t5 graph",
         ),
         (
-            lambda root: (root / "openkontext.json").write_text('{"clip_length": 9, "licence": "MIT"}'),
+            lambda root: (root / "openkontext.json").write_text('{"clip_length": 9, "license": "MIT"}'),
             "clip_length is",
         ),
         (lambda root: (root / "openkontext.json").write_text("{"), "openkontext.json"),
@@ -363,8 +363,8 @@ def test_a_bad_repository_is_one_line_and_exit_code_2(
 ) -> None:
     from copier import make_repository
 
-    spoil(make_repository(tmp_path / "models" / "spoilt"))
-    done = run(*EDIT, "--model", tmp_path / "models" / "spoilt")
+    spoil(make_repository(tmp_path / "models" / "spoiled"))
+    done = run(*EDIT, "--model", tmp_path / "models" / "spoiled")
     assert done.code == 2
     assert says in done.error
     assert not Path("photo-edited.png").exists()

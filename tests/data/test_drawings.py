@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from openkontext.data.palette import COLOURS
+from openkontext.data.palette import COLORS
 from openkontext.data.robots import BODIES, FEET, HEADS, TOPS, Robot
 from openkontext.data.sampler import random_sign
 from openkontext.data.scenes import (
@@ -20,14 +20,14 @@ from openkontext.data.scenes import (
     silhouette,
 )
 from openkontext.data.signs import LETTERS, LONGEST, cell, glyph, ink, strokes
-from openkontext.data.styles import COLOURLESS, STYLES, draw_in
+from openkontext.data.styles import COLORLESS, STYLES, draw_in
 from openkontext.data.things import Form
 
 SCENE = Scene(128, 128, "meadow", "summer", "day", (), detail=3)
 
 
-def with_thing(shape: str, colour: str, form: Form, size: float = ROBOT_SIZE) -> Scene:
-    return replace(SCENE, things=(Thing(shape, colour, "middle", size, form=form),))
+def with_thing(shape: str, color: str, form: Form, size: float = ROBOT_SIZE) -> Scene:
+    return replace(SCENE, things=(Thing(shape, color, "middle", size, form=form),))
 
 
 def test_no_two_letters_look_alike():
@@ -78,19 +78,19 @@ def test_nothing_stands_in_front_of_a_sign():
     assert (alone != both).any()
 
 
-def test_every_letter_of_a_sign_shows_in_every_place_and_colour():
-    for colour in COLOURS:
-        empty = render(with_thing("sign", colour, Form(text=""), 72 / 128)).astype(int)
+def test_every_letter_of_a_sign_shows_in_every_place_and_color():
+    for color in COLORS:
+        empty = render(with_thing("sign", color, Form(text=""), 72 / 128)).astype(int)
         for place in range(LONGEST):
             text = "." * place + "8"
-            sign = render(with_thing("sign", colour, Form(text=text.replace(".", "1")), 72 / 128))
+            sign = render(with_thing("sign", color, Form(text=text.replace(".", "1")), 72 / 128))
             assert np.abs(sign - empty).max() > 90
-        assert sum(abs(a - b) for a, b in zip(ink(colour), COLOURS[colour], strict=True)) > 150
+        assert sum(abs(a - b) for a, b in zip(ink(color), COLORS[color], strict=True)) > 150
 
 
 @pytest.mark.parametrize(
     ("part", "options"),
-    [("head", HEADS), ("top", TOPS), ("body", BODIES), ("feet", FEET), ("face", tuple(COLOURS))],
+    [("head", HEADS), ("top", TOPS), ("body", BODIES), ("feet", FEET), ("face", tuple(COLORS))],
 )
 def test_every_part_of_a_robot_shows(part: str, options: tuple[str, ...]):
     robot = Robot("round", "antenna", "box", "legs", "red")
@@ -110,7 +110,7 @@ def test_a_group_has_as_many_things_as_it_says():
         scene = replace(
             SCENE, things=(Thing("boat", "red", "middle", 0.4, form=Form(count=count)),), time="day"
         )
-        red = COLOURS["red"]
+        red = COLORS["red"]
         picture = render(scene).astype(int)
         sails = (np.abs(picture - red).sum(axis=2) < 60) & silhouette(scene, scene.things[0])
         sizes = np.bincount(label(sails)[0].ravel())[1:]
@@ -128,11 +128,11 @@ def test_a_style_keeps_size_and_range(style: str):
         assert np.array_equal(drawn, picture)
 
 
-@pytest.mark.parametrize("style", COLOURLESS)
-def test_colourless_styles_show_the_outline_and_no_colour(style: str):
+@pytest.mark.parametrize("style", COLORLESS)
+def test_colorless_styles_show_the_outline_and_no_color(style: str):
     red, blue = (
-        draw_in(style, render(with_thing("ball", colour, Form())).astype(np.float32))
-        for colour in ("red", "blue")
+        draw_in(style, render(with_thing("ball", color, Form())).astype(np.float32))
+        for color in ("red", "blue")
     )
     spread = red.reshape(-1, 3) - red.reshape(-1, 3).mean(axis=1, keepdims=True)
     assert np.abs(spread - spread.mean(axis=0)).max() < 60  # one hue

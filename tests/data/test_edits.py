@@ -20,7 +20,7 @@ from openkontext.data.holdout import (
     thing_held_out,
 )
 from openkontext.data.landscapes import LANDSCAPES, SEASONS, TIMES
-from openkontext.data.palette import COLOURS
+from openkontext.data.palette import COLORS
 from openkontext.data.robots import BODIES, HEADS, TOPS, Robot
 from openkontext.data.sampler import random_scene
 from openkontext.data.scenes import GROUND_PLACES, LOOKS, PLACES, SIZES, Scene, Thing, box_of, render
@@ -42,10 +42,10 @@ def held_out(scene: Scene) -> bool:
 
 def thing_is_held_out(thing: Thing) -> bool:
     return (
-        thing_held_out(thing.shape, thing.colour)
+        thing_held_out(thing.shape, thing.color)
         or count_held_out(thing.shape, thing.form.count)
         or (thing.shape == SIGN and text_held_out(thing.form.text))
-        or (thing.shape == ROBOT and robot_held_out(thing.form.robot, thing.colour))
+        or (thing.shape == ROBOT and robot_held_out(thing.form.robot, thing.color))
     )
 
 
@@ -91,7 +91,7 @@ def test_a_global_edit_changes_one_word_about_the_scene(kind: str):
 def test_a_local_edit_does_to_one_thing_what_its_name_says():
     for edit in edits("recolour"):
         assert (edit.subject.shape, edit.subject.place) == (edit.result.shape, edit.result.place)
-        assert edit.subject.colour != edit.result.colour
+        assert edit.subject.color != edit.result.color
     for edit in edits("replace"):
         assert edit.subject.shape != edit.result.shape
         assert edit.subject.in_sky == edit.result.in_sky
@@ -101,14 +101,14 @@ def test_a_local_edit_does_to_one_thing_what_its_name_says():
         assert Counter(edit.after.things) - Counter(edit.before.things) == Counter([edit.result])
     for edit in edits("move"):
         assert edit.result.place not in [thing.place for thing in edit.before.things]
-        assert (edit.result.shape, edit.result.colour) == (edit.subject.shape, edit.subject.colour)
+        assert (edit.result.shape, edit.result.color) == (edit.subject.shape, edit.subject.color)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_names_are_unique_and_things_are_where_they_can_be(kind: str):
     for edit in edits(kind) + edits(kind, unseen=True):
         for scene in (edit.before, edit.after):
-            names = [(thing.shape, thing.colour) for thing in scene.things]
+            names = [(thing.shape, thing.color) for thing in scene.things]
             places = [thing.place for thing in scene.things]
             assert len(set(names)) == len(names)
             assert len(set(places)) == len(places)
@@ -184,7 +184,7 @@ def test_a_reference_keeps_its_style_or_its_character_and_nothing_else():
         assert edit.after.things == (edit.result,)
     for edit in edits("character reference"):
         assert edit.subject.form.robot == edit.result.form.robot
-        assert edit.subject.colour == edit.result.colour
+        assert edit.subject.color == edit.result.color
         assert edit.before.landscape != edit.after.landscape
         assert edit.after.things == (edit.result,)
 
@@ -213,7 +213,7 @@ def test_a_family_shares_its_pictures():
 
 def test_the_held_out_share_is_what_the_module_says():
     for shape in SHAPES:
-        assert sum(thing_held_out(shape, colour) for colour in COLOURS) == 1
+        assert sum(thing_held_out(shape, color) for color in COLORS) == 1
     for group in (GROUND_THINGS, SKY_THINGS):
         pairs = [replacement_held_out(a, b) for a in group for b in group if a != b]
         assert 0.08 < np.mean(pairs) < 0.25
@@ -223,7 +223,7 @@ def test_the_held_out_share_is_what_the_module_says():
     for landscape in LANDSCAPES:
         assert sum(style_held_out(landscape, style) for style in STYLES) in (1, 2)
     assert 0.1 < np.mean([text_held_out(str(n)) for n in range(1000)]) < 0.23
-    robots = [Robot(h, t, b, "legs", f) for h in HEADS for t in TOPS for b in BODIES for f in COLOURS]
+    robots = [Robot(h, t, b, "legs", f) for h in HEADS for t in TOPS for b in BODIES for f in COLORS]
     assert 0.1 < np.mean([robot_held_out(robot, "red") for robot in robots]) < 0.19
     for values, at in ((SEASONS, 1), (TIMES, 2), (LOOKS, 3)):
         count = 0

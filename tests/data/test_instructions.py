@@ -9,13 +9,13 @@ from openkontext.data.draws import random_edit
 from openkontext.data.edits import FIRST_KINDS, IMPOSSIBLE, KINDS, Edit
 from openkontext.data.families import family
 from openkontext.data.instructions import every_word, phrase, slip
-from openkontext.data.palette import COLOURS
+from openkontext.data.palette import COLORS
 from openkontext.data.scenes import Scene, Thing
 from openkontext.data.things import SHAPES
 
 PLACE_WORDS = {
     "left": r"(on|at) the left( side)?",
-    "middle": r"in the (middle|center|centre)",
+    "middle": r"in the (middle|center|centre)",  # codespell:ignore centre
     "right": r"(on|at) the right( side)?",
     "sky left": r"in the sky on the left|at the top left|in the left of the sky",
     "sky middle": r"in the sky in the middle|at the top in the middle|in the middle of the sky",
@@ -45,10 +45,10 @@ def spoken(edit: Edit, instruction: str) -> set[str]:
 
 def meant(scene: Scene, words: str) -> list[Thing]:
     """The things that words at the start of a text can mean, as a reader of English takes them."""
-    match = re.match(rf"the (?:({'|'.join(COLOURS)}) )?({'|'.join(SHAPES)})\b ?(.*)", words)
+    match = re.match(rf"the (?:({'|'.join(COLORS)}) )?({'|'.join(SHAPES)})\b ?(.*)", words)
     assert match, words
-    colour, shape, rest = match.groups()
-    things = [t for t in scene.things if t.shape == shape and colour in (None, t.colour)]
+    color, shape, rest = match.groups()
+    things = [t for t in scene.things if t.shape == shape and color in (None, t.color)]
     if len(things) > 1:
         things = [t for t in things if re.match(PLACE_WORDS[t.place], rest)]
         # "at the top left" is not "at the left": the longest description of a place wins.
@@ -92,14 +92,14 @@ def test_first_kinds_have_fewer_words():
 def test_an_instruction_names_one_thing(kind: str):
     for edit, instruction in instructions(kind, 80) + instructions(kind, 40, held_out=True):
         text = plain(instruction)
-        named = re.search(rf"the (?:(?:{'|'.join(COLOURS)}) )?(?:{'|'.join(SHAPES)})\b", text)
+        named = re.search(rf"the (?:(?:{'|'.join(COLORS)}) )?(?:{'|'.join(SHAPES)})\b", text)
         assert named, instruction
         assert meant(edit.before, text[named.start() :]) == [edit.subject], instruction
 
 
 @pytest.mark.parametrize("kind", ["add", "move"])
 def test_an_instruction_names_the_place(kind: str):
-    sides = {"left": "left", "right": "right", "middle": "middle|center|centre"}
+    sides = {"left": "left", "right": "right", "middle": "middle|center|centre"}  # codespell:ignore centre
     for edit, instruction in instructions(kind, 80):
         side = edit.result.place.split()[-1]
         assert re.search(rf"\b({sides[side]})\b", instruction, re.IGNORECASE), instruction
@@ -111,8 +111,8 @@ def test_an_instruction_names_the_place(kind: str):
 def test_an_instruction_says_what_is_asked(kind: str):
     for edit, instruction in instructions(kind, 80):
         words = instruction.lower().rstrip(".").split()
-        if kind == "recolour" or edit.subject is None or edit.result.colour != edit.subject.colour:
-            assert edit.result.colour in words, instruction
+        if kind == "recolour" or edit.subject is None or edit.result.color != edit.subject.color:
+            assert edit.result.color in words, instruction
         if kind != "recolour":
             assert edit.result.shape in words, instruction
         article = re.search(r"\b(a|an) (\w)", instruction.lower())

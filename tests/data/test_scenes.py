@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from openkontext.data.landscapes import LANDSCAPES, SEASONS, TIMES, draw_landscape
-from openkontext.data.palette import COLOURS
+from openkontext.data.palette import COLORS
 from openkontext.data.sampler import random_scene
-from openkontext.data.scenes import LOOKS, SIZES, Scene, Thing, box_of, coloured_area, render, silhouette
-from openkontext.data.things import GROUND_THINGS, SHAPES, draw_thing, main_colour_area
+from openkontext.data.scenes import LOOKS, SIZES, Scene, Thing, box_of, colored_area, render, silhouette
+from openkontext.data.things import GROUND_THINGS, SHAPES, draw_thing, main_color_area
 
 SCENE = Scene(144, 112, "city", "winter", "night", (Thing("cat", "orange", "middle", 0.32),), detail=5)
 
@@ -38,7 +38,7 @@ def test_drawing_does_not_write_into_what_is_cached():
     first = digests([SCENE])
     render(replace(SCENE, look="inverted"))
     assert digests([SCENE]) == first
-    for cached in (draw_landscape, draw_thing, main_colour_area):
+    for cached in (draw_landscape, draw_thing, main_color_area):
         cached.cache_clear()
     assert digests([SCENE]) == first
 
@@ -76,19 +76,19 @@ def test_a_thing_changes_the_picture_in_its_square_and_its_shadow_only(shape: st
     outline = silhouette(scene, thing)
     assert outline.sum() > 0.2 * side**2
     assert (changed | ~outline).mean() > 0.999  # nothing within the outline is as it was
-    area = coloured_area(scene, thing)
+    area = colored_area(scene, thing)
     assert area.sum() > 0.06 * side**2
     assert not (area & ~outline).any()
 
 
 @pytest.mark.parametrize("time", TIMES)
-def test_colours_can_be_told_apart_in_any_light(time: str):
+def test_colors_can_be_told_apart_in_any_light(time: str):
     ball = Thing("ball", "red", "middle", 0.32)
     means = []
-    for colour in COLOURS:
-        thing = replace(ball, colour=colour)
+    for color in COLORS:
+        thing = replace(ball, color=color)
         scene = replace(SCENE, time=time, things=(thing,))
-        means.append(render(scene)[coloured_area(scene, thing)].mean(axis=0))
+        means.append(render(scene)[colored_area(scene, thing)].mean(axis=0))
     distances = np.linalg.norm(np.array(means)[:, None] - np.array(means), axis=2)
     assert distances[~np.eye(len(means), dtype=bool)].min() > 30
 

@@ -15,9 +15,9 @@ from openkontext.evaluation.editing import edited_by, evaluate
 from openkontext.evaluation.scores import ScoreReport
 
 
-def picture(file: Path, colour: tuple[int, int, int], size: tuple[int, int] = (64, 48)) -> None:
+def picture(file: Path, color: tuple[int, int, int], size: tuple[int, int] = (64, 48)) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(file)
+    Image.new("RGB", size, color).save(file)
 
 
 def write(file: Path, *rows: object) -> Path:
@@ -69,8 +69,8 @@ def test_a_category_that_is_new_is_a_task_of_its_own(kontext_bench: Path):
 
 
 def test_a_jsonl_of_cases_brings_what_it_has(tmp_path: Path):
-    for name, colour in (("a.png", (200, 30, 30)), ("b.png", (30, 30, 200))):
-        picture(tmp_path / name, colour)
+    for name, color in (("a.png", (200, 30, 30)), ("b.png", (30, 30, 200))):
+        picture(tmp_path / name, color)
     below = np.tri(48, 64, dtype=bool)  # white below the diagonal
     Image.fromarray(below).save(tmp_path / "mask.png")
     file = write(

@@ -56,7 +56,7 @@ def test_the_judge_finds_none_in_what_other_cases_ask(cases: list[ConceptCase]) 
     for case in cases:
         if case.edit.result is None or concept.is_in(case.edit.before):
             continue
-        field = "shape" if concept.trait == "shape" else "colour"
+        field = "shape" if concept.trait == "shape" else "color"
         other = replace(case.edit.result, **{field: concept.anchor})
         things = tuple(other if t == case.edit.result else t for t in case.edit.after.things)
         finding = case.judge(saved(render(replace(case.edit.after, things=things))))

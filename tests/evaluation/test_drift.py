@@ -52,7 +52,7 @@ def test_an_editor_that_knows_keeps_everything(chain: Chain):
     # Shadows reach a little beyond an edit's region, which is all that can differ.
     assert all(k.psnr > 40 for k in kept)
     assert all(k.autoencoder == 99 for k in kept)
-    assert all(k.recognised for k in kept)
+    assert all(k.recognized for k in kept)
 
 
 def test_an_editor_that_darkens_loses_with_every_turn(chain: Chain):
@@ -60,25 +60,25 @@ def test_an_editor_that_darkens_loses_with_every_turn(chain: Chain):
     assert all(a.psnr > b.psnr for a, b in pairwise(kept))
     assert kept[-1].psnr == pytest.approx(kept[-1].autoencoder, abs=1.5)
     black = next(follow(chain, lambda picture, *_: picture * 0, darker))[0]
-    assert black.recognised is False
+    assert black.recognized is False
 
 
 def test_psnr_is_what_it_says():
-    black, grey = np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 51, np.uint8)
+    black, gray = np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 51, np.uint8)
     everywhere = np.ones((4, 4), bool)
-    assert psnr(black, grey, everywhere) == pytest.approx(20 * math.log10(5))
-    assert psnr(black, grey, ~everywhere) == psnr(black, black, everywhere) == 99
+    assert psnr(black, gray, everywhere) == pytest.approx(20 * math.log10(5))
+    assert psnr(black, gray, ~everywhere) == psnr(black, black, everywhere) == 99
 
 
 def test_the_report_takes_medians_and_counts_the_last_turn():
     kept = [
-        Kept(chain, turn, 30 - turn + chain, 35 - turn, recognised=(chain, turn) != (1, 2))
+        Kept(chain, turn, 30 - turn + chain, 35 - turn, recognized=(chain, turn) != (1, 2))
         for chain in range(3)
         for turn in (1, 2)
     ]
     report = DriftReport.of(kept)
     assert (report.psnr, report.autoencoder) == ((30, 29), (34, 33))
-    assert (report.recognised.success, report.recognised.count) == (pytest.approx(2 / 3), 3)
+    assert (report.recognized.success, report.recognized.count) == (pytest.approx(2 / 3), 3)
 
 
 def test_a_plot_shows_its_lines():
@@ -95,7 +95,7 @@ def test_the_command_measures_a_model(tmp_path, copier, capsys: pytest.CaptureFi
     record = json.loads(capsys.readouterr().out)
     # The copier copies: after every turn it has lost what its autoencoder loses, no more.
     assert record["psnr"] == pytest.approx(record["autoencoder"], abs=0.6)
-    assert record["recognised"]["count"] == 1
+    assert record["recognized"]["count"] == 1
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert main(command) == 0
     assert "autoencoder alone" in capsys.readouterr().out

@@ -45,7 +45,7 @@ class Lossless:
 
 def outcomes_of(cases: list[Case], failing: set[int]) -> list[Outcome]:
     """Outcomes made up: failures by their index."""
-    wrong = Judgment((Fault("colour", "the ball is blue"), Fault("outside", "the rest changed")))
+    wrong = Judgment((Fault("color", "the ball is blue"), Fault("outside", "the rest changed")))
     return [Outcome(c, c.truth, wrong if c.index in failing else Judgment(()), 0.5) for c in cases]
 
 
@@ -102,7 +102,7 @@ def test_outputs_are_kept_signed_and_found_again(cases: list[Case], copier: Path
 
 
 def test_the_report_counts_every_part(cases: list[Case]):
-    failing = {0, 9, 10}  # both recolourings and the second replacement
+    failing = {0, 9, 10}  # both recolorings and the second replacement
     report = ScoreReport.of(outcomes_of(cases, failing))
     assert report.overall.success == pytest.approx(15 / 18)
     assert report.kinds["recolour"].success == 0
@@ -112,8 +112,8 @@ def test_the_report_counts_every_part(cases: list[Case]):
     assert report.combinations["seen"].success == pytest.approx(7 / 9)
     assert set(report.phrasings) == {"unseen"}  # the first two turns
     assert report.faults == {
-        "recolour": {"colour": 2, "outside": 2},
-        "replace": {"colour": 1, "outside": 1},
+        "recolour": {"color": 2, "outside": 2},
+        "replace": {"color": 1, "outside": 1},
     }
     assert report.seconds == 9
     assert json.loads(json.dumps(report.record()))["overall"].keys() == {"success", "low", "high", "count"}
@@ -205,8 +205,8 @@ def test_the_command_asks_for_the_kinds_that_are_named(capsys: pytest.CaptureFix
     assert list(record["kinds"]) == ["time", "impossible"]
     assert record["kinds"]["impossible"]["success"] == 1  # a copy leaves all as it is
     assert record["unchanged"] == {"global": 2, "impossible": 2}
-    assert main(["evaluate", "edits", "--kinds", "time,colour"]) == 2
-    assert "there is no 'colour'; choose of recolour, replace" in capsys.readouterr().err
+    assert main(["evaluate", "edits", "--kinds", "time,shape"]) == 2
+    assert "there is no 'shape'; choose of recolour, replace" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("nano")

@@ -67,8 +67,8 @@ def test_the_plot_shows_every_candidate_but_the_reference():
     rows = [Fidelity(name, 1, error, 30, 0.9, 1, 1, 1) for name, error in errors.items()]
     picture = np.asarray(plot(rows, "title"))
     assert picture.shape == (420, 720, 3)
-    for colour in ((46, 110, 180), (206, 62, 56)):
-        assert (picture == colour).all(axis=2).sum() > 20
+    for color in ((46, 110, 180), (206, 62, 56)):
+        assert (picture == color).all(axis=2).sum() > 20
 
 
 def test_one_candidate_is_no_comparison():

@@ -26,7 +26,7 @@ FACTS = {"model": "nano", "steps": "28"}
 
 @pytest.fixture(scope="module")
 def outcomes() -> list[Outcome]:
-    wrong = Judgment((Fault("colour", "the ball is <b>blue</b>"),))
+    wrong = Judgment((Fault("color", "the ball is <b>blue</b>"),))
     cases = draw_cases(seed=3, count=9, kinds=KINDS)
     outputs = [case.before if case.index % 2 else case.truth for case in cases]
     return [

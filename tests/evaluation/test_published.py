@@ -39,9 +39,9 @@ class Keeping:
         return Kept(image)
 
 
-def png(colour: tuple[int, int, int], size: tuple[int, int] = (48, 32)) -> dict[str, Any]:
+def png(color: tuple[int, int, int], size: tuple[int, int] = (48, 32)) -> dict[str, Any]:
     stream = io.BytesIO()
-    Image.new("RGB", size, colour).save(stream, "PNG")
+    Image.new("RGB", size, color).save(stream, "PNG")
     return {"bytes": stream.getvalue(), "path": None}
 
 
@@ -172,9 +172,9 @@ def test_magic_brush(form: str, tmp_path: Path) -> None:
     expected = ["139_1", "139_inde_2", "139_inde_3", "139_iter_2", "139_iter_3"]
     assert found == [*(f"139/{name}.png" for name in expected), "30/30_1.png"]
     # An editor that copies: a turn on its own output shows the first picture, one on the true one does not.
-    colours = {name: Image.open(tmp_path / f"out/139/{name}.png").getpixel((0, 0)) for name in expected}
-    assert colours["139_iter_3"] == colours["139_iter_2"] == colours["139_1"] == (50, 2, 3)
-    assert (colours["139_inde_2"], colours["139_inde_3"]) == ((100, 2, 3), (150, 2, 3))
+    colors = {name: Image.open(tmp_path / f"out/139/{name}.png").getpixel((0, 0)) for name in expected}
+    assert colors["139_iter_3"] == colors["139_iter_2"] == colors["139_1"] == (50, 2, 3)
+    assert (colors["139_inde_2"], colors["139_inde_3"]) == ((100, 2, 3), (150, 2, 3))
     last = [name for name in found if "iter_" in name]  # as its judge sorts the final turn
     assert sorted(last, key=lambda name: int("".join(re.findall(r"\d", name))))[-1] == "139/139_iter_3.png"
 

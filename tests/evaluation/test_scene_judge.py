@@ -9,7 +9,7 @@ from stand_ins import blurred
 
 from openkontext.data.draws import random_edit
 from openkontext.data.edits import GLOBAL_KINDS, IMPOSSIBLE, KINDS, LOCAL_KINDS, Edit, global_changes, moved
-from openkontext.data.palette import COLOURS
+from openkontext.data.palette import COLORS
 from openkontext.data.robots import BODIES, FEET, HEADS, TOPS
 from openkontext.data.scenes import Scene, Thing, render
 from openkontext.data.styles import STYLES
@@ -74,11 +74,11 @@ MADE = ("recolour", "replace", "add", "move")
 
 
 @pytest.mark.parametrize("case", cases_of(*MADE), ids=lambda c: c.instruction)
-def test_a_thing_in_another_colour_fails(case: Case):
+def test_a_thing_in_another_color_fails(case: Case):
     wanted = case.edit.result
-    for colour in [c for c in COLOURS if c != wanted.colour][::3]:
-        output = put(case.edit.after, wanted, replace(wanted, colour=colour))
-        assert checks(case, output) & {"colour", "presence"}
+    for color in [c for c in COLORS if c != wanted.color][::3]:
+        output = put(case.edit.after, wanted, replace(wanted, color=color))
+        assert checks(case, output) & {"color", "presence"}
 
 
 @pytest.mark.parametrize("case", cases_of(*MADE), ids=lambda c: c.instruction)
@@ -133,10 +133,10 @@ def test_another_thing_that_goes_or_changes_fails(kind: str):
     found = (drawn(kind, [4, i], unseen=i % 2 == 0) for i in range(60))
     case = next(c for c in found if c.edit.after.time == "day" and untouched(c.edit))
     other = untouched(case.edit)[0]
-    colour = "blue" if other.colour in ("red", "orange", "yellow", "pink", "white") else "yellow"
-    outputs = [put(case.edit.after, other), put(case.edit.after, other, replace(other, colour=colour))]
+    color = "blue" if other.color in ("red", "orange", "yellow", "pink", "white") else "yellow"
+    outputs = [put(case.edit.after, other), put(case.edit.after, other, replace(other, color=color))]
     if kind == "style":
-        outputs.pop()  # a pencil has no colours
+        outputs.pop()  # a pencil has no colors
     for output in outputs:
         assert "others" in checks(case, output)
 

@@ -9,7 +9,7 @@ from skimage.metrics import structural_similarity
 from openkontext.evaluation.cases import draw_cases
 from openkontext.evaluation.similarity import MEASURES, asked_region, measure, resized
 
-GREY = np.full((40, 60, 3), 100, np.uint8)
+GRAY = np.full((40, 60, 3), 100, np.uint8)
 
 
 @dataclass
@@ -21,30 +21,30 @@ class Plain:
 
 
 def lighter(rows: slice, columns: slice, by: int = 51) -> np.ndarray:
-    picture = GREY.copy()
+    picture = GRAY.copy()
     picture[rows, columns] += np.uint8(by)
     return picture
 
 
 def test_the_share_that_changed():
     output = lighter(slice(0, 20), slice(0, 30))  # a quarter, by a fifth of full scale
-    assert measure(Plain(GREY), output)["changed"] == 0.25
-    assert measure(Plain(GREY), lighter(slice(0, 20), slice(0, 30), by=12))["changed"] == 0
+    assert measure(Plain(GRAY), output)["changed"] == 0.25
+    assert measure(Plain(GRAY), lighter(slice(0, 20), slice(0, 30), by=12))["changed"] == 0
 
 
 def test_change_outside_a_mask():
-    mask = np.zeros(GREY.shape[:2], bool)
+    mask = np.zeros(GRAY.shape[:2], bool)
     mask[:20] = True
     inside, outside = lighter(slice(0, 20), slice(None)), lighter(slice(20, 40), slice(0, 30))
-    assert measure(Plain(GREY, may_change=mask), inside)["outside"] == 0
-    assert measure(Plain(GREY, may_change=mask), outside)["outside"] == pytest.approx(0.1)
+    assert measure(Plain(GRAY, may_change=mask), inside)["outside"] == 0
+    assert measure(Plain(GRAY, may_change=mask), outside)["outside"] == pytest.approx(0.1)
 
 
 def test_change_outside_what_the_reference_changes():
     asked = lighter(slice(10, 20), slice(10, 20))
-    region = asked_region(GREY, asked)
+    region = asked_region(GRAY, asked)
     assert (region.sum(), region[5:25, 5:25].all()) == (400, True)  # five pixels wider on each side
-    case = Plain(GREY, reference=asked)
+    case = Plain(GRAY, reference=asked)
     assert measure(case, asked)["outside"] == 0
     assert measure(case, asked)["psnr"] == 99
     assert measure(case, asked)["ssim"] == 1
@@ -53,19 +53,19 @@ def test_change_outside_what_the_reference_changes():
 
 
 def test_nothing_is_outside_where_all_was_to_change():
-    case = Plain(GREY, reference=lighter(slice(None), slice(None)))
-    assert "outside" not in measure(case, GREY)
+    case = Plain(GRAY, reference=lighter(slice(None), slice(None)))
+    assert "outside" not in measure(case, GRAY)
 
 
 def test_an_output_of_another_size_is_brought_to_the_inputs():
-    case = Plain(GREY, reference=np.full((80, 120, 3), 100, np.uint8))
+    case = Plain(GRAY, reference=np.full((80, 120, 3), 100, np.uint8))
     found = measure(case, np.full((20, 30, 3), 100, np.uint8))
     assert (found["changed"], found["psnr"]) == (0, 99)
-    assert resized(GREY, case.reference).shape == (80, 120, 3)
+    assert resized(GRAY, case.reference).shape == (80, 120, 3)
 
 
 def test_only_what_is_wanted_is_measured():
-    assert measure(Plain(GREY, reference=GREY, wanted=["ssim"]), GREY) == {"ssim": 1}
+    assert measure(Plain(GRAY, reference=GRAY, wanted=["ssim"]), GRAY) == {"ssim": 1}
 
 
 def test_similarity_to_the_reference_is_scikit_images():

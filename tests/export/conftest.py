@@ -59,10 +59,10 @@ def pipeline(tmp_path) -> Pipeline:
         (tmp_path / "parts" / name).mkdir(parents=True)
         (tmp_path / "parts" / name / "tokenizer.json").write_text(f'{{"of": "{name}"}}')
     return Pipeline(
-        transformer=small_models.randomise(FluxTransformer(CONFIG.transformer), 1).eval(),
-        autoencoder=small_models.randomise(Autoencoder(CONFIG.autoencoder), 2).eval(),
-        clip=small_models.randomise(build_clip(CONFIG.clip), 3).eval(),
-        t5=small_models.randomise(build_t5(CONFIG.t5), 4).eval(),
+        transformer=small_models.randomize(FluxTransformer(CONFIG.transformer), 1).eval(),
+        autoencoder=small_models.randomize(Autoencoder(CONFIG.autoencoder), 2).eval(),
+        clip=small_models.randomize(build_clip(CONFIG.clip), 3).eval(),
+        t5=small_models.randomize(build_t5(CONFIG.t5), 4).eval(),
         tokenizer=tmp_path / "parts" / "tokenizer",
         tokenizer_2=tmp_path / "parts" / "tokenizer_2",
         base_shift=0.3,

@@ -1,4 +1,4 @@
-"""The inputs that layers are quantised by: made up, recorded, on file, and on their way through blocks."""
+"""The inputs that layers are quantized by: made up, recorded, on file, and on their way through blocks."""
 
 from pathlib import Path
 

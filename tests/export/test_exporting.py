@@ -55,13 +55,13 @@ def test_layout_is_the_published_one(pipeline, tmp_path):
 
 
 def test_settings_come_from_the_checkpoint_and_the_caller(pipeline, tmp_path):
-    config = RepositoryConfig(name="small", licence="Apache-2.0", sizes=((128, 96),), scaling_factor=9.0)
+    config = RepositoryConfig(name="small", license="Apache-2.0", sizes=((128, 96),), scaling_factor=9.0)
     repository = export_repository(pipeline, tmp_path / "out", config=config)
     repository.verify("bf16")
     assert repository == Repository.open(tmp_path / "out")
     assert repository.config == RepositoryConfig(
         name="small",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         sizes=((128, 96),),
         scaling_factor=0.7,
         shift_factor=-0.2,

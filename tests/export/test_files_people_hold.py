@@ -98,7 +98,7 @@ def test_a_packed_transformer_exports_as_what_it_stands_for(pack, folder, tmp_pa
 
 
 @pytest.mark.parametrize("kind", ["F16", "Q8_0", "Q4_0"])
-def test_a_gguf_transformer_exports_as_gguf_py_dequantises_it(kind, folder, tmp_path):
+def test_a_gguf_transformer_exports_as_gguf_py_dequantizes_it(kind, folder, tmp_path):
     state = weights(tmp_path / "flux.safetensors")
     write_gguf(tmp_path / "flux.gguf", state, kind)
     meant = {

@@ -229,7 +229,7 @@ def test_the_12b_graphs_have_the_checkpoints_weights_and_read_none():
 
 
 def test_linear_layers_and_attention_have_the_published_pattern(pipeline, small_config, weights_of):
-    """Quantisers and TensorRT know a layer as Transpose -> MatMul -> Add or as one Gemm, under its name."""
+    """Quantizers and TensorRT know a layer as Transpose -> MatMul -> Add or as one Gemm, under its name."""
     config = small_config().transformer
     graph = transformer_graph(config, weights_of(pipeline.transformer), FLOAT, 12).graph
     nodes = {node.name: node for node in graph}

@@ -20,7 +20,7 @@ from openkontext.terms import Terms
 
 CARD = """---
 license: other
-license_name: house-licence
+license_name: house-license
 license_link: LICENSE.md
 extra_gated_prompt: By clicking "Agree", you agree to the house rules.
 ---
@@ -37,8 +37,8 @@ def checkpoint(pipeline, tmp_path) -> Path:
     return tmp_path / "House-1"
 
 
-def test_an_export_keeps_name_licence_and_terms_and_asks_for_the_same_consent(checkpoint, tmp_path):
-    (checkpoint / "LICENSE.md").write_text("# House licence v1.2\nBe kind.")
+def test_an_export_keeps_name_license_and_terms_and_asks_for_the_same_consent(checkpoint, tmp_path):
+    (checkpoint / "LICENSE.md").write_text("# House license v1.2\nBe kind.")
     (checkpoint / "POLICY.md").write_text("No harm.")
     (checkpoint / "README.md").write_text(CARD)
     out = export_repository(checkpoint, tmp_path / "out").path
@@ -46,9 +46,9 @@ def test_an_export_keeps_name_licence_and_terms_and_asks_for_the_same_consent(ch
     assert (out / "POLICY.md").read_text() == "No harm."
     assert (out / "README.md").read_text() == CARD.partition("\n# A model")[0].rstrip("\n") + "\n"
     config = RepositoryConfig.load(out)
-    assert (config.name, config.licence) == ("House-1", "house-licence")
-    source_terms = Terms.of_folder(checkpoint, "x", "house-licence")
-    assert Terms.of_folder(out, "y", config.licence).digest == source_terms.digest
+    assert (config.name, config.license) == ("House-1", "house-license")
+    source_terms = Terms.of_folder(checkpoint, "x", "house-license")
+    assert Terms.of_folder(out, "y", config.license).digest == source_terms.digest
     with pytest.raises(ConsentError, match=r"version 1\.2"):
         Repository.open(out)
     source_terms.accept()
@@ -57,20 +57,23 @@ def test_an_export_keeps_name_licence_and_terms_and_asks_for_the_same_consent(ch
     assert Repository.open(again.path).terms.digest == source_terms.digest
 
 
-def test_name_and_licence_can_be_said(checkpoint, tmp_path):
-    arguments = ["export", str(checkpoint), str(tmp_path / "out"), "--name", "mine", "--licence", "MIT"]
+@pytest.mark.parametrize("option", ["--license", "--licence"])  # the second is how it was spelled
+def test_name_and_license_can_be_said(checkpoint, tmp_path, capsys, option):
+    arguments = ["export", str(checkpoint), str(tmp_path / "out"), "--name", "mine", option, "MIT"]
     assert main(arguments) == 0
+    warned = "warning: --licence is now spelled --license" in capsys.readouterr().err
+    assert warned is (option == "--licence")
     config = RepositoryConfig.load(tmp_path / "out")
-    assert (config.name, config.licence) == ("mine", "MIT")
+    assert (config.name, config.license) == ("mine", "MIT")
     Repository.open(tmp_path / "out")
 
 
-def test_weights_of_flux_are_under_its_licence_whatever_they_are_called(checkpoint):
+def test_weights_of_flux_are_under_its_license_whatever_they_are_called(checkpoint):
     source = open_source(checkpoint)
-    assert origin.said_config(source, "x").licence == "not stated"
+    assert origin.said_config(source, "x").license == "not stated"
     flux = replace(source, transformer=replace(source.transformer, config=TransformerConfig()))
     found = origin.said_config(flux, "x")
-    assert (found.name, found.licence) == ("House-1", RepositoryConfig().licence)
+    assert (found.name, found.license) == ("House-1", RepositoryConfig().license)
 
 
 def test_a_checkpoint_is_exported_once_and_then_opened(checkpoint, tmp_path, monkeypatch, capsys):

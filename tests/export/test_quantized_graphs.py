@@ -1,4 +1,4 @@
-"""Quantised transformers: against files of another tool with the same weights, and against torch."""
+"""Quantized transformers: against files of another tool with the same weights, and against torch."""
 
 import os
 from collections.abc import Callable
@@ -79,9 +79,9 @@ def written(
     )
     data = work.file(f"new/transformer.opt/{precision}/backbone.onnx_data")
     data.sync()
-    quantised = scales[precision] if precision.startswith("fp") else None
+    quantized = scales[precision] if precision.startswith("fp") else None
     path = data.path.with_name("model.onnx")
-    graph = transformer_graph(weights.config, data.tensors(), ir.DataType.BFLOAT16, text_length, quantised)
+    graph = transformer_graph(weights.config, data.tensors(), ir.DataType.BFLOAT16, text_length, quantized)
     ir.save(graph, path)
     work.close()
     return path
@@ -139,7 +139,7 @@ def test_names_of_stored_tensors_are_those_of_another_tool(peer_export, folder):
         for initializers in (ours, theirs)
     ]
     layers = {name.partition(".weight_f4")[0] for name in described[0] if name.endswith(".weight_f4")}
-    # The other tool also stores what its switched-off quantisers would use.
+    # The other tool also stores what its switched-off quantizers would use.
     theirs_used = {n: v for n, v in described[1].items() if any(n.startswith(f"{each}.") for each in layers)}
     missing = theirs_used.keys() - described[0].keys()
     # Without a smoothing where none was found best.
@@ -165,14 +165,14 @@ def test_stored_fp4_weights_are_those_of_another_tool(peer_export):
 
 @needs_peer_exports
 @pytest.mark.parametrize("folder", ["fp8", "fp4", "fp4_svd"])
-def test_quantising_costs_no_more_than_in_another_tool(peer_export, peer_weights, folder):
-    """Both against the same weights unquantised; ours quantises attention too."""
+def test_quantizing_costs_no_more_than_in_another_tool(peer_export, peer_weights, folder):
+    """Both against the same weights unquantized; ours quantizes attention too."""
     graph = load_graph(peer_export(*RECIPES[folder]))
     inputs, outputs = peer_cases(folder)
-    _, unquantised = peer_cases("bf16")
+    _, unquantized = peer_cases("bf16")
     model = FluxTransformer(PEER_CONFIG)
     model.load_state_dict({name: peer_weights.read(name).float() for name in peer_weights.shapes})
-    for given, theirs, their_reference in zip(inputs, outputs, unquantised, strict=True):
+    for given, theirs, their_reference in zip(inputs, outputs, unquantized, strict=True):
         tensors = {name: torch.from_numpy(array.astype(np.float32)) for name, array in given.items()}
         with torch.no_grad():
             reference = model(**tensors).numpy()
@@ -186,7 +186,7 @@ def relative_error(value: np.ndarray, reference: np.ndarray) -> float:
 
 
 def layers(graph: ir.Graph, prefix: str) -> dict[str, str]:
-    """Name of each quantised layer -> the expression that it computes, down to what goes into it."""
+    """Name of each quantized layer -> the expression that it computes, down to what goes into it."""
     found = {}
     for node in graph:
         module = (node.name or "").removeprefix(prefix).rpartition("/")[0]
@@ -241,7 +241,7 @@ def _expression(value: ir.Value, module: str, layer: str) -> str:
         return "x"
     arguments = [_expression(each, module, layer) for each in producer.inputs]
     if producer.op_type in _PAIR and arguments[0].startswith("weight:"):
-        # The other tool stores 16 bits and quantises in the graph; its `fold_fp8_qdq_to_dq` makes this of it.
+        # The other tool stores 16 bits and quantizes in the graph; its `fold_fp8_qdq_to_dq` makes this of it.
         if producer.op_type == "TRT_FP8QuantizeLinear":
             return arguments[0]
         return f"DequantizeLinear({', '.join(arguments)})"

@@ -68,7 +68,7 @@ def test_nvfp4_gives_the_tensors_of_another_tool():
 
 @needs_peer_exports
 @pytest.mark.parametrize("precision", ["fp8", "fp4"])
-def test_the_layers_quantised_are_those_of_another_tool(precision: str):
+def test_the_layers_quantized_are_those_of_another_tool(precision: str):
     graph = onnx.load(PEER_EXPORTS / precision / "model.onnx", load_external_data=False).graph
     if precision == "fp4":
         theirs = {t.name.removesuffix("_f4") for t in graph.initializer if t.name.endswith("_f4")}

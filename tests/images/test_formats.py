@@ -30,12 +30,12 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def flat(mode: str, colour: Any) -> Image.Image:
-    return Image.new(mode, (32, 24), colour)
+def flat(mode: str, color: Any) -> Image.Image:
+    return Image.new(mode, (32, 24), color)
 
 
-def near(pixel: np.ndarray, colour: tuple[int, int, int], by: int = 3) -> bool:
-    return bool(np.abs(pixel.astype(int) - colour).max() <= by)
+def near(pixel: np.ndarray, color: tuple[int, int, int], by: int = 3) -> bool:
+    return bool(np.abs(pixel.astype(int) - color).max() <= by)
 
 
 def refusal(source: Any) -> str:
@@ -53,8 +53,8 @@ def test_transparency_of_phones_formats_is_laid_on_white(kind: str) -> None:
     loaded = images.load(encoded(flat("RGBA", (255, 0, 0, 51)), kind))
     assert near(loaded.pixels[5, 5], (255, 204, 204))  # a fifth of red
     assert loaded.notes == ("transparency laid on white",)
-    grey = images.load(encoded(flat("L", 77), kind))
-    assert near(grey.pixels[5, 5], (77, 77, 77))
+    gray = images.load(encoded(flat("L", 77), kind))
+    assert near(gray.pixels[5, 5], (77, 77, 77))
 
 
 @pytest.mark.parametrize("bits", [10, 12])
@@ -71,12 +71,12 @@ def test_heic_of_more_than_8_bits_is_scaled(bits: int) -> None:
     ("primaries", "transfer", "said"),
     [
         (1, 13, None),
-        (12, 13, "its colours are Display P3 and are taken as sRGB, so they may look pale"),
+        (12, 13, "its colors are Display P3 and are taken as sRGB, so they may look pale"),
         (9, 16, "its light is HDR (PQ) and is taken as sRGB, so it may look dull"),
         (9, 18, "its light is HDR (HLG) and is taken as sRGB, so it may look dull"),
     ],
 )
-def test_colours_beyond_srgb_are_said(primaries: int, transfer: int, said: str | None) -> None:
+def test_colors_beyond_srgb_are_said(primaries: int, transfer: int, said: str | None) -> None:
     named = {"color_primaries": primaries, "transfer_characteristics": transfer, "matrix_coefficients": 9}
     loaded = images.load(encoded(flat("RGB", "red"), "HEIF", **named, full_range_flag=1))
     assert loaded.notes == (() if said is None else (said,))
@@ -84,7 +84,7 @@ def test_colours_beyond_srgb_are_said(primaries: int, transfer: int, said: str |
 
 @pytest.mark.parametrize("kind", PHONES)
 def test_of_a_sequence_one_picture_is_taken(kind: str) -> None:
-    frames = [flat("RGB", colour) for colour in ("red", "green", "blue")]
+    frames = [flat("RGB", color) for color in ("red", "green", "blue")]
     options = {"primary_index": 0} if kind == "HEIF" else {}
     loaded = images.load(encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options))
     assert near(loaded.pixels[5, 5], (255, 0, 0), 6)
@@ -92,7 +92,7 @@ def test_of_a_sequence_one_picture_is_taken(kind: str) -> None:
 
 
 def test_of_several_pictures_in_a_heic_the_main_one_is_taken() -> None:
-    frames = [flat("RGB", colour) for colour in ("red", "green", "blue")]
+    frames = [flat("RGB", color) for color in ("red", "green", "blue")]
     data = encoded(frames[0], "HEIF", save_all=True, append_images=frames[1:], primary_index=2)
     loaded = images.load(data)
     assert near(loaded.pixels[5, 5], (0, 0, 255), 6)
@@ -135,7 +135,7 @@ def test_a_program_keeps_its_own_reader_of_heic() -> None:
 # ---- PNG's ways to be transparent --------------------------------------------------------------------------
 
 
-def png(bits: int, colour: int, pixels: np.ndarray, transparent: bytes, palette: bytes = b"") -> bytes:
+def png(bits: int, color: int, pixels: np.ndarray, transparent: bytes, palette: bytes = b"") -> bytes:
     """A PNG written by hand: Pillow writes few of these kinds."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
@@ -147,22 +147,22 @@ def png(bits: int, colour: int, pixels: np.ndarray, transparent: bytes, palette:
     else:
         planes = np.unpackbits(pixels.reshape(height, -1, 1).astype(np.uint8), axis=2)[:, :, 8 - bits :]
         rows = [row.tobytes() for row in np.packbits(planes.reshape(height, -1), axis=1)]
-    head = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
     body = chunk(b"IHDR", head) + (chunk(b"PLTE", palette) if palette else b"") + chunk(b"tRNS", transparent)
     body += chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows))) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-def greys() -> Iterator[tuple[int, int, int]]:
-    """Bits, the transparent grey, and one that is not: neighbours, where a slip of scale shows."""
+def grays() -> Iterator[tuple[int, int, int]]:
+    """Bits, the transparent gray, and one that is not: neighbors, where a slip of scale shows."""
     for bits in (1, 2, 4, 8, 16):
         top = 2**bits - 1
         for key in sorted({0, 1, top // 3, top}):
             yield bits, key, key - 1 if key else 1
 
 
-@pytest.mark.parametrize(("bits", "key", "other"), list(greys()))
-def test_a_transparent_grey_of_any_depth(bits: int, key: int, other: int) -> None:
+@pytest.mark.parametrize(("bits", "key", "other"), list(grays()))
+def test_a_transparent_gray_of_any_depth(bits: int, key: int, other: int) -> None:
     values = np.full((20, 32), other)
     values[:, :16] = key
     loaded = images.load(png(bits, 0, values, struct.pack(">H", key)))
@@ -172,7 +172,7 @@ def test_a_transparent_grey_of_any_depth(bits: int, key: int, other: int) -> Non
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_a_transparent_colour_of_any_depth(bits: int) -> None:
+def test_a_transparent_color_of_any_depth(bits: int) -> None:
     top = 2**bits - 1
     for key in ((0, 0, 0), (top, 0, top), (top // 3, top // 5, top // 17), (top, top, top)):
         other = (top - key[0], key[1], key[2])

@@ -26,15 +26,15 @@ def file(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def rgba(colours: Any, opacity: np.ndarray) -> np.ndarray:
+def rgba(colors: Any, opacity: np.ndarray) -> np.ndarray:
     picture = np.empty((40, 60, 4), np.uint8)
-    picture[..., :3], picture[..., 3] = colours, opacity
+    picture[..., :3], picture[..., 3] = colors, opacity
     return picture
 
 
-def palette(colours: list[int], **options: Any) -> bytes:
+def palette(colors: list[int], **options: Any) -> bytes:
     image = Image.fromarray(HOLE, "P")
-    image.putpalette(colours)
+    image.putpalette(colors)
     return file(image, **options)
 
 
@@ -81,8 +81,8 @@ BRIGHTNESS: dict[str, Any] = {
     "mode RGBA, opaque": file(Image.fromarray(WHITE).convert("RGBA")),
     "mode RGBA, almost opaque": rgba(WHITE[..., None], np.where(HOLE, 254, 255)),
     "mode P": palette([0, 0, 0, 255, 255, 255]),
-    "mode P, classes without colours": file(Image.fromarray(HOLE, "P")),
-    "mode P, classes in colour": palette([0, 0, 0, 128, 0, 0]),
+    "mode P, classes without colors": file(Image.fromarray(HOLE, "P")),
+    "mode P, classes in color": palette([0, 0, 0, 128, 0, 0]),
     "mode I;16 of 0 and 1": file(Image.fromarray(HOLE.astype(np.uint16))),
     "mode I;16": file(Image.fromarray(HOLE * np.uint16(65535))),
     "mode I": Image.fromarray(WHITE.astype(np.int32)),
@@ -98,11 +98,11 @@ TRANSPARENCY: dict[str, Any] = {
     "opacity of 0 and 1": rgba(PHOTO, 1 - HOLE),
     "black": rgba(0, KEEP),
     "white": rgba(255, KEEP),
-    "colour left in the hole": rgba(WHITE[..., None], KEEP),
+    "color left in the hole": rgba(WHITE[..., None], KEEP),
     "black and white say the other": rgba(KEEP[..., None], KEEP),
     "mode LA": file(Image.merge("LA", [Image.fromarray(PHOTO[..., 0]), Image.fromarray(KEEP)])),
     "mode P": palette([9, 9, 9, 200, 0, 0], transparency=1),
-    "mode RGB with one transparent colour": file(
+    "mode RGB with one transparent color": file(
         Image.fromarray(np.where(HOLE[..., None], np.uint8(3), PHOTO | 4)), transparency=(3, 3, 3)
     ),
     "WebP": file(Image.fromarray(rgba(PHOTO, KEEP)), "WEBP", lossless=True),
@@ -182,9 +182,9 @@ class OnDevice:
         (np.zeros((40, 60), bool), "black everywhere"),
         (np.full((40, 60), 255, np.uint8), "white everywhere; paint black what must stay, or leave"),
         (np.ones((40, 60)), "white everywhere"),
-        (np.ones((40, 60), np.uint8), "one grey everywhere; paint white"),
-        (np.full((40, 60), 0.5), "one grey everywhere"),
-        (Image.new("RGB", SIZE, (10, 20, 30)), "one grey everywhere"),
+        (np.ones((40, 60), np.uint8), "one gray everywhere; paint white"),
+        (np.full((40, 60), 0.5), "one gray everywhere"),
+        (Image.new("RGB", SIZE, (10, 20, 30)), "one gray everywhere"),
         (rgba(PHOTO, HOLE * 0), "transparent everywhere; make opaque what must stay, or leave the mask out"),
         (rgba(255, HOLE * 0 + 255), "white everywhere"),
         (nan(np.nan), "no numbers"),

@@ -1,4 +1,4 @@
-"""Pictures of every kind that people hand in, made here with known colours, and all that can be wrong."""
+"""Pictures of every kind that people hand in, made here with known colors, and all that can be wrong."""
 
 import io
 import os
@@ -25,7 +25,7 @@ pillow_heif.register_heif_opener()  # writes HEIC here; what reads it is another
 
 
 def picture(width: int = 60, height: int = 40) -> np.ndarray:
-    """Smooth colours that differ along both axes, so that a turn or a mix-up of channels shows."""
+    """Smooth colors that differ along both axes, so that a turn or a mix-up of channels shows."""
     rows, columns = np.mgrid[0:height, 0:width]
     red, green = columns * 255 // (width - 1), rows * 255 // (height - 1)
     return np.stack([red, green, 255 - red], axis=-1).astype(np.uint8)
@@ -43,13 +43,13 @@ def difference(ours: np.ndarray, expected: np.ndarray) -> int:
     return int(np.abs(ours.astype(int) - expected).max())
 
 
-def flat(mode: str, colour: Any, size: tuple[int, int] = (20, 20)) -> Image.Image:
-    return Image.new(mode, size, colour)
+def flat(mode: str, color: Any, size: tuple[int, int] = (20, 20)) -> Image.Image:
+    return Image.new(mode, size, color)
 
 
-def only_colour(pixels: np.ndarray) -> tuple[int, ...]:
-    (colour,) = np.unique(pixels.reshape(-1, 3), axis=0)
-    return tuple(int(channel) for channel in colour)
+def only_color(pixels: np.ndarray) -> tuple[int, ...]:
+    (color,) = np.unique(pixels.reshape(-1, 3), axis=0)
+    return tuple(int(channel) for channel in color)
 
 
 # ---- what can be handed in ---------------------------------------------------------------------------------
@@ -82,18 +82,18 @@ def test_pil_images_and_arrays() -> None:
         expected.astype(np.uint16) * 257,
     ):
         np.testing.assert_array_equal(images.load(source).pixels, expected)
-    grey = expected[..., 0]
-    for source in (grey, grey[..., None], Image.fromarray(grey)):
-        np.testing.assert_array_equal(images.load(source).pixels, np.repeat(grey[..., None], 3, axis=2))
-    assert only_colour(images.load(np.ones((20, 20), bool)).pixels) == (255, 255, 255)
+    gray = expected[..., 0]
+    for source in (gray, gray[..., None], Image.fromarray(gray)):
+        np.testing.assert_array_equal(images.load(source).pixels, np.repeat(gray[..., None], 3, axis=2))
+    assert only_color(images.load(np.ones((20, 20), bool)).pixels) == (255, 255, 255)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF", "PNG"])
 def test_of_several_frames_the_first_is_taken(kind: str) -> None:
-    frames = [flat("RGB", colour) for colour in ("red", "green", "blue")]
+    frames = [flat("RGB", color) for color in ("red", "green", "blue")]
     options = {"lossless": True} if kind == "WEBP" else {}
     loaded = images.load(encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options))
-    assert only_colour(loaded.pixels) == (255, 0, 0)
+    assert only_color(loaded.pixels) == (255, 0, 0)
     assert loaded.notes == ("only its first frame or page is used",)
 
 
@@ -127,7 +127,7 @@ def test_a_damaged_exif_block_is_no_reason_to_refuse() -> None:
 
 
 def icc_profile(space: bytes, red: tuple[float, ...] = (), green: tuple[float, ...] = ()) -> bytes:
-    """A minimal ICC v2 profile with linear light: grey, or RGB with these primaries (XYZ, D50)."""
+    """A minimal ICC v2 profile with linear light: gray, or RGB with these primaries (XYZ, D50)."""
 
     def xyz(values: tuple[float, ...]) -> bytes:
         return b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(v * 65536)) for v in values)
@@ -164,7 +164,7 @@ def test_an_icc_profile_is_converted_to_srgb() -> None:
     for kind in ("PNG", "TIFF"):
         loaded = images.load(encoded(flat("RGB", (128, 0, 255)), kind, icc_profile=swapped))
         assert difference(loaded.pixels[:1, :1], np.array([[[0, 188, 255]]])) <= 2
-        assert loaded.notes == ("colours converted from test to sRGB",)
+        assert loaded.notes == ("colors converted from test to sRGB",)
     for kind in ("AVIF", "HEIF"):
         near = images.load(encoded(flat("RGB", (128, 0, 255)), kind, icc_profile=swapped))
         assert difference(near.pixels[:1, :1], loaded.pixels[:1, :1]) <= 24  # linear light stretches the dark
@@ -173,7 +173,7 @@ def test_an_icc_profile_is_converted_to_srgb() -> None:
     np.testing.assert_array_equal(with_alpha.pixels, loaded.pixels)
 
 
-def test_a_grey_icc_profile_is_converted_to_srgb() -> None:
+def test_a_gray_icc_profile_is_converted_to_srgb() -> None:
     linear = icc_profile(b"GRAY")
     for source in (flat("L", 128), flat("LA", (128, 255)), flat("I;16", 128 * 257)):
         loaded = images.load(encoded(source, icc_profile=linear))
@@ -183,8 +183,8 @@ def test_a_grey_icc_profile_is_converted_to_srgb() -> None:
 @pytest.mark.parametrize("profile", [b"junk", icc_profile(b"GRAY"), icc_profile(b"GRAY")[:150]])
 def test_an_unusable_icc_profile_is_said_and_left_out(profile: bytes) -> None:
     loaded = images.load(encoded(flat("RGB", (10, 20, 30)), icc_profile=profile))
-    assert only_colour(loaded.pixels) == (10, 20, 30)
-    assert loaded.notes == ("its colour profile cannot be used, so its colours are taken as sRGB",)
+    assert only_color(loaded.pixels) == (10, 20, 30)
+    assert loaded.notes == ("its color profile cannot be used, so its colors are taken as sRGB",)
 
 
 def test_an_srgb_profile_changes_nothing() -> None:
@@ -206,28 +206,28 @@ def palette_with_a_hole() -> Image.Image:
 
 def test_transparency_is_laid_on_white() -> None:
     half = images.load(encoded(flat("RGBA", (255, 0, 0, 51))))
-    assert only_colour(half.pixels) == (255, 204, 204)  # a fifth of red
+    assert only_color(half.pixels) == (255, 204, 204)  # a fifth of red
     assert half.notes == ("transparency laid on white",)
-    assert only_colour(images.load(encoded(flat("LA", (0, 51)))).pixels) == (204, 204, 204)
+    assert only_color(images.load(encoded(flat("LA", (0, 51)))).pixels) == (204, 204, 204)
     for kind in ("PNG", "GIF"):
         image = palette_with_a_hole()
         pixels = images.load(encoded(image, kind, transparency=0)).pixels
-        assert only_colour(pixels[:, :10]) == (255, 255, 255)
-        assert only_colour(pixels[:, 10:]) == (255, 0, 0)
+        assert only_color(pixels[:, :10]) == (255, 255, 255)
+        assert only_color(pixels[:, 10:]) == (255, 0, 0)
     opaque = images.load(encoded(flat("RGBA", (255, 0, 0, 255))))
-    assert (only_colour(opaque.pixels), opaque.notes) == ((255, 0, 0), ())
+    assert (only_color(opaque.pixels), opaque.notes) == ((255, 0, 0), ())
     keyed = encoded(flat("RGB", (1, 2, 3)), transparency=(1, 2, 3))
-    assert only_colour(images.load(keyed).pixels) == (255, 255, 255)
+    assert only_color(images.load(keyed).pixels) == (255, 255, 255)
 
 
 def test_black_and_white_and_palette() -> None:
-    assert only_colour(images.load(encoded(flat("1", 1))).pixels) == (255, 255, 255)
-    colours = picture().reshape(-1, 3)[::97]
-    indexed = Image.fromarray(np.arange(len(colours), dtype=np.uint8).repeat(16).reshape(-1, 16), "P")
-    indexed.putpalette(colours.flatten().tolist())
+    assert only_color(images.load(encoded(flat("1", 1))).pixels) == (255, 255, 255)
+    colors = picture().reshape(-1, 3)[::97]
+    indexed = Image.fromarray(np.arange(len(colors), dtype=np.uint8).repeat(16).reshape(-1, 16), "P")
+    indexed.putpalette(colors.flatten().tolist())
     for kind in ("PNG", "GIF", "BMP", "TIFF"):
         pixels = images.load(encoded(indexed, kind)).pixels
-        np.testing.assert_array_equal(pixels.reshape(-1, 3)[::16], colours)
+        np.testing.assert_array_equal(pixels.reshape(-1, 3)[::16], colors)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
@@ -235,35 +235,35 @@ def test_cmyk(kind: str) -> None:
     options = {"quality": 100} if kind == "JPEG" else {}
     loaded = images.load(encoded(flat("CMYK", (0, 255, 255, 0)), kind, **options))
     assert difference(loaded.pixels[:1, :1], np.array([[[255, 0, 0]]])) <= 3
-    assert loaded.notes == ("CMYK without a colour profile converted to RGB by rule of thumb",)
+    assert loaded.notes == ("CMYK without a color profile converted to RGB by rule of thumb",)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_16_bit_grey_is_scaled(kind: str) -> None:
+def test_16_bit_gray_is_scaled(kind: str) -> None:
     values = np.linspace(0, 65535, 400).astype(np.uint16).reshape(20, 20)
     loaded = images.load(encoded(values, kind))
     assert difference(loaded.pixels[..., 1], np.rint(values / 257)) == 0
     assert loaded.notes == ("reduced to 8 bits per channel",)
 
 
-def png(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
+def png(width: int, height: int, bits: int, color: int, rows: bytes) -> bytes:
     """A PNG written by hand, for kinds that Pillow cannot write."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-def test_16_bit_colour_is_scaled() -> None:
+def test_16_bit_color_is_scaled() -> None:
     values = np.linspace(0, 65535, 20 * 20 * 3).astype(">u2").reshape(20, 20, 3)
     rows = b"".join(b"\0" + row.tobytes() for row in values)
     assert difference(images.load(png(20, 20, 16, 2, rows)).pixels, values / 257) <= 1
 
 
-def test_32_bit_and_float_grey_are_scaled() -> None:
+def test_32_bit_and_float_gray_are_scaled() -> None:
     ramp = np.linspace(0, 1, 400, dtype=np.float32).reshape(20, 20)
     expected = np.rint(ramp * 255)
     assert difference(images.load(encoded(ramp, "TIFF")).pixels[..., 0], expected) == 0

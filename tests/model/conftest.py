@@ -21,8 +21,8 @@ def small_autoencoder() -> AutoencoderConfig:
 
 
 @pytest.fixture
-def randomise():
-    return small_models.randomise
+def randomize():
+    return small_models.randomize
 
 
 @pytest.fixture

@@ -30,9 +30,9 @@ def test_names_and_shapes_are_those_of_diffusers(name, diffusers_autoencoder):
 )
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_same_weights_give_the_images_of_diffusers(
-    config, batch, height, width, memory_format, diffusers_autoencoder, randomise, relative_error
+    config, batch, height, width, memory_format, diffusers_autoencoder, randomize, relative_error
 ):
-    theirs = randomise(diffusers_autoencoder(config))
+    theirs = randomize(diffusers_autoencoder(config))
     ours = Autoencoder(config).to(memory_format=memory_format)
     ours.load_state_dict(theirs.state_dict())
     images = torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(1)) * 2 - 1

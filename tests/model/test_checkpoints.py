@@ -71,13 +71,13 @@ BFL_AUTOENCODER_COUNT = 244
 
 
 @pytest.fixture
-def transformer(small_transformer, randomise):
-    return randomise(FluxTransformer(dataclasses.replace(small_transformer, theta=100)))
+def transformer(small_transformer, randomize):
+    return randomize(FluxTransformer(dataclasses.replace(small_transformer, theta=100)))
 
 
 @pytest.fixture
-def autoencoder(small_autoencoder, randomise):
-    return randomise(Autoencoder(small_autoencoder))
+def autoencoder(small_autoencoder, randomize):
+    return randomize(Autoencoder(small_autoencoder))
 
 
 def assert_same(model, other):
@@ -213,9 +213,9 @@ def test_diffusers_converter_reads_our_autoencoder_file(autoencoder, diffusers_a
 
 
 def test_diffusers_and_we_read_each_others_transformer_folders(
-    small_transformer, randomise, diffusers_transformer, tmp_path
+    small_transformer, randomize, diffusers_transformer, tmp_path
 ):
-    theirs = randomise(diffusers_transformer(small_transformer))
+    theirs = randomize(diffusers_transformer(small_transformer))
     theirs.save_pretrained(tmp_path / "theirs")
     ours = load_transformer(tmp_path / "theirs")
     assert ours.config == small_transformer
@@ -227,9 +227,9 @@ def test_diffusers_and_we_read_each_others_transformer_folders(
 
 
 def test_diffusers_and_we_read_each_others_autoencoder_folders(
-    small_autoencoder, randomise, diffusers_autoencoder, tmp_path
+    small_autoencoder, randomize, diffusers_autoencoder, tmp_path
 ):
-    theirs = randomise(diffusers_autoencoder(small_autoencoder))
+    theirs = randomize(diffusers_autoencoder(small_autoencoder))
     theirs.save_pretrained(tmp_path / "theirs")
     ours = load_autoencoder(tmp_path / "theirs")
     assert ours.config == small_autoencoder
@@ -313,7 +313,7 @@ def edit(file, change):
         ),
         (
             lambda t: t.update({"txt_in.weight": torch.ones(64, 24, dtype=torch.int8)}),
-            r"txt_in\.weight is quantised \(torch\.int8\)",
+            r"txt_in\.weight is quantized \(torch\.int8\)",
         ),
         (lambda t: t.pop("img_in.weight"), r"no FLUX\.1 transformer"),
     ],
@@ -328,7 +328,7 @@ def test_a_damaged_transformer_is_refused(change, message, transformer, tmp_path
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_without_configuration_that_suits_none_is_refused(autoencoder, randomise, tmp_path):
+def test_a_file_without_configuration_that_suits_none_is_refused(autoencoder, randomize, tmp_path):
     file = tmp_path / "ae.safetensors"
     odd = Autoencoder(AutoencoderConfig((8, 16), latent_channels=4, norm_num_groups=8))
     save_file(odd.state_dict(), file)

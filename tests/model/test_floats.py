@@ -13,7 +13,7 @@ from openkontext.errors import InputError
 from openkontext.model.floats import Floats, open_floats
 
 BITSANDBYTES = Path(__file__).parent / "data" / "bitsandbytes-0.50.2.safetensors"
-"""Four layers quantised by bitsandbytes itself, each with `wanted:` what it dequantises them to."""
+"""Four layers quantized by bitsandbytes itself, each with `wanted:` what it dequantizes them to."""
 
 FLOATS = ("F32", "F16", "BF16")
 QUANTS = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")

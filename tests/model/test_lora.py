@@ -20,9 +20,9 @@ TARGETS = ["attn.to_q", "attn.to_out.0", "attn.add_v_proj", "ff.net.0.proj", "ff
 
 @pytest.fixture
 def pair(
-    small_transformer, diffusers_transformer, randomise
+    small_transformer, diffusers_transformer, randomize
 ) -> tuple[FluxTransformer, FluxTransformer2DModel]:
-    ours = randomise(FluxTransformer(small_transformer)).eval()
+    ours = randomize(FluxTransformer(small_transformer)).eval()
     theirs = diffusers_transformer(small_transformer).eval()
     theirs.load_state_dict(ours.state_dict())
     return ours, theirs

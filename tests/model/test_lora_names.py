@@ -36,9 +36,9 @@ def kohya(layer: str, part: str) -> str:
 
 
 @pytest.mark.parametrize("name", [bfl, comfy, kohya])
-def test_merging_is_adding_to_the_bfl_checkpoint(small_transformer, randomise, tmp_path, name):
+def test_merging_is_adding_to_the_bfl_checkpoint(small_transformer, randomize, tmp_path, name):
     """The other way: add to BFL's own fused weights in their file, then load that."""
-    model = randomise(FluxTransformer(small_transformer))
+    model = randomize(FluxTransformer(small_transformer))
     save_transformer(model, tmp_path / "flux.safetensors", "bfl")
     stored = load_file(tmp_path / "flux.safetensors")
     generator = torch.Generator().manual_seed(3)

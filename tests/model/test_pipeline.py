@@ -19,7 +19,7 @@ T5 = T5EncoderConfig(40, 24, 8, 32, num_layers=2, num_heads=2, length=12)
 
 
 @pytest.fixture
-def pipeline(small_transformer, small_autoencoder, randomise, tmp_path):
+def pipeline(small_transformer, small_autoencoder, randomize, tmp_path):
     for name in ("tokenizer", "tokenizer_2"):
         words = {word: i for i, word in enumerate(["<pad>", "</s>", "make", "it", "red"])}
         tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
@@ -29,8 +29,8 @@ def pipeline(small_transformer, small_autoencoder, randomise, tmp_path):
         )
     torch.manual_seed(0)
     return Pipeline(
-        transformer=randomise(FluxTransformer(small_transformer)),
-        autoencoder=randomise(Autoencoder(small_autoencoder)),
+        transformer=randomize(FluxTransformer(small_transformer)),
+        autoencoder=randomize(Autoencoder(small_autoencoder)),
         clip=build_clip(CLIP).eval(),
         t5=build_t5(T5).eval(),
         tokenizer=tmp_path / "tokenizer",

@@ -46,12 +46,12 @@ def test_same_weights_give_the_output_of_diffusers(
     theta,
     small_transformer,
     diffusers_transformer,
-    randomise,
+    randomize,
     transformer_inputs,
     relative_error,
 ):
     config = dataclasses.replace(small_transformer, guidance_embeds=guidance_embeds, theta=theta)
-    theirs = randomise(diffusers_transformer(config))
+    theirs = randomize(diffusers_transformer(config))
     ours = FluxTransformer(config)
     ours.load_state_dict(theirs.state_dict())
     inputs = transformer_inputs(config, batch, target, contexts)
@@ -80,7 +80,7 @@ def test_any_size_agrees_with_diffusers(
     batch,
     seed,
     diffusers_transformer,
-    randomise,
+    randomize,
     transformer_inputs,
     relative_error,
 ):
@@ -94,7 +94,7 @@ def test_any_size_agrees_with_diffusers(
         pooled_projection_dim=5,
         axes_dims_rope=axes,
     )
-    theirs = randomise(diffusers_transformer(config), seed)
+    theirs = randomize(diffusers_transformer(config), seed)
     ours = FluxTransformer(config)
     ours.load_state_dict(theirs.state_dict())
     inputs = transformer_inputs(config, batch, sizes[0], tuple(sizes[1:]), text, seed)
@@ -107,11 +107,11 @@ def test_gradients_agree_with_diffusers(
     gradient_checkpointing,
     small_transformer,
     diffusers_transformer,
-    randomise,
+    randomize,
     transformer_inputs,
     relative_error,
 ):
-    theirs = randomise(diffusers_transformer(small_transformer))
+    theirs = randomize(diffusers_transformer(small_transformer))
     ours = FluxTransformer(small_transformer)
     ours.load_state_dict(theirs.state_dict())
     ours.gradient_checkpointing = gradient_checkpointing
@@ -132,8 +132,8 @@ def test_the_forward_pass_is_one_graph(small_transformer, transformer_inputs):
         torch.testing.assert_close(compiled, model(**inputs))
 
 
-def test_bfloat16_stays_near_float32(small_transformer, randomise, transformer_inputs, relative_error):
-    model = randomise(FluxTransformer(small_transformer))
+def test_bfloat16_stays_near_float32(small_transformer, randomize, transformer_inputs, relative_error):
+    model = randomize(FluxTransformer(small_transformer))
     inputs = transformer_inputs(small_transformer, 2, (4, 4), ((4, 4),))
     with torch.no_grad():
         expected = model(**inputs)

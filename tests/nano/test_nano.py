@@ -64,7 +64,7 @@ def test_it_is_whole_small_and_free(editor: openkontext.Editor) -> None:
     assert sum(path.stat().st_size for path in repository.files("bf16")) < 40e6
     files = [path for path in repository.path.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 70e6
-    assert repository.config.licence == "Apache-2.0"
+    assert repository.config.license == "Apache-2.0"
     assert repository.config.sizes == SIZES
     assert repository.config.words is not None
     assert set(every_word(repository.config.kinds)) <= set(repository.config.words)

@@ -146,20 +146,20 @@ GAPS: dict[str, tuple[Change, str, str]] = {
         "data card",
         "missing",
     ),
-    "no licence": (lambda _, d: (d / "LICENSE").unlink(), "licence", "text is missing"),
+    "no license": (lambda _, d: (d / "LICENSE").unlink(), "license", "text is missing"),
     "new weights": (
         lambda h, _: replace(RepositoryConfig.load(h), num_inference_steps=4).save(h),
         "red-team report of fp32",
         "other weights",
     ),
     "terms": (
-        lambda h, _: replace(RepositoryConfig.load(h), licence="a house licence").save(h),
+        lambda h, _: replace(RepositoryConfig.load(h), license="a house license").save(h),
         "terms",
-        "a house licence is no open licence",
+        "a house license is no open license",
     ),
-    "a licence that is not said": (
-        lambda h, _: replace(RepositoryConfig.load(h), licence="not stated").save(h),
-        "licence",
+    "a license that is not said": (
+        lambda h, _: replace(RepositoryConfig.load(h), license="not stated").save(h),
+        "license",
         "openkontext.json says none",
     ),
 }
@@ -201,7 +201,7 @@ def test_all_gaps_are_listed_at_once_for_people(
         "evaluation of fp32",
         "red-team report of fp32",
         "data card",
-        "licence",
+        "license",
     ]
     assert f"openkontext evaluate edits --model {home} --precision bf16 --json > " in lines[0]
     assert err.count("\n") == 1
@@ -310,11 +310,11 @@ def test_a_card_of_ones_own_stays_and_what_its_head_asks_of_users_is_kept(
     assert (data.license, data.tags[0]) == ("apache-2.0", "drawings")
 
 
-def test_a_licence_of_ones_own_is_named_as_the_hub_wants_it(
+def test_a_license_of_ones_own_is_named_as_the_hub_wants_it(
     ready: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     home, dossier = ready
-    replace(RepositoryConfig.load(home), licence="A House License v2").save(home)
+    replace(RepositoryConfig.load(home), license="A House License v2").save(home)
     (dossier / "LICENSE").rename(dossier / "LICENSE.md")
     (dossier / "USE_POLICY.md").write_text("Harm nobody.\n")
     for precision in ("bf16", "fp32"):

@@ -137,7 +137,7 @@ def test_on_a_bfloat16_graph_it_is_the_merged_graph(tmp_path: Path, kind: str) -
         ("fp4_svd", "dora", "fast"),
     ],
 )
-def test_on_a_quantised_graph_the_error_is_that_of_the_precision(
+def test_on_a_quantized_graph_the_error_is_that_of_the_precision(
     tmp_path: Path, precision: str, kind: str, arithmetic: str
 ) -> None:
     path, exact = (PEER_EXPORTS / name / "model.onnx" for name in (precision, "bf16"))

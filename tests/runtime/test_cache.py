@@ -24,7 +24,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-def quantised(folder: Path, seed: int = 0) -> Path:
+def quantized(folder: Path, seed: int = 0) -> Path:
     rng = np.random.default_rng(seed)
     draft = Draft(rng, "bf16", {"x": X})
     w = rng.standard_normal((16, 32)).astype(np.float32)
@@ -36,7 +36,7 @@ def entries(home: Path) -> list[Path]:
 
 
 def test_a_graph_is_rewritten_once(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = quantised(tmp_path / "a")
+    path = quantized(tmp_path / "a")
     first = load_graph(path).run(x=X)["y"]
     assert len(entries(home)) == 1
     monkeypatch.setattr(graph, "lower", None)  # calling it would fail
@@ -72,7 +72,7 @@ LAYOUTS = ["plain", "hub", "another hub", "linked data", "linked folder"]
 def test_where_the_data_lie_does_not_matter(
     tmp_path: Path, home: Path, order: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = quantised(tmp_path / "a").parent
+    plain = quantized(tmp_path / "a").parent
     expected = load_graph(plain / "model.onnx").run(x=X)["y"]
     cache.clear()
     for how in order:
@@ -87,7 +87,7 @@ def test_where_the_data_lie_does_not_matter(
 def test_what_is_another_graph_or_asked_otherwise_is_another_entry(tmp_path: Path, home: Path) -> None:
     for seed in range(2):
         for arithmetic in ("faithful", "fast"):
-            load_graph(quantised(tmp_path / str(seed), seed), arithmetic=arithmetic)
+            load_graph(quantized(tmp_path / str(seed), seed), arithmetic=arithmetic)
     assert len(entries(home)) == 4
 
 
@@ -100,7 +100,7 @@ def test_graphs_that_need_no_rewriting_leave_no_entry(tmp_path: Path, home: Path
 def test_another_rewriter_takes_nothing_of_an_older_one(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = quantised(tmp_path / "a")
+    path = quantized(tmp_path / "a")
     load_graph(path)
     monkeypatch.setattr(cache, "_rewriter", lambda: "newer")
     load_graph(path)
@@ -109,7 +109,7 @@ def test_another_rewriter_takes_nothing_of_an_older_one(
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "empty"])
 def test_a_damaged_entry_is_made_again(tmp_path: Path, home: Path, damage: str) -> None:
-    path = quantised(tmp_path / "a")
+    path = quantized(tmp_path / "a")
     expected = load_graph(path).run(x=X)["y"]
     (entry,) = entries(home)
     whole = entry.read_bytes()
@@ -124,7 +124,7 @@ def test_a_damaged_entry_is_made_again(tmp_path: Path, home: Path, damage: str) 
 def test_what_was_not_used_for_longest_goes_first(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths = [quantised(tmp_path / str(seed), seed) for seed in range(3)]
+    paths = [quantized(tmp_path / str(seed), seed) for seed in range(3)]
     for age, path in zip((30, 20), paths, strict=False):
         load_graph(path)
         newest = max(entries(home), key=lambda entry: entry.stat().st_mtime)
@@ -145,13 +145,13 @@ def test_a_graph_larger_than_the_bound_is_not_kept(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "CACHE_BYTES", 100)
-    assert load_graph(quantised(tmp_path / "a")).run(x=X)["y"].shape == (3, 16)
+    assert load_graph(quantized(tmp_path / "a")).run(x=X)["y"].shape == (3, 16)
     assert entries(home) == []
 
 
 def test_a_home_that_cannot_be_written_to_costs_only_time(tmp_path: Path, home: Path) -> None:
     home.write_bytes(b"in the way")
-    assert load_graph(quantised(tmp_path / "a")).run(x=X)["y"].shape == (3, 16)
+    assert load_graph(quantized(tmp_path / "a")).run(x=X)["y"].shape == (3, 16)
 
 
 def test_a_write_that_fails_leaves_nothing(
@@ -163,7 +163,7 @@ def test_a_write_that_fails_leaves_nothing(
 
     monkeypatch.setattr(os, "fsync", full)
     path = tmp_path / "a.onnx"
-    cache.write(home / "graphs" / path.name, graph.read_model(quantised(tmp_path / "a")))
+    cache.write(home / "graphs" / path.name, graph.read_model(quantized(tmp_path / "a")))
     assert entries(home) == []
 
 
@@ -184,12 +184,12 @@ def test_half_written_files_of_the_dead_go_and_of_the_living_stay(tmp_path: Path
     old.write_bytes(b"half")
     new.write_bytes(b"half")
     os.utime(old, times=(time.time() - 7200, time.time() - 7200))
-    load_graph(quantised(tmp_path / "a"))
+    load_graph(quantized(tmp_path / "a"))
     assert [path.name for path in entries(home) if path.name.startswith(".")] == [new.name]
 
 
 def test_processes_share_it(tmp_path: Path, home: Path) -> None:
-    path = quantised(tmp_path / "a")
+    path = quantized(tmp_path / "a")
     code = (
         "import sys, numpy as np; from openkontext.runtime import load_graph;"
         "print(load_graph(sys.argv[1]).run(x=np.ones((1, 32)))['y'].tobytes().hex())"
@@ -203,7 +203,7 @@ def test_processes_share_it(tmp_path: Path, home: Path) -> None:
 
 
 def test_clearing(tmp_path: Path, home: Path) -> None:
-    load_graph(quantised(tmp_path / "a"))
+    load_graph(quantized(tmp_path / "a"))
     size = entries(home)[0].stat().st_size
     assert cache.usage() == (1, size)
     assert cache.clear() == (1, size)

@@ -89,7 +89,7 @@ def test_its_own_files_say_the_numbers(both):
     assert found.precisions == published.precisions
     found.verify(found.precisions[0])
     config = found.config
-    assert (config.name, config.licence) == ("tiny-onnx", "not stated")
+    assert (config.name, config.license) == ("tiny-onnx", "not stated")
     assert (config.scaling_factor, config.shift_factor) == (0.5, 0.25)
     assert (config.base_shift, config.max_shift) == (0.4, 0.9)
     assert (config.clip_length, config.text_length) == (TINY.clip_length, TINY.text_length)
@@ -118,7 +118,7 @@ def test_its_graphs_compute_what_the_published_ones_do(both):
     np.testing.assert_array_equal(theirs.transformer(**feed), ours.transformer(**feed))
 
 
-def test_one_of_the_published_shape_is_under_its_licence(both, tmp_path):
+def test_one_of_the_published_shape_is_under_its_license(both, tmp_path):
     _, found = both
     folder = tmp_path / "renamed"
     folder.mkdir()

@@ -27,7 +27,7 @@ from openkontext.runtime import load_graph, lowering
 # of rounding: one bfloat16 rounding that falls the other way moves a value by a whole step of E2M1.
 @needs_peers
 @pytest.mark.parametrize(("name", "allowed"), [("fp8", 0.022), ("fp4", 0.052), ("fp4_svd", 0.046)])
-def test_runs_a_quantised_export_of_another_tool(name: str, allowed: float) -> None:
+def test_runs_a_quantized_export_of_another_tool(name: str, allowed: float) -> None:
     graph = load_graph(PEER_EXPORTS / name / "model.onnx", role="transformer", threads=1)
     cases = np.load(PEER_EXPORTS / name / "cases.npz")
     for case in range(2):
@@ -175,12 +175,12 @@ def test_fp8_of_activations_is_rounded_to_the_bit(tmp_path: Path, readers: int) 
     x = np.concatenate((edges, any_size, [0, 464, 480, 1e30])).astype(np.float32)
     x = np.concatenate((x, -x)) * np.float32(0.25)
     sums = {1: "y = Identity (d0)", 2: "y = Add (d0, d1)"}
-    dequantised = "".join(f"d{i} = DequantizeLinear (q, s)\n" for i in range(readers))
+    dequantized = "".join(f"d{i} = DequantizeLinear (q, s)\n" for i in range(readers))
     model = onnx.parser.parse_model(
         f"""<ir_version: 10, opset_import: ["": 21]>
         g (float[N] x) => (float[N] y) <float s = {{0.25}}, float8e4m3fn z = {{0}}> {{
             q = QuantizeLinear (x, s, z)
-            {dequantised} {sums[readers]}
+            {dequantized} {sums[readers]}
         }}"""
     )
     onnx.save(model, tmp_path / "model.onnx")

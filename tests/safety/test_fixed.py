@@ -33,7 +33,7 @@ WORDS = {"csam": "csam", "ncii": "undress"}
 
 
 def drawn(seed: int) -> np.ndarray:
-    """Blocks of colours, uint8 [160, 192, 3], with enough in them for a good PDQ quality."""
+    """Blocks of colors, uint8 [160, 192, 3], with enough in them for a good PDQ quality."""
     rng = np.random.default_rng(seed)
     image = Image.fromarray(rng.integers(0, 256, (10, 12, 3), dtype=np.uint8))
     return np.asarray(image.resize((192, 160), Image.Resampling.BICUBIC))
@@ -168,7 +168,7 @@ def test_a_result_on_a_list_is_refused_sealed_and_never_previewed(
     assert np.ptp(np.asarray(step.preview())) > 0
     monkeypatch.setattr(compositing, "compose", lambda *_: LISTED)
     steps = editor.steps(asked)
-    assert np.ptp(np.asarray(next(steps).preview())) == 0  # plain grey
+    assert np.ptp(np.asarray(next(steps).preview())) == 0  # plain gray
     with pytest.raises(RefusedError, match="the result would show known illegal material"):
         next(steps)
     (incident,) = Quarantine(data / "quarantine").incidents()

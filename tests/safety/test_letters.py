@@ -35,7 +35,7 @@ HARMLESS = {
     "French prose": ROMAN,
     "German prose": ERZAEHLUNG,
     "a circuit board": "R34  C18  XXX\nR18  69K  U6\nR69  5V  18",
-    "a grey card": "18",
+    "a gray card": "18",
     "a test picture": "explicit",
     "an advisory": "PARENTAL ADVISORY\nEXPLICIT CONTENT",
     "a menu": "chicken breasts 12.50\nstrip steak, bloody 18\nsex on the beach 9\nkids: naked burger",

@@ -64,8 +64,8 @@ def wheel(size: float) -> np.ndarray:
     y, x = (np.mgrid[0:SIDE, 0:SIDE] + 0.5 - SIDE / 2) / (SIDE * size / 2)
     hue = (np.arctan2(y, x) / (2 * np.pi) + 1) % 1
     values = np.stack([hue, np.clip(np.hypot(x, y), 0, 1), np.ones_like(hue)], axis=2)
-    colours = np.asarray(Image.fromarray((values * 255).astype(np.uint8), "HSV").convert("RGB"))
-    return np.where((np.hypot(x, y) < 1)[..., None], colours, np.uint8(255))
+    colors = np.asarray(Image.fromarray((values * 255).astype(np.uint8), "HSV").convert("RGB"))
+    return np.where((np.hypot(x, y) < 1)[..., None], colors, np.uint8(255))
 
 
 def jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
@@ -86,12 +86,12 @@ DRAWINGS = {
     **{f"egg {size}": ball(size, 0.09, tall=1.3) for size in (0.3, 0.45, 0.6)},
     **{f"moon {size}": ball(size, 0.14, ground=10) for size in (0.4, 0.8)},
     **{f"two balls {size}": ball(size, 0.06, at=(0.27, 0.73)) for size in (0.3, 0.42)},
-    **{f"colour wheel {size}": wheel(size) for size in (0.5, 0.75, 0.95)},
+    **{f"color wheel {size}": wheel(size) for size in (0.5, 0.75, 0.95)},
     **{f"disc as JPEG {quality}": jpeg(flat(0.4, 0.08), quality) for quality in (40, 75)},
     **{f"ball as JPEG {quality}": jpeg(ball(0.5, 0.05), quality) for quality in (40, 75)},
     "blurred ball": soft(ball(0.42, 0.07)),
     "blurred disc": soft(flat(0.42, 0.07)),
-    "grey ball": np.asarray(Image.fromarray(ball(0.6, 0.07)).convert("L").convert("RGB")),
+    "gray ball": np.asarray(Image.fromarray(ball(0.6, 0.07)).convert("L").convert("RGB")),
 }
 
 

@@ -77,7 +77,7 @@ def test_another_file_in_the_models_place_is_not_opened() -> None:
         PackagedModel("nudenet", "3.4.2", "320n.onnx", hashlib.sha256(b"").hexdigest()).run()
 
 
-@pytest.mark.parametrize("model", [nudenet.MODEL, ocr.DETECTOR, ocr.RECOGNISER])
+@pytest.mark.parametrize("model", [nudenet.MODEL, ocr.DETECTOR, ocr.RECOGNIZER])
 def test_the_pinned_version_is_the_one_that_was_verified(model: PackagedModel) -> None:
     # Names and pins of what a build takes out of the packages; read as text, since hatchling is not here.
     tree = ast.parse((Path(__file__).parents[2] / "hatch_build.py").read_text())

@@ -13,10 +13,10 @@ def written(
     size: tuple[int, int] = (256, 128),
     pixels: int = 24,
     turned: float = 0,
-    colours: str = "black white",
+    colors: str = "black white",
 ) -> np.ndarray:
     """A picture with a text in it, uint8 [H, W, 3]."""
-    ink, paper = colours.split()
+    ink, paper = colors.split()
     image = Image.new("RGB", size, paper)
     font = ImageFont.load_default(pixels)
     ImageDraw.Draw(image).multiline_text((8, 8), text, fill=ink, font=font)
@@ -27,9 +27,9 @@ def texts(picture: np.ndarray) -> list[str]:
     return [line.text for line in read(picture).lines]
 
 
-@pytest.mark.parametrize("colours", ["black white", "yellow navy", "white black"])
-def test_reads_lines_from_top_to_bottom(colours: str) -> None:
-    picture = written("Hello world\nsecond line 42", colours=colours)
+@pytest.mark.parametrize("colors", ["black white", "yellow navy", "white black"])
+def test_reads_lines_from_top_to_bottom(colors: str) -> None:
+    picture = written("Hello world\nsecond line 42", colors=colors)
     assert texts(picture) == ["Hello world", "second line 42"]
 
 
@@ -66,7 +66,7 @@ def test_reads_nothing_in_an_empty_picture() -> None:
 def test_reads_a_page() -> None:
     page = skimage.data.page()
     found = " ".join(texts(np.stack([page] * 3, axis=-1)))
-    for words in ("Region-based segmentation", "determine markers of the coins", "histogram of grey values"):
+    for words in ("Region-based segmentation", "determine markers of the coins", "histogram of gray values"):
         assert words in found
 
 

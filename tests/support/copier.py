@@ -19,7 +19,7 @@ BRIGHTER = 0.1
 WORDS = ("make", "it", "brighter", "the", "picture")
 CONFIG = RepositoryConfig(
     name="copier",
-    licence="Apache-2.0",
+    license="Apache-2.0",
     scaling_factor=0.5,
     shift_factor=0.25,
     text_length=8,
@@ -141,8 +141,8 @@ def _transformer(folder: Path, work: int) -> None:
 
 def _autoencoder(root: Path) -> None:
     same = np.zeros((CHANNELS, 3, SIDE, SIDE), np.float32)
-    for colour in range(3):
-        same[colour, colour] = 1
+    for color in range(3):
+        same[color, color] = 1
     picture = ("images", FLOAT, ["B", 3, "H", "W"])
     latent = ("latent", FLOAT, ["B", CHANNELS, "h", "w"])
     strides = [SIDE, SIDE]

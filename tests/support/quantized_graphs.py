@@ -70,7 +70,7 @@ class Draft:
     Args:
         rng: draws what the tools leave open: Constants or initializers for scales, Gemm or MatMul, weights
             stored as they are or transposed.
-        precision: "bf16", "fp16" or "fp32", of what is not quantised.
+        precision: "bf16", "fp16" or "fp32", of what is not quantized.
         given: name -> value of the graph's inputs.
         fast: whether expected values are those of the weights alone, without rounding activations.
     """

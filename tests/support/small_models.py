@@ -17,7 +17,7 @@ TRANSFORMER = TransformerConfig(
 )
 
 
-def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
+def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
     """Give a module weights that keep activations near 1, and norms and biases away from 1 and 0."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

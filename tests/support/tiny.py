@@ -19,7 +19,7 @@ from openkontext.repository import RepositoryConfig
 
 TINY = RepositoryConfig(
     name="tiny",
-    licence="Apache-2.0",
+    license="Apache-2.0",
     text_length=8,
     clip_length=6,
     sizes=((64, 64), (96, 64), (64, 96)),

@@ -128,7 +128,7 @@ def test_the_penalty_is_the_squared_slope_at_real_pictures() -> None:
     discriminator = Discriminator(2, 8, 4, 4)
     real = [torch.randn(3, 6, 8) for _ in range(2)]
     judged = Judged([torch.randn(3, 6, 8) for _ in range(2)], real, (2, 3), torch.rand(3), torch.randn(3, 4))
-    discriminator.eval()  # spectral normalisation stays as it is
+    discriminator.eval()  # spectral normalization stays as it is
     plain, _ = judge(discriminator, judged, 0.0)
     value, _ = judge(discriminator, judged, 2.0)
 

@@ -84,7 +84,7 @@ def _wait_for_steps(folder: Path, process: subprocess.Popen[bytes], seconds: flo
 
 
 def test_a_killed_distillation_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
-    """The stage with two models, their optimisers and averages in its state."""
+    """The stage with two models, their optimizers and averages in its state."""
     check(tmp_path, "ladd", kills=1)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from openkontext.data.palette import COLOURS
+from openkontext.data.palette import COLORS
 from openkontext.data.robots import BODIES, FEET, HEADS, TOPS, Robot
 from openkontext.data.scenes import GROUND_SIZE, ROBOT_SIZE, SKY_SIZE, Scene, Thing
 from openkontext.data.signs import LETTERS
@@ -24,8 +24,8 @@ SCENE = Scene(128, 128, "meadow", "summer", "day", (HOUSE, STAR))
 def names(scene: Scene) -> np.ndarray:
     """One word a token."""
     labels = contents(scene)[:, :2].reshape(scene.height // 16, scene.width // 16, 2)
-    shapes, colours = ["-", *ALL_SHAPES], ["-", *COLOURS]
-    return np.array([[f"{colours[c]} {shapes[s]}" for s, c in row] for row in labels])
+    shapes, colors = ["-", *ALL_SHAPES], ["-", *COLORS]
+    return np.array([[f"{colors[c]} {shapes[s]}" for s, c in row] for row in labels])
 
 
 def test_things_are_read_where_they_stand() -> None:
@@ -38,10 +38,10 @@ def test_things_are_read_where_they_stand() -> None:
     assert np.argwhere(read == "blue star").tolist() == [[0, 1], [1, 0], [1, 1], [1, 2], [2, 1], [2, 2]]
 
 
-def test_no_colour_is_to_be_read_without_colour() -> None:
-    grey = contents(dataclasses.replace(SCENE, look="sepia"))
-    assert (grey[:, 1] == -100).all()
-    np.testing.assert_array_equal(grey[:, 0], contents(SCENE)[:, 0])
+def test_no_color_is_to_be_read_without_color() -> None:
+    gray = contents(dataclasses.replace(SCENE, look="sepia"))
+    assert (gray[:, 1] == -100).all()
+    np.testing.assert_array_equal(gray[:, 0], contents(SCENE)[:, 0])
 
 
 @pytest.mark.parametrize("right", [0, 5])
@@ -66,7 +66,7 @@ def test_a_robot_s_parts_are_read_where_it_stands() -> None:
     answers = [
         group.index(part)
         for group, part in zip(
-            (HEADS, TOPS, BODIES, FEET, tuple(COLOURS)),
+            (HEADS, TOPS, BODIES, FEET, tuple(COLORS)),
             ("square", "hat", "cone", "legs", "blue"),
             strict=True,
         )
@@ -93,7 +93,7 @@ def test_it_learns_to_read_what_the_tokens_say(with_context: bool) -> None:
     tokens = directions[labels[..., 0]] + directions[100 + labels[..., 1]]
     tokens = torch.cat((torch.zeros(2, 5, config.hidden_size), tokens), dim=1)
     changed = torch.from_numpy(labels[:, :64, 0] > 0)
-    optimiser = torch.optim.Adam([*readout.norm.parameters(), *readout.head.parameters()], 0.01)
+    optimizer = torch.optim.Adam([*readout.norm.parameters(), *readout.head.parameters()], 0.01)
     losses = []
     for _ in range(60):
         readout._keep(transformer, (), tokens)
@@ -101,9 +101,9 @@ def test_it_learns_to_read_what_the_tokens_say(with_context: bool) -> None:
         # There are no signs and no robots here: nothing is to be told of them.
         assert read["letter"] == read["robot"] == 0
         loss = read["changed"] + read["thing"]
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     # At first about ln 2 and the mean of ln 16 and ln 10; what the tokens tell can be read without doubt.
     assert losses[0] > 2

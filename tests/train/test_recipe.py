@@ -219,3 +219,14 @@ def test_what_cannot_grow_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no place in this model: only blocks and words"):
         start_from("nano", tmp_path, wider)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_setting_under_its_old_spelling_is_read_with_a_warning(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.toml"
+    file.write_text("stage = 'autoencoder'\n[autoencoder]\ncolour_weight = 3.5")
+    recipe = read_recipe(file)
+    assert recipe.settings.color_weight == 3.5
+    assert recipe.warnings == (
+        f"{file}: autoencoder.colour_weight is now spelled color_weight; "
+        "the old spelling goes with the next version",
+    )

@@ -44,19 +44,19 @@ class Letters:
         return [self.Encoding(text) for text in texts]
 
 
-def test_the_field_of_a_letter_can_be_learnt_from_its_token() -> None:
+def test_the_field_of_a_letter_can_be_learned_from_its_token() -> None:
     torch.manual_seed(0)
     head = Spelling(16)
     instructions, signs = ["to OPEN", "to 42 !", "go away"], ["OPEN", "42", ""]
     fields = torch.tensor([[4, 4, 4, 0, 1, 2, 3, 0], [4, 4, 4, 1, 2, 4, 4, 0], [0] * 8])
     text = torch.randn(FIELDS, 16)[fields]
-    optimiser = torch.optim.Adam(head.parameters(), 0.02)
+    optimizer = torch.optim.Adam(head.parameters(), 0.02)
     losses = []
     for _ in range(80):
         loss = head.loss(text, instructions, signs, Letters())  # type: ignore[arg-type]
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     # Five answers: at first about ln 5.
     assert losses[0] > 1

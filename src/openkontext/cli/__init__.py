@@ -1,4 +1,4 @@
-"""The command line: thin commands over `openkontext.Editor` and its neighbours.
+"""The command line: thin commands over `openkontext.Editor` and its neighbors.
 
 Each group of commands is a module here and is registered below; it imports what it runs inside the
 command, so that starting `openkontext` stays quick and needs none of the optional packages.

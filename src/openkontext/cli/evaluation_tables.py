@@ -86,10 +86,10 @@ def print_drift(report: DriftReport, title: str) -> None:
     for turn, values in enumerate(zip(report.psnr, report.autoencoder, strict=True), 1):
         table.add_row(str(turn), *(f"{value:.1f} dB" for value in values))
     Console().print(table)
-    if report.recognised is not None:
-        score = report.recognised
+    if report.recognized is not None:
+        score = report.recognized
         interval = f"{score.low:.0%} .. {score.high:.0%}"
-        print(f"characters recognised: {score.success:.0%} ({interval}) of {score.count}")
+        print(f"characters recognized: {score.success:.0%} ({interval}) of {score.count}")
 
 
 def print_fidelity(found: Sequence[Fidelity], title: str) -> None:

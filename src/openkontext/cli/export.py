@@ -79,9 +79,10 @@ def export(
     ] = 100.0,
     t5_fp8: Annotated[bool, typer.Option("--t5-fp8", help="Write T5 in fp8, too, as t5-fp8.opt.")] = False,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="What to call the model.")] = None,
-    licence: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Licence of the weights, where the source says none.")
+    license: Annotated[
+        str | None, typer.Option(metavar="NAME", help="License of the weights, where the source says none.")
     ] = None,
+    old_license: Annotated[str | None, typer.Option("--licence", hidden=True)] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the repository in OUT.")] = False,
     json: options.Json = False,
 ) -> None:
@@ -95,6 +96,8 @@ def export(
         from openkontext.export.parts import Parts
         from openkontext.export.precisions import QuantRecipe
 
+    if old_license is not None:
+        console.show_notes((), [options.renamed("--licence", "--license")])
     named = Parts(parts, clip, t5, vae, tokenizer, tokenizer_2)
     source = open_model(checkpoint, named, [options.parse_lora(text) for text in lora or ()])
     console.show_notes((), source.warnings)
@@ -107,7 +110,7 @@ def export(
         calibration=None if calibration is None else Calibration.load(calibration),
         t5_fp8=t5_fp8,
         name=name,
-        licence=licence,
+        license=license or old_license,
     )
     if json:
         console.print_json({"path": str(repository.path), "precisions": list(repository.precisions)})

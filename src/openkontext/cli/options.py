@@ -181,6 +181,11 @@ def parse_size(text: str) -> dict[str, Any]:
     return {"width": first, "height": second}
 
 
+def renamed(old: str, new: str) -> str:
+    """The warning of an option under its old spelling, which holds for one more version."""
+    return f"{old} is now spelled {new}; the old spelling goes with the next version"
+
+
 def parse_lora(text: str) -> tuple[Path, float]:
     """Read FILE or FILE:STRENGTH.
 

@@ -25,7 +25,7 @@ def release(
         str, typer.Argument(metavar="REPO", help="Folder of a model repository, as export writes it.")
     ],
     dossier: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder with the reports, the licence and about.md.")
+        Path, typer.Option(metavar="DIR", help="Folder with the reports, the license and about.md.")
     ],
     key: Annotated[
         Path | None,
@@ -35,7 +35,7 @@ def release(
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
-    """Put a model's reports, licence and card into its repository and sign the list of its files.
+    """Put a model's reports, license and card into its repository and sign the list of its files.
 
     Nothing is written and the exit code is 2 where a report is missing, too old or of other weights.
     """

@@ -1,4 +1,4 @@
-"""`openkontext terms`: the licence and usage policy of a model, and accepting them."""
+"""`openkontext terms`: the license and usage policy of a model, and accepting them."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +10,7 @@ from openkontext.errors import InputError
 if TYPE_CHECKING:
     from openkontext.terms import Terms
 
-app = typer.Typer(help="The licence and usage policy of a model, and accepting them.", no_args_is_help=True)
+app = typer.Typer(help="The license and usage policy of a model, and accepting them.", no_args_is_help=True)
 
 Repository = Annotated[
     str, typer.Argument(metavar="REPO", help="A folder, 'nano', or OWNER/NAME, fetched or on the Hub.")
@@ -28,7 +28,7 @@ def show(repository: Repository = "nano", json: options.Json = False) -> None:
         return
     print(terms.text.rstrip())
     print()
-    print(f"{terms.name}: {terms.licence}, version {terms.version}, sha256 {terms.digest}")
+    print(f"{terms.name}: {terms.license}, version {terms.version}, sha256 {terms.digest}")
     consent = terms.consent()
     if consent:
         print(f"accepted {consent.time}")
@@ -58,14 +58,15 @@ def accept(
     if json:
         console.print_json(_described(terms))
     else:
-        print(f"{terms.name}: {consent.licence}, version {consent.version}, accepted {consent.time}")
+        print(f"{terms.name}: {consent.license}, version {consent.version}, accepted {consent.time}")
 
 
 def _described(terms: "Terms") -> dict[str, Any]:
     consent = terms.consent()
     return {
         "name": terms.name,
-        "licence": terms.licence,
+        "license": terms.license,
+        "licence": terms.license,  # as it was spelled, for one more version
         "version": terms.version,
         "digest": terms.digest,
         "required": terms.required,

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from openkontext.cli import console
 from openkontext.errors import InputError, how_to_install
 
 Recipe = Annotated[Path, typer.Argument(help="TOML file of one stage; recipes/ holds ours.")]
@@ -35,6 +36,7 @@ def train(
     from openkontext.train.start import start_from
 
     settings = read_recipe(recipe, "train")
+    console.show_notes((), settings.warnings)
     settings.check_processes(processes)
     if start is not None:
         start_from(start, work, settings.config)
@@ -77,10 +79,11 @@ def _adapt(
     from openkontext.train.recipe import read_recipe
 
     read = read_recipe(recipe, command)
+    console.show_notes((), read.warnings)
     made = run_stage(read.settings, read.run, work, processes)
     if rank() != 0:  # of several that `accelerate launch` has started
         return
-    print(f"{made} holds what was learnt")
+    print(f"{made} holds what was learned")
     if export is not None:
         export_stage(read.settings, work, export, overwrite)
         print(f"{export} is ready to edit with")

@@ -19,7 +19,7 @@ from openkontext.data.edits import (
     unseen,
 )
 from openkontext.data.landscapes import LANDSCAPES, TIMES
-from openkontext.data.palette import COLOURS
+from openkontext.data.palette import COLORS
 from openkontext.data.sampler import (
     choose,
     random_robot,
@@ -61,15 +61,15 @@ def _candidate(rng: np.random.Generator, kind: str) -> Edit | None:
 def _add(rng: np.random.Generator, scene: Scene) -> Edit | None:
     place = choose(rng, free_places(scene, tuple(PLACES)))
     thing = random_thing(rng, place, canonical=True)
-    return change("add", scene, None, replace(thing, colour=choose(rng, list(COLOURS))))
+    return change("add", scene, None, replace(thing, color=choose(rng, list(COLORS))))
 
 
 def _named(rng: np.random.Generator, scene: Scene) -> tuple[Scene, Thing] | None:
-    """A thing of the scene, half of the time in any colour, so that held-out names come up."""
+    """A thing of the scene, half of the time in any color, so that held-out names come up."""
     subject = choose(rng, scene.things)
     if rng.random() < 0.5:
-        recoloured = replace(subject, colour=choose(rng, list(COLOURS)))
-        scene, subject = swapped(scene, subject, recoloured), recoloured
+        recolored = replace(subject, color=choose(rng, list(COLORS)))
+        scene, subject = swapped(scene, subject, recolored), recolored
     return (scene, subject) if distinct(scene) else None
 
 
@@ -87,10 +87,10 @@ def _move(rng: np.random.Generator, scene: Scene) -> Edit | None:
     return change("move", scene, subject, moved(subject, choose(rng, places))) if places else None
 
 
-def _recolour(rng: np.random.Generator, scene: Scene) -> Edit | None:
+def _recolor(rng: np.random.Generator, scene: Scene) -> Edit | None:
     subject = choose(rng, scene.things)
-    colours = [c for c in COLOURS if c != subject.colour]
-    return change("recolour", scene, subject, replace(subject, colour=choose(rng, colours)))
+    colors = [c for c in COLORS if c != subject.color]
+    return change("recolour", scene, subject, replace(subject, color=choose(rng, colors)))
 
 
 def _replace(rng: np.random.Generator, scene: Scene) -> Edit | None:
@@ -98,7 +98,7 @@ def _replace(rng: np.random.Generator, scene: Scene) -> Edit | None:
     shapes = [s for s in (SKY_THINGS if subject.in_sky else GROUND_THINGS) if s != subject.shape]
     result = replace(subject, shape=choose(rng, shapes))
     if rng.random() < 0.5:
-        result = replace(result, colour=choose(rng, list(COLOURS)))
+        result = replace(result, color=choose(rng, list(COLORS)))
     return change("replace", scene, subject, result)
 
 
@@ -136,7 +136,7 @@ def _style_reference(rng: np.random.Generator, scene: Scene) -> Edit:
 def drawn_in_style(before: Scene, rng: np.random.Generator) -> Edit:
     """One thing in the middle of a landscape in summer, by day, in the style of the picture before."""
     shape = choose(rng, list(GROUND_THINGS))
-    thing = Thing(shape, choose(rng, list(COLOURS)), "middle", GROUND_SIZE * BIGGER)
+    thing = Thing(shape, choose(rng, list(COLORS)), "middle", GROUND_SIZE * BIGGER)
     after = Scene(
         before.width,
         before.height,
@@ -187,18 +187,18 @@ def not_possible(scene: Scene, rng: np.random.Generator) -> Edit:
     shown = {thing.shape for thing in scene.things}
     shape = choose(rng, [shape for shape in SHAPES if shape not in shown])
     place = choose(rng, SKY_PLACES if shape in SKY_THINGS else GROUND_PLACES)
-    absent = Thing(shape, choose(rng, list(COLOURS)), place, GROUND_SIZE)
+    absent = Thing(shape, choose(rng, list(COLORS)), place, GROUND_SIZE)
     kind = choose(rng, ("remove", "recolour", "resize"))
     result = {
         "remove": None,
-        "recolour": replace(absent, colour=choose(rng, [c for c in COLOURS if c != absent.colour])),
+        "recolour": replace(absent, color=choose(rng, [c for c in COLORS if c != absent.color])),
         "resize": replace(absent, size=absent.size * choose(rng, (BIGGER, 1 / BIGGER))),
     }[kind]
     return Edit(IMPOSSIBLE, scene, scene, parts=(Edit(kind, scene, scene, absent, result),))
 
 
 _DRAWS: dict[str, Callable[[np.random.Generator, Scene], Edit | None]] = {
-    "recolour": _recolour,
+    "recolour": _recolor,
     "replace": _replace,
     "remove": _remove,
     "add": _add,

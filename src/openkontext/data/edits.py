@@ -73,7 +73,7 @@ def swapped(scene: Scene, subject: Thing | None, result: Thing | None) -> Scene:
 
 def distinct(scene: Scene) -> bool:
     """Whether no two things have one name."""
-    names = [(t.shape, t.colour) for t in scene.things]
+    names = [(t.shape, t.color) for t in scene.things]
     return len(set(names)) == len(names)
 
 
@@ -112,10 +112,10 @@ def unseen(edit: Edit) -> bool:
 def _thing_unseen(thing: Thing) -> bool:
     form = thing.form
     return (
-        holdout.thing_held_out(thing.shape, thing.colour)
+        holdout.thing_held_out(thing.shape, thing.color)
         or holdout.count_held_out(thing.shape, form.count)
         or (form.text != "" and holdout.text_held_out(form.text))
-        or (form.robot is not None and holdout.robot_held_out(form.robot, thing.colour))
+        or (form.robot is not None and holdout.robot_held_out(form.robot, thing.color))
     )
 
 

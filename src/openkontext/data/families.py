@@ -33,7 +33,7 @@ from openkontext.data.holdout import (
     text_held_out,
     thing_held_out,
 )
-from openkontext.data.palette import COLOURS
+from openkontext.data.palette import COLORS
 from openkontext.data.sampler import (
     choose,
     random_letters,
@@ -82,20 +82,20 @@ _FIRST_OF_TWO = ("recolour", "remove", "add", "replace")
 
 
 def _things(rng: np.random.Generator, base: Scene, subject: Thing) -> list[Edit | None]:
-    """Edits of one thing: remove, recolour, replace, move; and add."""
+    """Edits of one thing: remove, recolor, replace, move; and add."""
     edits: list[Edit | None] = [change("remove", base, subject, None)]
-    others = [c for c in COLOURS if c != subject.colour and not thing_held_out(subject.shape, c)]
-    coloured = [subject, *(replace(subject, colour=others[i]) for i in rng.permutation(len(others))[:3])]
+    others = [c for c in COLORS if c != subject.color and not thing_held_out(subject.shape, c)]
+    colored = [subject, *(replace(subject, color=others[i]) for i in rng.permutation(len(others))[:3])]
     shapes = [s for s in (SKY_THINGS if subject.in_sky else GROUND_THINGS) if s != subject.shape]
     kept = [replace(subject, shape=shapes[i]) for i in rng.permutation(len(shapes))[:2]]
-    shaped = [subject, *kept, replace(kept[0], colour=choose(rng, list(COLOURS)))]
-    shaped = [t for t in dict.fromkeys(shaped) if not thing_held_out(t.shape, t.colour)]
-    for kind, variants in (("recolour", coloured), ("replace", shaped)):
+    shaped = [subject, *kept, replace(kept[0], color=choose(rng, list(COLORS)))]
+    shaped = [t for t in dict.fromkeys(shaped) if not thing_held_out(t.shape, t.color)]
+    for kind, variants in (("recolour", colored), ("replace", shaped)):
         for a in variants:
             scene = swapped(base, subject, a)
             if not distinct(scene):
                 continue
-            differs = attrgetter("colour" if kind == "recolour" else "shape")
+            differs = attrgetter("color" if kind == "recolour" else "shape")
             edits += [change(kind, scene, a, b) for b in variants if differs(a) != differs(b)]
     for place in _some(rng, free_places(base, SKY_PLACES if subject.in_sky else GROUND_PLACES), 2):
         edits.append(change("move", base, subject, moved(subject, place)))
@@ -173,7 +173,7 @@ def _style_references(rng: np.random.Generator, base: Scene) -> Iterator[Edit]:
 def _characters(rng: np.random.Generator, base: Scene) -> Iterator[Edit]:
     for old in _some(rng, [t for t in base.things if not t.in_sky], 2):
         robot = random_robot(rng, old.place)
-        while robot.form.robot is None or robot_held_out(robot.form.robot, robot.colour):
+        while robot.form.robot is None or robot_held_out(robot.form.robot, robot.color):
             robot = random_robot(rng, old.place)
         first = elsewhere(swapped(base, old, robot), robot, rng)
         assert first.result is not None

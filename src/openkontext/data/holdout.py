@@ -7,13 +7,13 @@ for them.
 import zlib
 
 from openkontext.data.landscapes import LANDSCAPES
-from openkontext.data.palette import COLOURS
+from openkontext.data.palette import COLORS
 from openkontext.data.robots import BODIES, HEADS, TOPS, Robot
 from openkontext.data.styles import STYLES
 from openkontext.data.things import ALL_SHAPES
 
 _SHAPE_INDEX = {name: i for i, name in enumerate(ALL_SHAPES)}
-_COLOUR_INDEX = {name: i for i, name in enumerate(COLOURS)}
+_COLOR_INDEX = {name: i for i, name in enumerate(COLORS)}
 
 _LANDSCAPE_TIMES = {("beach", "sunset"), ("forest", "night"), ("mountains", "sunset"), ("city", "night")}
 """One time of day, one season and one look for half of the landscapes each."""
@@ -26,9 +26,9 @@ _LANDSCAPE_LOOKS = {
 }
 
 
-def thing_held_out(shape: str, colour: str) -> bool:
-    """Whether a shape in a colour is held out: one colour of every shape."""
-    return (4 * _SHAPE_INDEX[shape] + _COLOUR_INDEX[colour]) % len(COLOURS) == 0
+def thing_held_out(shape: str, color: str) -> bool:
+    """Whether a shape in a color is held out: one color of every shape."""
+    return (4 * _SHAPE_INDEX[shape] + _COLOR_INDEX[color]) % len(COLORS) == 0
 
 
 def replacement_held_out(before: str, after: str) -> bool:
@@ -65,7 +65,7 @@ def text_held_out(text: str) -> bool:
     return zlib.crc32(text.encode()) % 6 == 0
 
 
-def robot_held_out(robot: Robot, colour: str) -> bool:
+def robot_held_out(robot: Robot, color: str) -> bool:
     """Whether a robot is held out: about one in seven."""
     parts = HEADS.index(robot.head) + 2 * TOPS.index(robot.top) + 3 * BODIES.index(robot.body)
-    return (parts + _COLOUR_INDEX[colour] + 2 * _COLOUR_INDEX[robot.face]) % 7 == 0
+    return (parts + _COLOR_INDEX[color] + 2 * _COLOR_INDEX[robot.face]) % 7 == 0

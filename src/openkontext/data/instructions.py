@@ -38,7 +38,7 @@ def _plural(shape: str) -> str:
 def _refer(scene: Scene, thing: Thing, rng: np.random.Generator) -> str:
     """Words that mean this thing and no other in the scene."""
     shape = thing.shape if thing.form.count == 1 else _plural(thing.shape)
-    names = [f"the {thing.colour} {shape}"]
+    names = [f"the {thing.color} {shape}"]
     if sum(t.shape == thing.shape for t in scene.things) <= 1:
         names += [f"the {shape}"] * 2
     names.append(f"the {shape} {PLACES[thing.place][0]}")
@@ -49,8 +49,8 @@ def _several(thing: Thing, rng: np.random.Generator) -> str:
     """How many of a thing, such as "two red balls"."""
     count = thing.form.count
     name = thing.shape if count == 1 else _plural(thing.shape)
-    colour = f"{thing.colour} " if rng.random() < 0.4 else ""
-    return f"{NUMBERS[count - 1]} {colour}{name}"
+    color = f"{thing.color} " if rng.random() < 0.4 else ""
+    return f"{NUMBERS[count - 1]} {color}{name}"
 
 
 def phrase(edit: Edit, rng: np.random.Generator, *, held_out: bool = False) -> str:
@@ -74,13 +74,13 @@ def _words(edit: Edit, rng: np.random.Generator, held_out: bool) -> str:
     if subject is not None:
         words["it"] = _refer(edit.before, subject, rng)
     if result is not None:
-        words["colour"] = result.colour
+        words["colour"] = result.color
         words["place"] = str(choose(rng, PLACES[result.place]))
         words["to"] = str(choose(rng, DESTINATIONS[result.place]))
-        # A replacement that keeps the colour may leave it unsaid.
-        unsaid = edit.kind == "replace" and subject is not None and subject.colour == result.colour
+        # A replacement that keeps the color may leave it unsaid.
+        unsaid = edit.kind == "replace" and subject is not None and subject.color == result.color
         words["a"] = _article(
-            result.shape if unsaid and rng.random() < 0.7 else f"{result.colour} {result.shape}"
+            result.shape if unsaid and rng.random() < 0.7 else f"{result.color} {result.shape}"
         )
     if edit.kind == "resize" and subject is not None and result is not None:
         words["size"] = str(choose(rng, SIZES[result.size > subject.size]))
@@ -133,7 +133,7 @@ def describe(scene: Scene, rng: np.random.Generator, most: int = 3) -> str:
     """What a picture shows, in words: the prompt that would make it from nothing.
 
     Args:
-        scene: The scene, in colour.
+        scene: The scene, in color.
         rng: Chooses among the phrasings, and what to leave unsaid.
         most: Things named at most, as many as the text encoders have room for.
     """
@@ -143,16 +143,16 @@ def describe(scene: Scene, rng: np.random.Generator, most: int = 3) -> str:
     )
     words += [f"at {choose(rng, VALUES[scene.time])}"] if scene.time != "day" or rng.random() < 0.3 else []
     things = [scene.things[i] for i in rng.permutation(len(scene.things))[:most]]
-    named = [f"{_article(f'{t.colour} {t.shape}')} {PLACES[t.place][t.in_sky]}" for t in things]
+    named = [f"{_article(f'{t.color} {t.shape}')} {PLACES[t.place][t.in_sky]}" for t in things]
     return _dress(f"{' '.join(words)} with {' and '.join(named)}", rng)
 
 
 def every_word(kinds: Collection[str] = KINDS) -> list[str]:
     """All words that the instructions of these kinds can use, sorted; what a sign says is none of them."""
-    from openkontext.data.palette import COLOURS
+    from openkontext.data.palette import COLORS
     from openkontext.data.things import SHAPES
 
-    texts: list[str] = [*COLOURS, *SHAPES, *OPENINGS, "a an the please"]
+    texts: list[str] = [*COLORS, *SHAPES, *OPENINGS, "a an the please"]
     texts += [p for kind in kinds if kind in PHRASES for group in PHRASES[kind] for p in group]
     texts += [p for (kind, _), group in SAYINGS.items() if kind in kinds for p in group]
     styles = STYLES if "style" in kinds else ()

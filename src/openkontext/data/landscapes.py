@@ -34,7 +34,7 @@ _SNOW: RGB = (240, 244, 250)
 
 @dataclass(frozen=True)
 class _Ground:
-    """Colours of a landscape in summer, and how far autumn and winter take them."""
+    """Colors of a landscape in summer, and how far autumn and winter take them."""
 
     near: RGB
     far: RGB
@@ -66,12 +66,12 @@ def _ridge(
     return [(0.0, float(height)), *line, (float(width), float(height))]
 
 
-def _seasoned(colour: RGB, ground: _Ground, season: str, share: float = 1.0) -> RGB:
+def _seasoned(color: RGB, ground: _Ground, season: str, share: float = 1.0) -> RGB:
     if season == "autumn":
-        return mix(colour, ground.autumn, ground.autumn_share * share)
+        return mix(color, ground.autumn, ground.autumn_share * share)
     if season == "winter":
-        return mix(colour, _SNOW, 0.86 * share)
-    return colour
+        return mix(color, _SNOW, 0.86 * share)
+    return color
 
 
 def _sky(width: int, height: int, time: str, rng: np.random.Generator) -> Image.Image:
@@ -119,13 +119,13 @@ def _pines(
     for i in range(9):
         x = (i + rng.uniform(0.2, 0.8)) / 9 * w
         tall, half = rng.uniform(0.2, 0.3) * unit, 0.065 * unit
-        colour = _seasoned(mix(g.far, (12, 60, 40), rng.uniform(0, 0.5)), g, season, 0.85)
+        color = _seasoned(mix(g.far, (12, 60, 40), rng.uniform(0, 0.5)), g, season, 0.85)
         foot = 0.64 * h
         for level in range(3):
             top = foot - tall + level * tall * 0.25
             spread = half * (0.6 + 0.2 * level)
             draw.polygon(
-                [(x, top), (x + spread, top + tall * 0.5), (x - spread, top + tall * 0.5)], fill=colour
+                [(x, top), (x + spread, top + tall * 0.5), (x - spread, top + tall * 0.5)], fill=color
             )
 
 

@@ -1,8 +1,8 @@
-"""Colours of the scenes, as sRGB bytes."""
+"""Colors of the scenes, as sRGB bytes."""
 
 RGB = tuple[int, int, int]
 
-COLOURS: dict[str, RGB] = {
+COLORS: dict[str, RGB] = {
     "red": (214, 40, 44),
     "orange": (247, 127, 24),
     "yellow": (252, 211, 40),
@@ -13,9 +13,9 @@ COLOURS: dict[str, RGB] = {
     "white": (246, 246, 244),
     "black": (42, 42, 48),
 }
-"""Main colours a thing can have. Far enough apart to be told apart under evening and night light."""
+"""Main colors a thing can have. Far enough apart to be told apart under evening and night light."""
 
 
 def mix(a: RGB, b: RGB, share: float) -> RGB:
-    """The colour `share` (0..1) of the way from `a` to `b`."""
+    """The color `share` (0..1) of the way from `a` to `b`."""
     return tuple(round(x + (y - x) * share) for x, y in zip(a, b, strict=True))  # type: ignore[return-value]

@@ -1,6 +1,6 @@
-"""Characters: robots put together from parts and colours, so many that each is somebody.
+"""Characters: robots put together from parts and colors, so many that each is somebody.
 
-There are 3 heads, 4 tops, 3 bodies, 3 feet, and a colour each for head and body: 7,776 robots.
+There are 3 heads, 4 tops, 3 bodies, 3 feet, and a color each for head and body: 7,776 robots.
 """
 
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ FEET = ("wheels", "legs", "spring")
 
 @dataclass(frozen=True)
 class Robot:
-    """Who a robot is, but for the colour of its body, which is the thing's main colour."""
+    """Who a robot is, but for the color of its body, which is the thing's main color."""
 
     head: str
     top: str
     body: str
     feet: str
     face: str
-    """Colour of the head."""
+    """Color of the head."""

@@ -4,7 +4,7 @@ import numpy as np
 
 from openkontext.data.holdout import landscape_held_out, text_held_out, thing_held_out
 from openkontext.data.landscapes import LANDSCAPES, SEASONS, TIMES
-from openkontext.data.palette import COLOURS
+from openkontext.data.palette import COLORS
 from openkontext.data.robots import BODIES, FEET, HEADS, TOPS, Robot
 from openkontext.data.scenes import (
     GROUND_PLACES,
@@ -39,20 +39,20 @@ def random_thing(rng: np.random.Generator, place: str, *, canonical: bool = Fals
     in_sky = place in SKY_PLACES
     shapes = list(SKY_THINGS if in_sky else GROUND_THINGS)
     while True:
-        shape, colour = choose(rng, shapes), choose(rng, list(COLOURS))
-        if not thing_held_out(shape, colour):
+        shape, color = choose(rng, shapes), choose(rng, list(COLORS))
+        if not thing_held_out(shape, color):
             break
     size = SKY_SIZE if in_sky else GROUND_SIZE
     if canonical:
-        return Thing(shape, colour, place, size)
+        return Thing(shape, color, place, size)
     dx, dy = rng.uniform(-0.035, 0.035, 2)
-    return Thing(shape, colour, place, size * rng.uniform(0.86, 1.16), float(dx), float(dy))
+    return Thing(shape, color, place, size * rng.uniform(0.86, 1.16), float(dx), float(dy))
 
 
 def random_scene(rng: np.random.Generator, size: tuple[int, int] | None = None) -> Scene:
-    """A scene in colour without any held-out combination.
+    """A scene in color without any held-out combination.
 
-    One to three things stand on the ground, up to two hang in the sky, no two of one shape and colour, and at
+    One to three things stand on the ground, up to two hang in the sky, no two of one shape and color, and at
     least one place is free.
     """
     width, height = size or choose(rng, SIZES, _SIZE_WEIGHTS)
@@ -67,7 +67,7 @@ def random_scene(rng: np.random.Generator, size: tuple[int, int] | None = None) 
     things: list[Thing] = []
     for place in (*map(str, ground), *map(str, sky)):
         thing = random_thing(rng, place)
-        while any((t.shape, t.colour) == (thing.shape, thing.colour) for t in things):
+        while any((t.shape, t.color) == (thing.shape, thing.color) for t in things):
             thing = random_thing(rng, place)
         things.append(thing)
     return Scene(width, height, landscape, season, time, tuple(things), detail=int(rng.integers(1 << 20)))
@@ -98,7 +98,7 @@ def random_letters(rng: np.random.Generator) -> str:
 
 def random_sign(rng: np.random.Generator, scene: Scene, place: str) -> Thing:
     """A sign near a place of a scene, its letters on their grid; it is not held out."""
-    colour = choose(rng, [c for c in COLOURS if not thing_held_out(SIGN, c)])
+    color = choose(rng, [c for c in COLORS if not thing_held_out(SIGN, c)])
     text = random_text(rng)
     while text_held_out(text):
         text = random_text(rng)
@@ -107,7 +107,7 @@ def random_sign(rng: np.random.Generator, scene: Scene, place: str) -> Thing:
     top = _on_grid(y * scene.height - SIGN_SIDE, scene.height, GRID_TOP)
     return Thing(
         SIGN,
-        colour,
+        color,
         place,
         size=SIGN_SIDE / min(scene.width, scene.height),
         dx=(left + SIGN_SIDE / 2) / scene.width - x,
@@ -124,8 +124,8 @@ def _on_grid(wanted: float, room: int, offset: int) -> int:
 
 def random_robot(rng: np.random.Generator, place: str) -> Thing:
     """A robot near a place, held out or not."""
-    head, top, body, feet, face = (choose(rng, parts) for parts in (HEADS, TOPS, BODIES, FEET, list(COLOURS)))
+    head, top, body, feet, face = (choose(rng, parts) for parts in (HEADS, TOPS, BODIES, FEET, list(COLORS)))
     robot = Robot(head, top, body, feet, face)
-    colour = choose(rng, [c for c in COLOURS if not thing_held_out(ROBOT, c)])
+    color = choose(rng, [c for c in COLORS if not thing_held_out(ROBOT, c)])
     size = ROBOT_SIZE * rng.uniform(0.86, 1.1)
-    return Thing(ROBOT, colour, place, float(size), form=Form(robot=robot))
+    return Thing(ROBOT, color, place, float(size), form=Form(robot=robot))

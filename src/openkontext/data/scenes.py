@@ -1,7 +1,7 @@
 """A scene as data, and its picture.
 
 A scene is a landscape (six of them) in a season, at a time of day, with a few things in fixed places, seen
-through a look (colour, black and white, ...). Everything is drawn by this package; nothing is read from
+through a look (color, black and white, ...). Everything is drawn by this package; nothing is read from
 files.
 """
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from openkontext.data.landscapes import TIMES, draw_landscape
 from openkontext.data.styles import draw_in
-from openkontext.data.things import PLAIN, SIGN, Form, draw_thing, main_colour_area
+from openkontext.data.things import PLAIN, SIGN, Form, draw_thing, main_color_area
 
 LOOKS = ("colour", "black and white", "sepia", "inverted")
 
@@ -26,7 +26,7 @@ PLACES: dict[str, tuple[float, float]] = {
     "sky middle": (0.5, 0.17),
     "sky right": (0.8, 0.2),
 }
-"""Where things can be: the centre of the foot for places on the ground, the centre for places in the sky, as
+"""Where things can be: the center of the foot for places on the ground, the center for places in the sky, as
 shares of the picture's width and height."""
 GROUND_PLACES = ("left", "middle", "right")
 SKY_PLACES = ("sky left", "sky middle", "sky right")
@@ -35,7 +35,7 @@ GROUND_SIZE = 0.32
 """Size of a thing that an instruction adds, as a share of the picture's shorter side."""
 SKY_SIZE = 0.25
 ROBOT_SIZE = 0.46
-"""Size of a robot: large enough to be recognised."""
+"""Size of a robot: large enough to be recognized."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Thing:
     """One thing in a scene."""
 
     shape: str
-    colour: str
+    color: str
     place: str
     size: float
     """Side of its square, as a share of the picture's shorter side."""
@@ -113,12 +113,12 @@ def _shadow(picture: np.ndarray, left: int, top: int, side: int) -> None:
 
 
 def _apply_look(picture: np.ndarray, look: str) -> np.ndarray:
-    grey = picture @ np.array([0.299, 0.587, 0.114], np.float32)
+    gray = picture @ np.array([0.299, 0.587, 0.114], np.float32)
     if look == "black and white":
-        return np.repeat(grey[..., None], 3, axis=2)
+        return np.repeat(gray[..., None], 3, axis=2)
     if look == "sepia":
         return np.clip(
-            grey[..., None] * np.array([1.08, 0.9, 0.66], np.float32) + np.array([14, 8, 0], np.float32),
+            gray[..., None] * np.array([1.08, 0.9, 0.66], np.float32) + np.array([14, 8, 0], np.float32),
             0,
             255,
         )
@@ -137,7 +137,7 @@ def render(scene: Scene) -> np.ndarray:
         left, top, side = box_of(scene, thing)
         if not thing.in_sky:
             _shadow(picture, left, top, side)
-        rgb, opacity = draw_thing(thing.shape, thing.colour, side, thing.form)
+        rgb, opacity = draw_thing(thing.shape, thing.color, side, thing.form)
         where, part = _place(picture.shape[:2], np.dstack([rgb * light, opacity]), left, top)
         alpha = part[..., 3:]
         picture[where] = picture[where] * (1 - alpha) + part[..., :3] * alpha
@@ -149,16 +149,16 @@ def silhouette(scene: Scene, thing: Thing) -> np.ndarray:
     mask = np.zeros((scene.height, scene.width), bool)
     left, top, side = box_of(scene, thing)
     where, part = _place(
-        mask.shape, draw_thing(thing.shape, thing.colour, side, thing.form)[1] > 0.5, left, top
+        mask.shape, draw_thing(thing.shape, thing.color, side, thing.form)[1] > 0.5, left, top
     )
     mask[where] = part
     return mask
 
 
-def coloured_area(scene: Scene, thing: Thing) -> np.ndarray:
-    """Where a thing shows its main colour: bool [height, width]."""
+def colored_area(scene: Scene, thing: Thing) -> np.ndarray:
+    """Where a thing shows its main color: bool [height, width]."""
     mask = np.zeros((scene.height, scene.width), bool)
     left, top, side = box_of(scene, thing)
-    where, part = _place(mask.shape, main_colour_area(thing.shape, side, thing.form), left, top)
+    where, part = _place(mask.shape, main_color_area(thing.shape, side, thing.form), left, top)
     mask[where] = part
     return mask

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from openkontext.data.palette import COLOURS, RGB
+from openkontext.data.palette import COLORS, RGB
 
 LONGEST = 4
 """Letters that a sign has room for."""
@@ -73,9 +73,9 @@ _DARK: RGB = (40, 38, 46)
 _PALE: RGB = (250, 246, 232)
 
 
-def ink(colour: str) -> RGB:
-    """Colour of the letters on a board: pale on dark, dark on pale."""
-    red, green, blue = COLOURS[colour]
+def ink(color: str) -> RGB:
+    """Color of the letters on a board: pale on dark, dark on pale."""
+    red, green, blue = COLORS[color]
     return _DARK if 0.299 * red + 0.587 * green + 0.114 * blue > 150 else _PALE
 
 

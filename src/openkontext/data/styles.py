@@ -1,14 +1,14 @@
-"""Styles of drawing: a whole picture as a pencil drawing, a watercolour and the like."""
+"""Styles of drawing: a whole picture as a pencil drawing, a watercolor and the like."""
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 STYLES = ("plain", "pencil", "watercolour", "pixels", "comic", "blueprint")
 """How a scene can be drawn; "plain" is the scene as it is."""
-COLOURLESS = ("pencil", "blueprint")
-"""Styles in which no colour can be told."""
+COLORLESS = ("pencil", "blueprint")
+"""Styles in which no color can be told."""
 
-_GREY = np.array([0.299, 0.587, 0.114], np.float32)
+_GRAY = np.array([0.299, 0.587, 0.114], np.float32)
 BLOCK = 4
 """Side of a block of the style "pixels", in pixels."""
 
@@ -46,14 +46,14 @@ def _plain(picture: np.ndarray) -> np.ndarray:
 
 
 def _pencil(picture: np.ndarray) -> np.ndarray:
-    """Grey lines and a light shading on paper."""
+    """Gray lines and a light shading on paper."""
     lines = np.clip(_edges(picture, 0.7) * 2.6, 0, 190)
-    shading = (255 - picture @ _GREY) * 0.2
+    shading = (255 - picture @ _GRAY) * 0.2
     paper = np.array([250, 247, 238], np.float32)
     return np.clip(paper - (lines + shading)[..., None], 0, 255)
 
 
-def _watercolour(picture: np.ndarray) -> np.ndarray:
+def _watercolor(picture: np.ndarray) -> np.ndarray:
     """Flat washes, thinned with water, that dry darker at their edges."""
     wash = _filtered(picture, ImageFilter.ModeFilter(5))
     wash = _filtered(wash, ImageFilter.GaussianBlur(0.5))
@@ -62,7 +62,7 @@ def _watercolour(picture: np.ndarray) -> np.ndarray:
 
 
 def _pixels(picture: np.ndarray) -> np.ndarray:
-    """Large blocks in few colours."""
+    """Large blocks in few colors."""
     height, width = picture.shape[0] // BLOCK, picture.shape[1] // BLOCK
     blocks = picture[: height * BLOCK, : width * BLOCK]
     blocks = blocks.reshape(height, BLOCK, width, BLOCK, 3).mean(axis=(1, 3))
@@ -72,9 +72,9 @@ def _pixels(picture: np.ndarray) -> np.ndarray:
 
 
 def _comic(picture: np.ndarray) -> np.ndarray:
-    """Bright flat colours inside black lines."""
-    grey = (picture @ _GREY)[..., None]
-    flat = _levels(np.clip(grey + 1.45 * (picture - grey), 0, 255), 4)
+    """Bright flat colors inside black lines."""
+    gray = (picture @ _GRAY)[..., None]
+    flat = _levels(np.clip(gray + 1.45 * (picture - gray), 0, 255), 4)
     line = np.clip((_edges(picture, 0.6) - 14) / 14, 0, 1)[..., None]
     return flat * (1 - line)
 
@@ -82,14 +82,14 @@ def _comic(picture: np.ndarray) -> np.ndarray:
 def _blueprint(picture: np.ndarray) -> np.ndarray:
     """White lines on blue."""
     line = np.clip(_edges(picture, 0.7) / 42, 0, 1)[..., None]
-    blue = np.array([26, 74, 150], np.float32) + (picture @ _GREY)[..., None] * 0.1
+    blue = np.array([26, 74, 150], np.float32) + (picture @ _GRAY)[..., None] * 0.1
     return blue * (1 - line) + np.array([236, 243, 250], np.float32) * line
 
 
 _DRAW = {
     "plain": _plain,
     "pencil": _pencil,
-    "watercolour": _watercolour,
+    "watercolour": _watercolor,
     "pixels": _pixels,
     "comic": _comic,
     "blueprint": _blueprint,

@@ -1,7 +1,7 @@
-"""The things that stand in a scene: small vector drawings with one main colour each.
+"""The things that stand in a scene: small vector drawings with one main color each.
 
 Every drawing is a list of parts in a unit square (x to the right, y down, the ground at y = 1). A part's fill
-is the role "main", "dark" or "light" (the main colour and its shades) or a fixed colour.
+is the role "main", "dark" or "light" (the main color and its shades) or a fixed color.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageDraw
 
-from openkontext.data.palette import COLOURS, RGB, mix
+from openkontext.data.palette import COLORS, RGB, mix
 from openkontext.data.robots import Robot
 from openkontext.data.signs import BOARD, ink, strokes
 
@@ -187,7 +187,7 @@ ALL_SHAPES = (*SHAPES, SIGN, ROBOT)
 
 @dataclass(frozen=True)
 class Form:
-    """What a thing has beyond its shape and its colour."""
+    """What a thing has beyond its shape and its color."""
 
     count: int = 1
     """How many of it stand together in its square: 1, 2 or 3."""
@@ -213,18 +213,18 @@ _EYE: RGB = (24, 26, 32)
 _LAMP: RGB = (255, 244, 170)
 
 
-def _sign(colour: str, text: str) -> tuple[DrawnPart, ...]:
+def _sign(color: str, text: str) -> tuple[DrawnPart, ...]:
     x0, y0, x1, y1 = BOARD
     return (
         _box(_WOOD, 0.46, y1, 0.54, 1.0),
         _box("dark", x0, y0, x1, y1),
         _box("main", x0 + 0.02, y0 + 0.02, x1 - 0.02, y1 - 0.02),
-        *(_box(ink(colour), *stroke) for stroke in strokes(text)),
+        *(_box(ink(color), *stroke) for stroke in strokes(text)),
     )
 
 
 def _robot(robot: Robot) -> tuple[DrawnPart, ...]:
-    face = COLOURS[robot.face]
+    face = COLORS[robot.face]
     feet = {
         "wheels": (_ellipse(_TYRE, 0.22, 0.82, 0.46, 1.0), _ellipse(_TYRE, 0.54, 0.82, 0.78, 1.0)),
         "legs": (
@@ -273,12 +273,12 @@ def _robot(robot: Robot) -> tuple[DrawnPart, ...]:
     )
 
 
-def _parts(shape: str, colour: str, form: Form) -> tuple[DrawnPart, ...]:
+def _parts(shape: str, color: str, form: Form) -> tuple[DrawnPart, ...]:
     """What makes up a drawing in its unit square, back to front."""
     if form.robot is not None:
         one = _robot(form.robot)
     elif shape == SIGN:
-        one = _sign(colour, form.text)
+        one = _sign(color, form.text)
     else:
         one = SHAPES[shape]
     return tuple(
@@ -288,8 +288,8 @@ def _parts(shape: str, colour: str, form: Form) -> tuple[DrawnPart, ...]:
     )
 
 
-def _shades(colour: RGB) -> dict[str, RGB]:
-    return {"main": colour, "dark": mix(colour, (0, 0, 0), 0.22), "light": mix(colour, (255, 255, 255), 0.4)}
+def _shades(color: RGB) -> dict[str, RGB]:
+    return {"main": color, "dark": mix(color, (0, 0, 0), 0.22), "light": mix(color, (255, 255, 255), 0.4)}
 
 
 def _draw(parts: tuple[DrawnPart, ...], size: int, shades: dict[str, RGB], fixed: RGB | None) -> Image.Image:
@@ -310,21 +310,21 @@ def _draw(parts: tuple[DrawnPart, ...], size: int, shades: dict[str, RGB], fixed
 
 
 @lru_cache(maxsize=4096)
-def draw_thing(shape: str, colour: str, size: int, form: Form = PLAIN) -> tuple[np.ndarray, np.ndarray]:
+def draw_thing(shape: str, color: str, size: int, form: Form = PLAIN) -> tuple[np.ndarray, np.ndarray]:
     """Draw one thing, lit from the upper left.
 
     Returns:
-        Its colours, float32 [size, size, 3] in 0..255, and its opacity, float32 [size, size] in 0..1.
+        Its colors, float32 [size, size, 3] in 0..255, and its opacity, float32 [size, size] in 0..1.
     """
-    tile = np.asarray(_draw(_parts(shape, colour, form), size, _shades(COLOURS[colour]), None), np.float32)
+    tile = np.asarray(_draw(_parts(shape, color, form), size, _shades(COLORS[color]), None), np.float32)
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size
     light = 1.1 - 0.26 * (0.45 * x + 0.55 * y)
     return np.clip(tile[..., :3] * light[..., None], 0, 255), tile[..., 3] / 255
 
 
 @lru_cache(maxsize=1024)
-def main_colour_area(shape: str, size: int, form: Form = PLAIN) -> np.ndarray:
-    """Where a thing shows its main colour: bool [size, size]."""
+def main_color_area(shape: str, size: int, form: Form = PLAIN) -> np.ndarray:
+    """Where a thing shows its main color: bool [size, size]."""
     white, black = (255, 255, 255), (0, 0, 0)
     shades = {"main": white, "dark": black, "light": black}
     tile = np.asarray(_draw(_parts(shape, "white", form), size, shades, black), np.float32)

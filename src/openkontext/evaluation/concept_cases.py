@@ -11,7 +11,7 @@ import numpy as np
 from openkontext.data.draws import random_edit
 from openkontext.data.edits import BIGGER, Edit, free_places, moved, swapped
 from openkontext.data.instructions import phrase
-from openkontext.data.palette import COLOURS
+from openkontext.data.palette import COLORS
 from openkontext.data.phrasings import DESTINATIONS, PLACES, VALUES, WHERE
 from openkontext.data.sampler import choose, random_scene
 from openkontext.data.scenes import (
@@ -184,7 +184,7 @@ def _worded(concept: Concept, route: str, edit: Edit, split: Split, rng: np.rand
         wrong = str(choose(rng, misspellings(concept.value, split)))
         return re.sub(concept.value, wrong, text, count=1, flags=re.IGNORECASE)
     said = str(choose(rng, getattr(concept.words[split], route)))
-    color = "" if edit.result is None else edit.result.colour
+    color = "" if edit.result is None else edit.result.color
     text = re.sub(_named(concept), said.format(color=color), text, count=1, flags=re.IGNORECASE)
     return re.sub(
         r"\ban? (an?|the) ", r"\1 ", text, flags=re.IGNORECASE
@@ -194,7 +194,7 @@ def _worded(concept: Concept, route: str, edit: Edit, split: Split, rng: np.rand
 def _named(concept: Concept) -> str:
     """A pattern of the words that name a concept in an instruction."""
     if concept.trait == "shape":
-        return rf"\b(?:an? )?(?:(?:{'|'.join(COLOURS)}) )?{concept.value}\b"
+        return rf"\b(?:an? )?(?:(?:{'|'.join(COLORS)}) )?{concept.value}\b"
     if concept.trait == "style":
         names = [value for value in VALUES[concept.value] if concept.value in value]
         return "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
@@ -239,7 +239,7 @@ def _of_picture(concept: Concept, index: int, split: Split, rng: np.random.Gener
     text = str(choose(rng, _ASKED[kind][split]))
     place = thing.place if edit.result is None else edit.result.place
     where = WHERE[edit.after.landscape] if kind == "background" else PLACES[thing.place]
-    color = thing.colour if kind == "resize" or edit.result is None else edit.result.colour
+    color = thing.color if kind == "resize" or edit.result is None else edit.result.color
     size = "bigger" if edit.result is not None and edit.result.size > thing.size else "smaller"
     return edit, text.format(
         size=size,
@@ -268,7 +268,7 @@ def _changed(
     if kind == "resize":
         result = replace(thing, size=thing.size * BIGGER)
     elif kind == "recolour":
-        result = replace(thing, colour=choose(rng, [c for c in COLOURS if c != thing.colour]))
+        result = replace(thing, color=choose(rng, [c for c in COLORS if c != thing.color]))
     else:
         result = moved(thing, choose(rng, places))
     if kind == "another":
@@ -290,7 +290,7 @@ def _of_reference(concept: Concept, index: int, split: Split, rng: np.random.Gen
         if places and not concept.is_in(before):
             break
     size = SKY_SIZE if thing.in_sky else GROUND_SIZE
-    result = Thing(thing.shape, thing.colour, choose(rng, places), size)
+    result = Thing(thing.shape, thing.color, choose(rng, places), size)
     edit = Edit("add", before, swapped(before, None, result), None, result)
     text = str(choose(rng, _ASKED["reference"][split])).format(place=choose(rng, PLACES[result.place]))
     return ConceptCase(concept, "reference", index, edit, text, (shown,))

@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from openkontext.data.edits import GLOBAL_KINDS, Edit, global_changes
-from openkontext.data.palette import COLOURS
-from openkontext.data.scenes import SKY_PLACES, SKY_SIZE, Scene, Thing, coloured_area, silhouette
-from openkontext.data.styles import COLOURLESS
+from openkontext.data.palette import COLORS
+from openkontext.data.scenes import SKY_PLACES, SKY_SIZE, Scene, Thing, colored_area, silhouette
+from openkontext.data.styles import COLORLESS
 from openkontext.data.things import GROUND_THINGS, ROBOT, SIGN, SKY_THINGS
 from openkontext.evaluation.concepts import Concept
 from openkontext.evaluation.likeness import style_of
 from openkontext.evaluation.measures import (
-    COLOUR_TOLERANCE,
+    COLOR_TOLERANCE,
     Float,
     Mask,
     coarse,
@@ -69,7 +69,7 @@ def judge(concept: Concept, edit: Edit, output: Pixels) -> Finding:
     for thing in dict.fromkeys(_candidates(concept, edit, elsewhere)):
         for found in _variants(concept, thing):
             if _shows(concept, base, found, picture, moved=elsewhere, asked=thing in edit.after.things):
-                return Finding(True, f"a {found.colour} {found.shape} at the {found.place}")
+                return Finding(True, f"a {found.color} {found.shape} at the {found.place}")
     return Finding(False, "nowhere")
 
 
@@ -112,7 +112,7 @@ def _candidates(concept: Concept, edit: Edit, elsewhere: bool) -> Iterator[Thing
     if concept.trait == "color":
         for thing in edit.before.things:
             if elsewhere or not concept.is_in(thing):
-                yield replace(thing, colour=concept.value)
+                yield replace(thing, color=concept.value)
     elif concept.value in SKY_THINGS:
         for place in SKY_PLACES:
             if place not in taken:
@@ -126,7 +126,7 @@ def _variants(concept: Concept, thing: Thing) -> Iterator[Thing]:
     if concept.trait == "color":
         yield thing
     else:
-        yield from (replace(thing, colour=colour) for colour in COLOURS)
+        yield from (replace(thing, color=color) for color in COLORS)
 
 
 def _shows(concept: Concept, base: Scene, thing: Thing, picture: Float, *, moved: bool, asked: bool) -> bool:
@@ -167,17 +167,17 @@ def _shaped(scene: Scene, thing: Thing, picture: Float) -> bool:
 
 def _colored(scene: Scene, thing: Thing, picture: Float, *, asked: bool) -> bool:
     """Whether a thing has the color; what was not asked for must be there in its shape, too."""
-    if scene.style in COLOURLESS or scene.look != "colour" or thing.shape in (SIGN, ROBOT):
+    if scene.style in COLORLESS or scene.look != "colour" or thing.shape in (SIGN, ROBOT):
         return False
     drawn, behind = draw(scene), draw(put(scene, thing))
-    area = coloured_area(scene, thing) & (drawn != behind).any(axis=2)
+    area = colored_area(scene, thing) & (drawn != behind).any(axis=2)
     if not area.any() or (not asked and not is_solid(scene, thing, picture)):
         return False
     mean = picture[area].mean(axis=0)
-    colors = {c: draw(put(scene, thing, replace(thing, colour=c)))[area].mean(axis=0) for c in COLOURS}
+    colors = {c: draw(put(scene, thing, replace(thing, color=c)))[area].mean(axis=0) for c in COLORS}
     errors = {color: difference(mean, other) for color, other in colors.items()}
     return (
-        min(errors, key=errors.__getitem__) == thing.colour
-        and errors[thing.colour] <= COLOUR_TOLERANCE
-        and errors[thing.colour] < difference(mean, behind[area].mean(axis=0))
+        min(errors, key=errors.__getitem__) == thing.color
+        and errors[thing.color] <= COLOR_TOLERANCE
+        and errors[thing.color] < difference(mean, behind[area].mean(axis=0))
     )

@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from openkontext.data.palette import COLOURS
+from openkontext.data.palette import COLORS
 from openkontext.data.scenes import Scene, Thing
 from openkontext.data.styles import STYLES
 from openkontext.data.things import SHAPES
@@ -50,7 +50,7 @@ _FOLDER = Path(__file__).with_name("concept_files")
 _Words = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
 _VALUES: dict[Trait, tuple[str, ...]] = {
     "shape": tuple(SHAPES),
-    "color": tuple(COLOURS),
+    "color": tuple(COLORS),
     "style": STYLES[1:],
 }
 
@@ -130,7 +130,7 @@ class Concept:
     def is_in(self, what: Scene | Thing) -> bool:
         """Whether a scene or a thing holds the concept."""
         if isinstance(what, Thing):
-            return {"shape": what.shape, "color": what.colour}.get(self.trait) == self.value
+            return {"shape": what.shape, "color": what.color}.get(self.trait) == self.value
         if self.trait == "style":
             return what.style == self.value
         return any(map(self.is_in, what.things))

@@ -1,7 +1,7 @@
 """Drift: what successive edits do to what none of them asks to change.
 
 A chain edits the output of the edit before it. After every turn, what no turn so far has touched is compared
-with the true picture, and a character that stands in the scene must still be recognised. The same pictures
+with the true picture, and a character that stands in the scene must still be recognized. The same pictures
 sent through the autoencoder alone, as often, show its share.
 """
 
@@ -25,8 +25,8 @@ TURNS = 6
 """Successive edits of a chain, as in the technical report's figure (arXiv 2506.15742)."""
 CHAINABLE = ("recolour", "replace", "remove", "add", "move", "resize")
 """Kinds of edit that a chain is made of: they change one thing and leave the rest."""
-PSNR_GOAL, RECOGNISED_GOAL = 24.0, 0.9
-"""What is to be left after six turns, in dB, and the share of chains whose character is to be recognised."""
+PSNR_GOAL, RECOGNIZED_GOAL = 24.0, 0.9
+"""What is to be left after six turns, in dB, and the share of chains whose character is to be recognized."""
 _STREAM = 0xD21F7
 """First word of every chain's random state; no other evaluation and no training has it."""
 _CHARACTER = "character reference"
@@ -65,7 +65,7 @@ class Kept:
     """Of what no turn has touched against the true picture, in dB."""
     autoencoder: float
     """The same after as many passes through the autoencoder alone, in dB."""
-    recognised: bool | None
+    recognized: bool | None
     """Whether the character is still who it was; None where the scene has none."""
 
 
@@ -114,7 +114,7 @@ def follow(
                 number,
                 psnr(picture, truth, untouched),
                 psnr(alone, start, untouched),
-                _recognised(turn.edit.after, picture),
+                _recognized(turn.edit.after, picture),
             ),
             picture,
         )
@@ -126,7 +126,7 @@ def psnr(a: Pixels, b: Pixels, where: np.ndarray) -> float:
     return 99.0 if square == 0 else float(10 * np.log10(255**2 / square))
 
 
-def _recognised(scene: Scene, picture: Pixels) -> bool | None:
+def _recognized(scene: Scene, picture: Pixels) -> bool | None:
     robots = [thing for thing in scene.things if thing.shape == ROBOT]
     if not robots:
         return None
@@ -142,14 +142,14 @@ class DriftReport:
     """Median over the chains, in dB: after the first turn, the second, ..."""
     autoencoder: tuple[float, ...]
     """The same for the autoencoder alone."""
-    recognised: Score | None
+    recognized: Score | None
     """In how many chains the character is itself after the last turn; None where no scene has one."""
 
     @classmethod
     def of(cls, kept: Sequence[Kept]) -> "DriftReport":
         """The report on all turns of all chains, at least one."""
         turns = sorted({each.turn for each in kept})
-        last = [k.recognised for k in kept if k.turn == turns[-1] and k.recognised is not None]
+        last = [k.recognized for k in kept if k.turn == turns[-1] and k.recognized is not None]
         return cls(
             tuple(_median(k.psnr for k in kept if k.turn == turn) for turn in turns),
             tuple(_median(k.autoencoder for k in kept if k.turn == turn) for turn in turns),

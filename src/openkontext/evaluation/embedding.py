@@ -78,7 +78,7 @@ class Clip:
         return float(weight @ embedding + bias)
 
     def _prepared(self, picture: Pixels) -> Float:
-        """Shorter side to the size, the middle cut out, colours as CLIP reads them: [3, crop, crop]."""
+        """Shorter side to the size, the middle cut out, colors as CLIP reads them: [3, crop, crop]."""
         image = Image.fromarray(picture)
         scale = self._side / min(image.size)
         size = (int(image.width * scale + 1e-6), int(image.height * scale + 1e-6))

@@ -32,7 +32,7 @@ try:
 except ImportError:  # not on Windows
     resource = None  # type: ignore[assignment]
 
-_COLOURS = ((46, 110, 180), (206, 62, 56), (46, 148, 86), (150, 90, 170), (220, 150, 40), (60, 60, 60))
+_COLORS = ((46, 110, 180), (206, 62, 56), (46, 148, 86), (150, 90, 170), (220, 150, 40), (60, 60, 60))
 
 
 @dataclass(frozen=True)
@@ -170,9 +170,9 @@ def plot(found: Sequence[Fidelity], title: str) -> Image.Image:
         draw.text((left - 8, y), f"{10**decade:g}", "black", small, anchor="rm")
     draw.text(((left + width - 170) / 2, height - 16), f"step 2 to {count + 1}", "black", small, anchor="mm")
     for i, each in enumerate(found[1:]):
-        colour = _COLOURS[i % len(_COLOURS)]
-        draw.line([point(step, value) for step, value in enumerate(each.latent_error)], colour, 2)
-        draw.text((width - 160, top + 20 * i), each.label, colour, small)
+        color = _COLORS[i % len(_COLORS)]
+        draw.line([point(step, value) for step, value in enumerate(each.latent_error)], color, 2)
+        draw.text((width - 160, top + 20 * i), each.label, color, small)
     return picture
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from openkontext.errors import InputError, how_to_install
-from openkontext.evaluation.drift import PSNR_GOAL, RECOGNISED_GOAL, DriftReport, Kept
+from openkontext.evaluation.drift import PSNR_GOAL, RECOGNIZED_GOAL, DriftReport, Kept
 from openkontext.evaluation.editing import Outcome
 from openkontext.evaluation.scores import ALL, ORDER, TASK_GOAL, Score, ScoreReport
 from openkontext.evaluation.similarity import MEASURES
@@ -97,8 +97,8 @@ def render_drift(
         InputError: Jinja2 is not installed.
     """
     goals = [_goal("after the last turn", report.psnr[-1], PSNR_GOAL, "{:.1f} dB")]
-    if report.recognised is not None:
-        goals.append(_goal("characters recognised", report.recognised.success, RECOGNISED_GOAL, "{:.0%}"))
+    if report.recognized is not None:
+        goals.append(_goal("characters recognized", report.recognized.success, RECOGNIZED_GOAL, "{:.0%}"))
     return _page(
         "drift.html",
         model=model,
@@ -111,7 +111,7 @@ def render_drift(
             {
                 "pictures": [{"label": words, **_embedded(pixels)} for _, words, pixels in chain],
                 "psnr": kept.psnr,
-                "recognised": kept.recognised,
+                "recognized": kept.recognized,
             }
             for chain in chains
             if (kept := chain[-1][0]) is not None

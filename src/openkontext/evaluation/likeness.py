@@ -1,4 +1,4 @@
-"""What a picture shows where more than presence and colour is asked: numbers, letters, characters, styles.
+"""What a picture shows where more than presence and color is asked: numbers, letters, characters, styles.
 
 Each answer is the nearest of the renderings of all possible ones.
 """
@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from openkontext.data.palette import COLOURS
+from openkontext.data.palette import COLORS
 from openkontext.data.robots import BODIES, FEET, HEADS, TOPS, Robot
 from openkontext.data.scenes import Scene, Thing, box_of
 from openkontext.data.signs import LETTERS, cell
 from openkontext.data.styles import BLOCK, STYLES
 from openkontext.data.things import GROUND_THINGS, MOST, Form
 from openkontext.evaluation.measures import (
-    COLOUR_MARGIN,
+    COLOR_MARGIN,
     Float,
     difference,
     draw,
@@ -53,29 +53,29 @@ def text_of(scene: Scene, sign: Thing, picture: Float) -> str:
 def robot_parts(scene: Scene, thing: Thing, picture: Float) -> dict[str, tuple[str, str]]:
     """Every part of a robot: as asked, and as it is found.
 
-    A colour counts as found where another is nearer by less than what two pictures of one colour differ.
+    A color counts as found where another is nearer by less than what two pictures of one color differ.
     """
     robot = thing.form.robot
     assert robot is not None, "the thing is no robot"
-    options: dict[str, dict[str, Thing]] = {"body's colour": {c: replace(thing, colour=c) for c in COLOURS}}
+    options: dict[str, dict[str, Thing]] = {"body's color": {c: replace(thing, color=c) for c in COLORS}}
     for part, values in (
         ("head", HEADS),
         ("top", TOPS),
         ("body", BODIES),
         ("feet", FEET),
-        ("face", tuple(COLOURS)),
+        ("face", tuple(COLORS)),
     ):
         options[part] = {value: _with_part(thing, robot, part, value) for value in values}
     found = {}
     for part, things in options.items():
-        asked = thing.colour if part == "body's colour" else getattr(robot, part)
+        asked = thing.color if part == "body's color" else getattr(robot, part)
         images = {value: draw(put(scene, thing, other)) for value, other in things.items()}
         differs = np.any([(image != images[asked]).any(axis=2) for image in images.values()], axis=0)
         if not differs.any():  # beyond the picture's edge
             continue
         errors = {value: difference(picture, image, differs) for value, image in images.items()}
         nearest = min(errors, key=errors.__getitem__)
-        margin = COLOUR_MARGIN if part in ("face", "body's colour") else 0.0
+        margin = COLOR_MARGIN if part in ("face", "body's color") else 0.0
         found[part] = (asked, asked if errors[asked] <= errors[nearest] + margin else nearest)
     return found
 
@@ -97,18 +97,18 @@ def style_of(scene: Scene, picture: Float) -> str:
 
 
 def _marks(picture: Float) -> Float:
-    """Mean colour, contrast, colourfulness, steepness of edges, flat ground, and steps on a grid.
+    """Mean color, contrast, colorfulness, steepness of edges, flat ground, and steps on a grid.
 
     Steps count by their square: a faint grain everywhere, such as an autoencoder leaves, is no grid.
     """
-    grey = picture.mean(axis=2)
-    down, right = np.gradient(grey)
+    gray = picture.mean(axis=2)
+    down, right = np.gradient(gray)
     steep = np.hypot(down, right)
-    steps = [np.diff(way, axis=0) ** 2 for way in (grey, grey.T)]
+    steps = [np.diff(way, axis=0) ** 2 for way in (gray, gray.T)]
     on_grid = sum(each[BLOCK - 1 :: BLOCK].sum() for each in steps)
     marks = [
         *picture.mean(axis=(0, 1)),
-        grey.std(),
+        gray.std(),
         (picture.max(axis=2) - picture.min(axis=2)).mean(),
         steep.mean(),
         np.quantile(steep, 0.95),

@@ -1,4 +1,4 @@
-"""What the judge measures: renderings, errors between pictures, outlines, colours.
+"""What the judge measures: renderings, errors between pictures, outlines, colors.
 
 Errors are mean absolute differences over pixels and channels, as shares of full scale.
 """
@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from openkontext.data.palette import COLOURS
-from openkontext.data.scenes import Scene, Thing, box_of, coloured_area, render, silhouette
+from openkontext.data.palette import COLORS
+from openkontext.data.scenes import Scene, Thing, box_of, colored_area, render, silhouette
 from openkontext.images.fitting import Pixels
 
 SHIFT = 4
@@ -27,14 +27,14 @@ CHANGED_RANGE = (0.03, 0.12)
 SOLID_SHARE = 0.5
 """Error of the asked thing, as a share of its contrast: nearer to being there than not."""
 
-COLOUR_MARGIN = 0.03
-"""Two colours read alike within this error: a third of what is between the nearest two by night."""
+COLOR_MARGIN = 0.03
+"""Two colors read alike within this error: a third of what is between the nearest two by night."""
 
-COLOUR_TOLERANCE = 0.10
-"""Error of a mean colour against the asked one: what is farther off is another colour, named here or not."""
+COLOR_TOLERANCE = 0.10
+"""Error of a mean color against the asked one: what is farther off is another color, named here or not."""
 
 STAY_RANGE = (0.05, 0.12)
-"""Bounds of that error: blur takes about 0.05 from small drawings, other colours are 0.12 away or more."""
+"""Bounds of that error: blur takes about 0.05 from small drawings, other colors are 0.12 away or more."""
 
 GRID = (6, 4)
 """Rows and columns of the coarse view of a background: it shows sky, skyline and ground, no single hills."""
@@ -74,26 +74,26 @@ def is_solid(scene: Scene, thing: Thing, picture: Float) -> bool:
     )
 
 
-def colour_of(scene: Scene, thing: Thing, picture: Float) -> str:
-    """The colour that a thing has, by the mean over its coloured area, in the light of this scene.
+def color_of(scene: Scene, thing: Thing, picture: Float) -> str:
+    """The color that a thing has, by the mean over its colored area, in the light of this scene.
 
     Where two read alike, as in black and white, it is the one that the scene says. It may be none: "off".
     """
-    drawn = {colour: draw(put(scene, thing, replace(thing, colour=colour))) for colour in COLOURS}
-    # Where something stands in front of the thing, its colour makes no difference.
-    area = coloured_area(scene, thing) & (drawn["black"] != drawn["white"]).any(axis=2)
+    drawn = {color: draw(put(scene, thing, replace(thing, color=color))) for color in COLORS}
+    # Where something stands in front of the thing, its color makes no difference.
+    area = colored_area(scene, thing) & (drawn["black"] != drawn["white"]).any(axis=2)
     if not area.any():
-        return thing.colour
+        return thing.color
     mean = picture[area].mean(axis=0)
-    errors = {colour: difference(image[area].mean(axis=0), mean) for colour, image in drawn.items()}
+    errors = {color: difference(image[area].mean(axis=0), mean) for color, image in drawn.items()}
     nearest = min(errors, key=errors.__getitem__)
-    if errors[nearest] < errors[thing.colour] - COLOUR_MARGIN:
+    if errors[nearest] < errors[thing.color] - COLOR_MARGIN:
         return nearest
-    return thing.colour if errors[thing.colour] <= COLOUR_TOLERANCE else "off"
+    return thing.color if errors[thing.color] <= COLOR_TOLERANCE else "off"
 
 
 def coarse(picture: Float, where: Mask) -> Float:
-    """Mean colours over a grid, of the pixels in `where` only: [cells, 3], empty cells left out."""
+    """Mean colors over a grid, of the pixels in `where` only: [cells, 3], empty cells left out."""
     height, width = where.shape
     row, column = np.arange(height) * GRID[0] // height, np.arange(width) * GRID[1] // width
     cells = (row[:, None] * GRID[1] + column)[where]

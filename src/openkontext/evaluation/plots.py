@@ -38,7 +38,7 @@ def line_plot(
     for name, values in lines.items():
         axes.plot(range(1, len(values) + 1), values, marker="o", label=name)
     if bound is not None:
-        axes.axhline(bound, color="grey", linestyle="--", linewidth=1)
+        axes.axhline(bound, color="gray", linestyle="--", linewidth=1)
     axes.set_title(title)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)

@@ -1,7 +1,7 @@
 """The judge: does a picture show the asked change, and does all else stay?
 
 It knows the scene before and after, and nothing of any model. It compares the output with renderings: of the
-scene as asked, and of what else it could show (other colours, other shapes, the thing not there, other
+scene as asked, and of what else it could show (other colors, other shapes, the thing not there, other
 landscapes).
 
 The thresholds were set before any model was judged, on renderings alone: the true picture passes when blurred
@@ -16,7 +16,7 @@ import numpy as np
 
 from openkontext.data.edits import GLOBAL_KINDS, IMPOSSIBLE, Edit, global_changes
 from openkontext.data.scenes import Scene, Thing, silhouette
-from openkontext.data.styles import COLOURLESS, STYLES
+from openkontext.data.styles import COLORLESS, STYLES
 from openkontext.data.things import GROUND_THINGS, ROBOT, SIGN, SKY_THINGS
 from openkontext.evaluation.likeness import count_of, robot_parts, style_of, text_of, thing_in_style
 from openkontext.evaluation.measures import (
@@ -24,7 +24,7 @@ from openkontext.evaluation.measures import (
     Float,
     Mask,
     coarse,
-    colour_of,
+    color_of,
     difference,
     draw,
     grown,
@@ -72,7 +72,7 @@ class Fault:
     """One thing that is wrong with a picture."""
 
     check: str
-    """Such as presence, shape, colour, count, text, leftover, outside, others, background."""
+    """Such as presence, shape, color, count, text, leftover, outside, others, background."""
     words: str
     """What was found, in a few words."""
 
@@ -183,7 +183,7 @@ def _style_faults(scene: Scene, picture: Float) -> Iterator[Fault]:
         yield Fault("style", f"looks {found}")
     elif errors[found] > PICTURE_TOLERANCE:
         yield Fault("picture", "the picture is off")
-    yield from _stay_faults(scene, scene.things, picture, colours=False)
+    yield from _stay_faults(scene, scene.things, picture, colors=False)
 
 
 def _style_reference_faults(edit: Edit, picture: Float) -> Iterator[Fault]:
@@ -195,12 +195,12 @@ def _style_reference_faults(edit: Edit, picture: Float) -> Iterator[Fault]:
         yield Fault("style", f"looks {found}")
     if (shape := thing_in_style(scene, thing, picture)) != thing.shape:
         yield Fault("shape", f"shows {shape}")
-    elif scene.style not in COLOURLESS and (colour := colour_of(scene, thing, picture)) != thing.colour:
-        yield Fault("colour", f"the {thing.shape} is {colour}")
+    elif scene.style not in COLORLESS and (color := color_of(scene, thing, picture)) != thing.color:
+        yield Fault("color", f"the {thing.shape} is {color}")
 
 
 def _character_faults(scene: Scene, picture: Float) -> Iterator[Fault]:
-    """Whether the character can be recognised, part by part."""
+    """Whether the character can be recognized, part by part."""
     (thing,) = scene.things
     if overlap(scene, thing, picture) < OVERLAP or not is_solid(scene, thing, picture):
         yield Fault("presence", f"no {thing.shape} there")
@@ -220,7 +220,7 @@ def _untouched_faults(scene: Scene, picture: Float) -> Iterator[Fault]:
 
 
 def _result_faults(scene: Scene, thing: Thing, picture: Float) -> Iterator[Fault]:
-    """Whether the asked thing is in its place, in its shape and its colour."""
+    """Whether the asked thing is in its place, in its shape and its color."""
     shapes = tuple(SKY_THINGS if thing.in_sky else GROUND_THINGS)
     if thing.shape in (SIGN, ROBOT):
         shapes = (thing.shape,)
@@ -234,10 +234,10 @@ def _result_faults(scene: Scene, thing: Thing, picture: Float) -> Iterator[Fault
     shape = min(shapes, key=lambda s: errors[s].min())
     if shape != thing.shape:
         yield Fault("shape", f"looks like a {shape}")
-    colour = colour_of(scene, thing, found)
-    if colour != thing.colour:
-        words = f"is no {thing.colour}" if colour == "off" else f"is {colour}"
-        yield Fault("colour", f"the {thing.shape} {words}")
+    color = color_of(scene, thing, found)
+    if color != thing.color:
+        words = f"is no {thing.color}" if color == "off" else f"is {color}"
+        yield Fault("color", f"the {thing.shape} {words}")
 
 
 def _leftover_faults(edit: Edit, subject: Thing, picture: Float) -> Iterator[Fault]:
@@ -259,9 +259,9 @@ def _stay_faults(
     picture: Float,
     where: Mask | None = None,
     *,
-    colours: bool = True,
+    colors: bool = True,
 ) -> Iterator[Fault]:
-    """Whether things look as the scene has them, as far as they show in `where`, with or without colours."""
+    """Whether things look as the scene has them, as far as they show in `where`, with or without colors."""
     drawn = draw(scene)
     for thing in things:
         behind = draw(put(scene, thing))
@@ -272,7 +272,7 @@ def _stay_faults(
             continue
         allowed = np.clip(STAY_SHARE * difference(drawn, behind, place), *STAY_RANGE)
         if difference(picture, drawn, place) > allowed or (
-            colours and colour_of(scene, thing, picture) != thing.colour
+            colors and color_of(scene, thing, picture) != thing.color
         ):
             yield Fault("others", f"the {thing.shape} changed")
 

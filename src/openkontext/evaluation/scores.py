@@ -38,9 +38,9 @@ class Score:
         values = list(successes)
         count = len(values)
         share = sum(values) / count
-        centre = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
+        center = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
         half = _Z / (1 + _Z**2 / count) * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
-        return cls(share, max(centre - half, 0.0), min(centre + half, 1.0), count)
+        return cls(share, max(center - half, 0.0), min(center + half, 1.0), count)
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def _conv(g: GraphBuilder, x: ir.Value, name: str, **attributes: list[int]) -> i
 
 
 def _group_norm(g: GraphBuilder, x: ir.Value, name: str, groups: int) -> ir.Value:
-    """Group normalisation as torch's exporter writes it: InstanceNormalization over [B, groups, -1]."""
+    """Group normalization as torch's exporter writes it: InstanceNormalization over [B, groups, -1]."""
     with g.scope(name):
         shape = g.op("Shape", x)
         ones, zeros = g.constant(np.ones(groups)), g.constant(np.zeros(groups))

@@ -1,4 +1,4 @@
-"""Inputs of the transformer to calibrate a quantised export with: recorded from edits, or made up.
+"""Inputs of the transformer to calibrate a quantized export with: recorded from edits, or made up.
 
 A calibration is a list of batches, each a set of the transformer's inputs under the names of the published
 graph, over timesteps from noise to picture. As a file it is an `.npz` with `{batch}/{input name}`.

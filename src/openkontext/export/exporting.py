@@ -25,7 +25,7 @@ from openkontext.export.place import check_out, check_room, put_back, put_in_pla
 from openkontext.export.precisions import (
     CALIBRATION_FILE,
     FLOATS,
-    QUANTISED,
+    QUANTIZED,
     OnProgress,
     QuantRecipe,
     data_file,
@@ -44,12 +44,12 @@ from openkontext.model.pipeline import Pipeline
 from openkontext.repository import Repository, RepositoryConfig
 from openkontext.version import __version__
 
-PRECISIONS = (*FLOATS, *QUANTISED)
+PRECISIONS = (*FLOATS, *QUANTIZED)
 """What a transformer can be exported in."""
 
 _GRAPH_FILE = "model.onnx"
 _DATA_FILE = "backbone.onnx_data"
-_QUANTISATION_KEY = "openkontext.quantisation"  # in a quantised graph's metadata: how it was made
+_QUANTIZATION_KEY = "openkontext.quantization"  # in a quantized graph's metadata: how it was made
 _NEW = "new"  # folder of the repository while it is made
 _OLD = "old"  # folder of the one that it replaces, until that is deleted
 
@@ -75,7 +75,7 @@ def export_repository(
     calibration: Calibration | None = None,
     t5_fp8: bool = False,
     name: str | None = None,
-    licence: str | None = None,
+    license: str | None = None,
     on_progress: OnProgress = lambda _share, _what: None,
 ) -> Repository:
     """Write a model repository: the graphs in the published layout, the tokenizers and `openkontext.json`.
@@ -88,14 +88,14 @@ def export_repository(
         source: the model, or where it is, as in `open_model`.
         out: folder of the repository.
         precisions: of the transformer, some of `PRECISIONS`; the other graphs come in the first of them that
-            is not quantised, or in bf16.
-        config: name, licence, sizes, steps and the like; what the checkpoint knows is taken from it. None
-            takes the checkpoint's own `openkontext.json` or, without one, its name and its card's licence.
+            is not quantized, or in bf16.
+        config: name, license, sizes, steps and the like; what the checkpoint knows is taken from it. None
+            takes the checkpoint's own `openkontext.json` or, without one, its name and its card's license.
         name: what to call it in place of that.
-        licence: of its weights, in place of the one that it comes with.
+        license: of its weights, in place of the one that it comes with.
         overwrite: replace the repository that `out` holds.
-        recipe: how to quantise; None for how the published files are.
-        calibration: inputs to quantise by. None records edits of a model of drawn scenes (one with `words`),
+        recipe: how to quantize; None for how the published files are.
+        calibration: inputs to quantize by. None records edits of a model of drawn scenes (one with `words`),
             and makes inputs up for any other.
         t5_fp8: write T5 in FP8, too, as `t5-fp8.opt`.
         on_progress: told what is being done, and the share of the transformer that is.
@@ -115,7 +115,7 @@ def export_repository(
         source = open_model(source)
     precisions = tuple(dict.fromkeys(precisions))
     config = _completed(config or said_config(source, out.name), source)
-    config = dataclasses.replace(config, name=name or config.name, licence=licence or config.licence)
+    config = dataclasses.replace(config, name=name or config.name, license=license or config.license)
     job = _Job(source, config, precisions, recipe or QuantRecipe(), calibration, t5_fp8, on_progress)
     work = None
     try:
@@ -208,7 +208,7 @@ class _Job:
 
     @property
     def _dtype(self) -> torch.dtype:
-        """Of all graphs but the quantised transformers."""
+        """Of all graphs but the quantized transformers."""
         return next((FLOATS[p] for p in self.precisions if p in FLOATS), torch.bfloat16)
 
     def _parts(self) -> Iterator[_Part]:
@@ -251,11 +251,11 @@ class _Job:
             data.tensors(),
             ir.tensor_adapters.from_torch_dtype(FLOATS.get(precision, torch.bfloat16)),
             self.source.t5.config.length,
-            scales if precision in QUANTISED else None,
+            scales if precision in QUANTIZED else None,
         )
-        if precision in QUANTISED:
+        if precision in QUANTIZED:
             origin = Calibration.load(work.folder / CALIBRATION_FILE).origin
-            model.metadata_props[_QUANTISATION_KEY] = json.dumps(
+            model.metadata_props[_QUANTIZATION_KEY] = json.dumps(
                 {"calibration": origin, **self.recipe.said()}
             )
         _save(model, data.path.with_name(_GRAPH_FILE))

@@ -4,7 +4,7 @@ The graphs are written operator by operator instead of traced from torch. A trac
 arithmetic on shapes along (two thirds of the nodes of a published transformer), changes with the versions of
 torch and transformers, and needs the whole model in memory. Here the weights are only named; they are read
 one by one while the file is written. The pattern of operators is that of the published files, which tools and
-quantisers look for: MatMul on a transposed weight, then Add; Gemm for vectors; attention as MatMul, Softmax,
+quantizers look for: MatMul on a transposed weight, then Add; Gemm for vectors; attention as MatMul, Softmax,
 MatMul.
 """
 
@@ -150,14 +150,14 @@ class GraphBuilder:
         return self.op("Mul", x, self.op("Sigmoid", x))
 
     def layer_norm(self, x: ir.Value, name: str, width: int, epsilon: float, affine: bool = True) -> ir.Value:
-        """Layer normalisation over the last axis, of size `width`, with or without weights."""
+        """Layer normalization over the last axis, of size `width`, with or without weights."""
         with self.scope(name):
             scale = self.parameter("weight") if affine else self.constant(np.ones(width))
             bias = self.parameter("bias") if affine else self.constant(np.zeros(width))
             return self.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=epsilon)
 
     def rms_norm(self, x: ir.Value, name: str, epsilon: float) -> ir.Value:
-        """Root-mean-square normalisation over the last axis, computed in float32, times a weight."""
+        """Root-mean-square normalization over the last axis, computed in float32, times a weight."""
         with self.scope(name):
             wide = self.cast(x, ir.DataType.FLOAT)
             square = self.op("Pow", wide, self.constant(2.0, ir.DataType.FLOAT))
@@ -176,7 +176,7 @@ class GraphBuilder:
         """Attention over queries, keys and values [B, L, H, D] -> [B, L, H * D].
 
         As in the published files, a square root of the scale is multiplied into queries and into keys: both
-        are then in a good range for quantising. `bias` [1, H, L, L] or [L, L] is added to the scores.
+        are then in a good range for quantizing. `bias` [1, H, L, L] or [L, L] is added to the scores.
         """
         query = self.op("Transpose", query, perm=[0, 2, 1, 3])
         key = self.op("Transpose", key, perm=[0, 2, 3, 1])
@@ -192,7 +192,7 @@ class GraphBuilder:
         return self.reshape(self.op("Transpose", mixed, perm=[0, 2, 1, 3]), 0, 0, -1)
 
     def attention_product(self, a: ir.Value, b: ir.Value, names: tuple[str, str]) -> ir.Value:
-        """One of the two products of an attention; the names are for builders that quantise its operands."""
+        """One of the two products of an attention; the names are for builders that quantize its operands."""
         return self.op("MatMul", a, b)
 
     def model(self, config: "DataclassInstance") -> ir.Model:

@@ -1,4 +1,4 @@
-"""What an export keeps of where its model comes from: name, licence, usage policy, what the Hub asks."""
+"""What an export keeps of where its model comes from: name, license, usage policy, what the Hub asks."""
 
 import re
 import shutil
@@ -11,14 +11,14 @@ from openkontext.repository import SETTINGS, RepositoryConfig
 from openkontext.terms import CARD, UNSTATED, is_terms_file
 
 _HEAD = re.compile(r"\A---\r?\n.*?\n---[ \t]*\r?\n", re.DOTALL)
-_LICENCE = re.compile(r"^(license_name|license):[ \t]*['\"]?([\w. -]+?)['\"]?[ \t]*$", re.MULTILINE)
+_LICENSE = re.compile(r"^(license_name|license):[ \t]*['\"]?([\w. -]+?)['\"]?[ \t]*$", re.MULTILINE)
 _CARD_BYTES = 20_000  # of which a head is the beginning
 
 
 def said_config(source: Source, name: str) -> RepositoryConfig:
-    """The settings that a model comes with, or new ones with its name and licence.
+    """The settings that a model comes with, or new ones with its name and license.
 
-    A model of FLUX.1 Kontext [dev]'s own shape that says no licence has that model's: whoever gives its
+    A model of FLUX.1 Kontext [dev]'s own shape that says no license has that model's: whoever gives its
     weights another name has the same weights.
 
     Args:
@@ -31,14 +31,14 @@ def said_config(source: Source, name: str) -> RepositoryConfig:
     for folder in dict.fromkeys((source.folder or source.tokenizer.parent, source.tokenizer.parent)):
         if (folder / SETTINGS).exists():
             return RepositoryConfig.load(folder)
-    licence = _licence_of_card(source.folder) if source.folder else ""
-    if not licence and source.transformer.config == TransformerConfig():
-        licence = RepositoryConfig.licence
-    return RepositoryConfig(name=source.name or name, licence=licence or UNSTATED)
+    license = _license_of_card(source.folder) if source.folder else ""
+    if not license and source.transformer.config == TransformerConfig():
+        license = RepositoryConfig.license
+    return RepositoryConfig(name=source.name or name, license=license or UNSTATED)
 
 
 def keep_terms(source: Source, folder: Path) -> None:
-    """Put a model's licence, usage policy and the head of its card into a repository's folder.
+    """Put a model's license, usage policy and the head of its card into a repository's folder.
 
     Raises:
         OSError: they cannot be written.
@@ -63,7 +63,7 @@ def _head(folder: Path) -> str:
     return found[0] if (found := _HEAD.match(text)) else ""
 
 
-def _licence_of_card(folder: Path) -> str:
-    """The licence that a model card names; the name of one of the publisher's own before "other"."""
-    found = dict(_LICENCE.findall(_head(folder)))
+def _license_of_card(folder: Path) -> str:
+    """The license that a model card names; the name of one of the publisher's own before "other"."""
+    found = dict(_LICENSE.findall(_head(folder)))
     return found.get("license_name") or found.get("license") or ""

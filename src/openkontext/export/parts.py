@@ -68,7 +68,7 @@ class Places:
     tokenizer: Path
     tokenizer_2: Path
     folder: Path
-    """Of the pipeline, for what is said there of the model: its schedule, settings, licence."""
+    """Of the pipeline, for what is said there of the model: its schedule, settings, license."""
 
     def __iter__(self) -> Iterator[Path]:
         """All but the folder."""

@@ -46,14 +46,14 @@ def check_room(source: Source, precisions: Sequence[str], folder: Path, *, t5_fp
         return sum(math.prod(shape) for shape in network.shapes.values())
 
     whole = numbers(source.transformer)
-    quantised = sum(
+    quantized = sum(
         math.prod(shape)
         for name, shape in source.transformer.shapes.items()
         if len(shape) == 2 and is_quantized(name)
     )
     per_number = {"bf16": (2.0, 2.0), "fp32": (4.0, 4.0), "fp8": (1.0, 2.0), "fp4": (0.6, 2.0)}
     needed = sum(
-        int(quantised * each + (whole - quantised) * other)
+        int(quantized * each + (whole - quantized) * other)
         for each, other in (per_number[precision] for precision in precisions)
     )
     needed += int(1.1 * numbers(source.t5)) if t5_fp8 else 0

@@ -21,14 +21,14 @@ from openkontext.model.checkpoints import Checkpoint
 from openkontext.model.config import TransformerConfig
 
 FLOATS = {"bf16": torch.bfloat16, "fp32": torch.float32}
-"""Precision of a graph without quantised layers -> the type of its weights and activations."""
+"""Precision of a graph without quantized layers -> the type of its weights and activations."""
 
-QUANTISED = ("fp8", "fp4")
-"""Precisions with quantised layers; all else in these graphs is bfloat16."""
+QUANTIZED = ("fp8", "fp4")
+"""Precisions with quantized layers; all else in these graphs is bfloat16."""
 
 _BLOCK = re.compile(r"(?:single_)?transformer_blocks\.\d+")
 CALIBRATION_FILE = "calibration.npz"
-"""In the folder of the work: the inputs that the layers are quantised by."""
+"""In the folder of the work: the inputs that the layers are quantized by."""
 
 _REST = "the rest"
 
@@ -38,7 +38,7 @@ OnProgress = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class QuantRecipe:
-    """How layers are quantised; the defaults are as published."""
+    """How layers are quantized; the defaults are as published."""
 
     percentile: float = 100.0
     """Share in percent of the magnitudes of an activation that FP8 must not clip."""
@@ -49,7 +49,7 @@ class QuantRecipe:
     feed_back: bool = True
     """Whether what SVDQuant leaves to FP4 is rounded for the inputs of its layer, or to the nearest code."""
     seed: int = 0
-    """Of the randomised decompositions."""
+    """Of the randomized decompositions."""
 
     def __post_init__(self) -> None:
         if not 0 < self.percentile <= 100:
@@ -80,15 +80,15 @@ def write_weights(
 
     Args:
         transformer: the weights.
-        precisions: of `FLOATS` and `QUANTISED`.
+        precisions: of `FLOATS` and `QUANTIZED`.
         work: where to write.
         new: folder of the repository in it.
         calibrate: gives the inputs to calibrate with; called only where a precision needs them.
-        recipe: how to quantise.
+        recipe: how to quantize.
         on_progress: told after each block.
 
     Returns:
-        The scales that each quantised graph needs beside its tensors.
+        The scales that each quantized graph needs beside its tensors.
 
     Raises:
         InputError: a weight or an activation is infinite or not a number, or does not suit the precision.
@@ -96,7 +96,7 @@ def write_weights(
     """
     units = dict(_units(transformer.shapes))
     files = {precision: work.file(f"{new}/{data_file(precision)}") for precision in precisions}
-    calibrated = _Calibrated(transformer, work, recipe) if set(precisions) & set(QUANTISED) else None
+    calibrated = _Calibrated(transformer, work, recipe) if set(precisions) & set(QUANTIZED) else None
     todo = [unit for unit in units if work.record(unit) is None]
     if todo and calibrated is not None:
         calibrated.start(calibrate, last=_before(units, todo[0]))
@@ -114,7 +114,7 @@ def write_weights(
             scales[precision] = {}
             for name, weight in weights.items():
                 if (
-                    precision in QUANTISED
+                    precision in QUANTIZED
                     and observed is not None
                     and weight.ndim == 2
                     and is_quantized(name)
@@ -127,7 +127,7 @@ def write_weights(
                         scales[precision] |= _write_fp4(file, layer, weight, observed, recipe)
                 else:
                     write_float(file, name, weight, FLOATS.get(precision, torch.bfloat16))
-            if precision in QUANTISED and observed is not None:
+            if precision in QUANTIZED and observed is not None:
                 scales[precision] |= {
                     key: _stored(fp8.scale_of(torch.tensor(value)))
                     for key, value in observed.amax.items()
@@ -212,7 +212,7 @@ def read_weight(network: Checkpoint[Any], name: str) -> Tensor:
 
 
 def write_float(file: TensorFile, name: str, weight: Tensor, dtype: torch.dtype) -> None:
-    """Write a weight that is not quantised.
+    """Write a weight that is not quantized.
 
     Raises:
         InputError: a value is beyond what the type holds.

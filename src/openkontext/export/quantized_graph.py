@@ -23,19 +23,19 @@ _FP8 = ir.DataType.FLOAT8E4M3FN
 _SOFTMAX_SCALE = 1.0  # its outputs lie in 0..1
 
 
-class QuantisedGraphBuilder(GraphBuilder):
-    """A builder that writes quantised layers where the weights are.
+class QuantizedGraphBuilder(GraphBuilder):
+    """A builder that writes quantized layers where the weights are.
 
     A layer's tensors, beside its bias: `weight` as FLOAT8E4M3FN for FP8; `weight_f4`, `weight_f8_scale` and
     `weight_f8_scale_f32_scale` for NVFP4, and with SVDQuant `input_quantizer._pre_quant_scale`,
     `weight_quantizer._svdquant_lora_a` and `_b`. All others are written in `dtype`.
 
     Args:
-        dtype: type of weights, activations, inputs and outputs, but for those that are quantised.
+        dtype: type of weights, activations, inputs and outputs, but for those that are quantized.
         parameters: the tensors under their names in the model.
         scales: numbers in the graph. Of a layer `L` its input's `L.input_quantizer`, and `L.weight_quantizer`
             in FP8; of an attention `A` the operands' `A.q_bmm_quantizer`, `A.k_bmm_quantizer` and
-            `A.v_bmm_quantizer`. An attention without these is not quantised.
+            `A.v_bmm_quantizer`. An attention without these is not quantized.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class QuantisedGraphBuilder(GraphBuilder):
                 y = self.op("MatMul", x, self.op("Transpose", self.parameter("weight"), perm=[1, 0]))
                 return self.op("Add", self.parameter("bias"), y) if bias else y
             x, branch = self._smoothed(x)
-            y = self._narrow(self._quantised(x))
+            y = self._narrow(self._quantized(x))
             weight = self._narrow(self.op("Transpose", self._weight(), perm=[1, 0]))
             y = self.op("MatMul", y, weight)
             if bias:
@@ -65,7 +65,7 @@ class QuantisedGraphBuilder(GraphBuilder):
             if not (self.has("weight_f4") or self._in_fp8()):
                 return self.op("Gemm", x, self.parameter("weight"), self.parameter("bias"), transB=1)
             x, branch = self._smoothed(x)
-            x, weight = self._narrow(self._quantised(x)), self._narrow(self._weight())
+            x, weight = self._narrow(self._quantized(x)), self._narrow(self._weight())
             y = self.op("Gemm", x, weight, self.parameter("bias"), transB=1)
             return y if branch is None else self.op("Add", y, branch)
 
@@ -75,9 +75,9 @@ class QuantisedGraphBuilder(GraphBuilder):
             return super().attention_product(a, b, names)
         wide = []
         for x, name in ((a, names[0]), (b, names[1])):
-            quantiser = "softmax_quantizer" if name == "softmax" else f"{name}_bmm_quantizer"
-            scale = _SOFTMAX_SCALE if name == "softmax" else self._scales[self._in_module(quantiser)]
-            with self.scope(quantiser):
+            quantizer = "softmax_quantizer" if name == "softmax" else f"{name}_bmm_quantizer"
+            scale = _SOFTMAX_SCALE if name == "softmax" else self._scales[self._in_module(quantizer)]
+            with self.scope(quantizer):
                 wide.append(self.cast(self._fp8(x, scale), _FLOAT))
         return self.cast(self.op("MatMul", *wide), self.dtype)
 
@@ -100,8 +100,8 @@ class QuantisedGraphBuilder(GraphBuilder):
             branch = self.op("MatMul", branch, transposed)
         return x, branch
 
-    def _quantised(self, x: ir.Value) -> ir.Value:
-        """The input after quantising and dequantising: NVFP4's in float32."""
+    def _quantized(self, x: ir.Value) -> ir.Value:
+        """The input after quantizing and dequantizing: NVFP4's in float32."""
         scale = self._scales[self._in_module("input_quantizer")]
         in_fp4 = self.has("weight_f4")
         with self.scope("input_quantizer"):
@@ -136,7 +136,7 @@ class QuantisedGraphBuilder(GraphBuilder):
         return self.op("DequantizeLinear", self.parameter("weight_f4"), steps, axis=-1, block_size=BLOCK)
 
     def _fp8(self, x: ir.Value, scale: float) -> ir.Value:
-        """Quantise and dequantise with one scale for the whole tensor."""
+        """Quantize and dequantize with one scale for the whole tensor."""
         stored = self.constant(scale)
         codes = self.op("trt::TRT_FP8QuantizeLinear", x, stored)
         codes.type = ir.TensorType(ir.DataType.UINT8)

@@ -47,7 +47,7 @@ class Source:
     name: str = ""
     """What it is called where it comes from; empty for a model in memory."""
     folder: Path | None = None
-    """Where its licence and model card lie, if it has any; None for a model in memory."""
+    """Where its license and model card lie, if it has any; None for a model in memory."""
     warnings: tuple[str, ...] = ()
     """What of adapters has no effect on this model."""
 

@@ -1,7 +1,7 @@
 """T5's linear layers in FP8, block by block: what `t5-fp8.opt` of a repository holds.
 
-All layers of the blocks are quantised, as TensorRT-Model-Optimizer's default for FP8 has it, and none else:
-embedding, norms and the learnt position bias stay bfloat16. T5's attention is not quantised.
+All layers of the blocks are quantized, as TensorRT-Model-Optimizer's default for FP8 has it, and none else:
+embedding, norms and the learned position bias stay bfloat16. T5's attention is not quantized.
 
 Shapes: B batch, L tokens, H heads, D head width, C width.
 """
@@ -163,7 +163,7 @@ def _through(
 
 
 def _position_bias(table: Tensor, length: int) -> Tensor:
-    """The bias [H, L, L] of each head for each pair of positions, from the learnt table [32, H]."""
+    """The bias [H, L, L] of each head for each pair of positions, from the learned table [32, H]."""
     positions = np.arange(length)
     buckets = relative_position_bucket(positions[None] - positions[:, None])
     return table[torch.from_numpy(buckets)].permute(2, 0, 1)

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from openkontext.export.graph_builder import GraphBuilder
-from openkontext.export.quantized_graph import QuantisedGraphBuilder
+from openkontext.export.quantized_graph import QuantizedGraphBuilder
 from openkontext.model.config import ClipTextConfig, T5EncoderConfig
 
 _CLIP_EPS = 1e-5
@@ -77,12 +77,12 @@ def t5_graph(
         config: shape of the network.
         parameters: its weights under their names in the model.
         dtype: type of weights and activations.
-        scales: of a quantised graph (`QuantisedGraphBuilder`); None for one in `dtype` throughout.
+        scales: of a quantized graph (`QuantizedGraphBuilder`); None for one in `dtype` throughout.
     """
     g = (
         GraphBuilder(dtype, parameters)
         if scales is None
-        else QuantisedGraphBuilder(dtype, parameters, scales)
+        else QuantizedGraphBuilder(dtype, parameters, scales)
     )
     length, heads = config.length, config.num_heads
     input_ids = g.input("input_ids", ("B", length), ir.DataType.INT32)
@@ -110,9 +110,9 @@ def t5_graph(
 
 
 def _position_bias(g: GraphBuilder, length: int) -> ir.Value:
-    """T5's learnt bias of every head for every distance [1, H, L, L], the same in all blocks.
+    """T5's learned bias of every head for every distance [1, H, L, L], the same in all blocks.
 
-    The length is fixed, so that the rows of the learnt table are known for each of the 2 L - 1 distances;
+    The length is fixed, so that the rows of the learned table are known for each of the 2 L - 1 distances;
     these are laid out for every pair of positions. A runtime folds all of it when it loads the graph.
     """
     with g.scope("block.0.layer.0.SelfAttention"):

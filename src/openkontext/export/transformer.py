@@ -12,7 +12,7 @@ import onnx_ir as ir
 import torch
 
 from openkontext.export.graph_builder import GraphBuilder
-from openkontext.export.quantized_graph import QuantisedGraphBuilder
+from openkontext.export.quantized_graph import QuantizedGraphBuilder
 from openkontext.model.config import TransformerConfig
 
 Rotary: TypeAlias = tuple[ir.Value, ir.Value]
@@ -40,12 +40,12 @@ def transformer_graph(
         parameters: its weights under their names in the model.
         dtype: type of weights and activations; angles are computed in float32 in any case.
         text_length: text tokens.
-        scales: of a quantised graph (`QuantisedGraphBuilder`); None for one in `dtype` throughout.
+        scales: of a quantized graph (`QuantizedGraphBuilder`); None for one in `dtype` throughout.
     """
     g = (
         GraphBuilder(dtype, parameters)
         if scales is None
-        else QuantisedGraphBuilder(dtype, parameters, scales)
+        else QuantizedGraphBuilder(dtype, parameters, scales)
     )
     image = g.input("hidden_states", ("B", "latent_dim", config.in_channels))
     text = g.input("encoder_hidden_states", ("B", text_length, config.joint_attention_dim))
@@ -158,7 +158,7 @@ def _feed_forward(g: GraphBuilder, x: ir.Value, name: str) -> ir.Value:
 def _projections(
     g: GraphBuilder, x: ir.Value, names: tuple[str, str, str], norms: tuple[str, str], heads: int
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """Queries and keys, normalised, and values of one stream, each [B, L, H, D]."""
+    """Queries and keys, normalized, and values of one stream, each [B, L, H, D]."""
     query, key, value = (g.split_heads(g.linear(x, name), heads) for name in names)
     return g.rms_norm(query, norms[0], _EPS), g.rms_norm(key, norms[1], _EPS), value
 

@@ -38,7 +38,7 @@ def read_weights(model: ir.Model, path: Path) -> dict[str, Tensor]:
         path: its file, for messages.
 
     Raises:
-        InputError: a weight is stored in quantised form.
+        InputError: a weight is stored in quantized form.
     """
     state = {}
     for name, value in model.graph.initializers.items():

@@ -48,13 +48,13 @@ class Fit:
     def source_box(self) -> Box:
         """The part (left, top, right, bottom) of the picture that the model sees: less than all with crop."""
         inner = _within(self.size, self.input_size) if self.mode == "crop" else self.input_size
-        return _centred(inner, self.input_size)
+        return _centered(inner, self.input_size)
 
     @property
     def target_box(self) -> Box:
         """Where (left, top, right, bottom) it lies at the model's size: less than all with pad."""
         inner = _within(self.input_size, self.size) if self.mode == "pad" else self.size
-        return _centred(inner, self.size)
+        return _centered(inner, self.size)
 
     @property
     def output_size(self) -> Size:
@@ -136,7 +136,7 @@ def _within(aspect: Size, bounds: Size) -> Size:
     return max(1, round(aspect[0] * scale)), max(1, round(aspect[1] * scale))
 
 
-def _centred(inner: Size, outer: Size) -> Box:
+def _centered(inner: Size, outer: Size) -> Box:
     left, top = (outer[0] - inner[0]) // 2, (outer[1] - inner[1]) // 2
     return left, top, left + inner[0], top + inner[1]
 

@@ -43,7 +43,7 @@ def load_mask(source: MaskInput, size: Size, notes: list[str] | None = None) -> 
     """Read a mask: where a picture may change.
 
     By transparency, where that varies: 1 where the mask is transparent. Else by brightness: 1 where it is
-    white. Of a mask with two values (0 and 1, two colours) the brighter is white; one that stays below half
+    white. Of a mask with two values (0 and 1, two colors) the brighter is white; one that stays below half
     is brightened until its brightest is white.
 
     Args:
@@ -111,16 +111,14 @@ def _read(source: MaskInput) -> tuple[Float, Float | None, bool]:
 
 
 def _with_own_numbers(image: Image.Image) -> NDArray[Any]:
-    """The channels of an image of any mode: grey or RGB, with opacity last where it has any."""
+    """The channels of an image of any mode: gray or RGB, with opacity last where it has any."""
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image)
         alpha = alpha_channel(image)
         return values if alpha is None else np.stack([values, np.asarray(alpha)], axis=-1)
     if image.has_transparency_data:
         return np.asarray(image.convert("RGBA"))
-    if image.mode == "P" and image.convert("RGB").getcolors(
-        1
-    ):  # numbers of classes, without colours for them
+    if image.mode == "P" and image.convert("RGB").getcolors(1):  # numbers of classes, without colors for them
         return np.asarray(image)
     return np.asarray(image if image.mode in ("1", "L", "RGB") else image.convert("RGB"))
 
@@ -139,14 +137,14 @@ def _channels(array: NDArray[Any]) -> NDArray[Any]:
 
 def _split(channels: NDArray[Any]) -> tuple[Float, Float | None]:
     """Channels [H, W, 1 to 4] -> brightness and opacity [H, W] in 0..1."""
-    colours, alpha = channels, None
+    colors, alpha = channels, None
     if channels.shape[2] in (2, 4):
         opacity = channels[..., -1]
-        colours, alpha = channels[..., :-1], _unit(opacity * 1.0 if opacity.max() <= 1 else opacity)
-    if colours.shape[2] == 1:
-        return _unit(colours[..., 0]), alpha
-    colours = _unit(colours)
-    return colours @ np.array(_LUMA, np.float32) / np.float32(1000), alpha
+        colors, alpha = channels[..., :-1], _unit(opacity * 1.0 if opacity.max() <= 1 else opacity)
+    if colors.shape[2] == 1:
+        return _unit(colors[..., 0]), alpha
+    colors = _unit(colors)
+    return colors @ np.array(_LUMA, np.float32) / np.float32(1000), alpha
 
 
 def _unit(values: NDArray[Any]) -> Float:
@@ -178,7 +176,7 @@ def _check_varies(brightness: Float) -> None:
         raise InputError("the mask is black everywhere; paint white what may change")
     if low == 1:
         raise InputError("the mask is white everywhere; paint black what must stay, or leave the mask out")
-    raise InputError("the mask is one grey everywhere; paint white what may change and black what must stay")
+    raise InputError("the mask is one gray everywhere; paint white what may change and black what must stay")
 
 
 def _levels(values: Float, lossy: bool) -> tuple[Float, str]:

@@ -52,12 +52,12 @@ _UPRIGHT = {
 """What brings a picture upright, by its EXIF orientation."""
 
 _STEPS = {"L;2": 85, "L;4": 17}
-"""Between two neighbouring greys of a PNG of 2 or 4 bits, once Pillow has brought them to 8."""
+"""Between two neighboring grays of a PNG of 2 or 4 bits, once Pillow has brought them to 8."""
 _HDR = {16: "PQ", 18: "HLG"}
 _WIDE = {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}
-"""Transfer characteristics and colour primaries of ITU-T H.273 that sRGB cannot hold."""
+"""Transfer characteristics and color primaries of ITU-T H.273 that sRGB cannot hold."""
 _PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
-"""Modes whose colours are multiplied by their alpha, and the same without."""
+"""Modes whose colors are multiplied by their alpha, and the same without."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +98,7 @@ def load(source: ImageInput) -> Picture:
         rgb = _to_rgb(image, notes)
     except Exception as error:  # on damaged data, decoders raise errors of all kinds
         raise damaged(name, reason(error)) from error
-    notes += [note for note in [_coded_colours(image, data)] if note]
+    notes += [note for note in [_coded_colors(image, data)] if note]
     check_size(rgb.size, name)  # a file may say one size and hold another
     return Picture(np.asarray(rgb), tuple(notes), data, kind if data else None)
 
@@ -202,7 +202,7 @@ def check_size(size: Size, name: str) -> None:
 
 
 def _to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
-    """Decode, and undo what makes a file's numbers differ from the colours that people see."""
+    """Decode, and undo what makes a file's numbers differ from the colors that people see."""
     with quiet_pillow():
         image = _upright(image, notes)
         profile = image.info.get("icc_profile")
@@ -225,7 +225,7 @@ def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
     # A TIFF is turned by Pillow while it loads, a HEIC by its decoder, which tells what it turned.
     told = _orientation(image) if image.format == "TIFF" else image.info.get("original_orientation")
     turned = told in _UPRIGHT
-    _scale_transparent_colour(image)
+    _scale_transparent_color(image)
     image.load()
     if (orientation := _orientation(image)) in _UPRIGHT:
         image, turned = image.transpose(_UPRIGHT[orientation]), True
@@ -241,33 +241,33 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _scale_transparent_colour(image: Image.Image) -> None:
-    """Bring the colour that a PNG makes transparent to 8 bits; Pillow does so with the pixels alone.
+def _scale_transparent_color(image: Image.Image) -> None:
+    """Bring the color that a PNG makes transparent to 8 bits; Pillow does so with the pixels alone.
 
-    Of 16-bit colour, only the upper halves of the pixels are there to be compared.
+    Of 16-bit color, only the upper halves of the pixels are there to be compared.
     """
-    colour = image.info.get("transparency")
+    color = image.info.get("transparency")
     if not isinstance(image, PngImagePlugin.PngImageFile) or not image.tile:
         return
     stored = str(image.tile[0].args)  # how the file's samples are stored; known until they are read
-    if isinstance(colour, int) and stored in _STEPS:
-        image.info["transparency"] = colour * _STEPS[stored]
-    elif isinstance(colour, tuple) and stored == "RGB;16B":
-        image.info["transparency"] = tuple(value >> 8 for value in colour)
+    if isinstance(color, int) and stored in _STEPS:
+        image.info["transparency"] = color * _STEPS[stored]
+    elif isinstance(color, tuple) and stored == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in color)
 
 
 def alpha_channel(image: Image.Image) -> Image.Image | None:
     """How opaque each pixel is, in mode L; None where all are."""
-    if image.mode.startswith("I"):  # Pillow knows no transparent colour in these
-        colour = image.info.get("transparency")
-        if colour is None:
+    if image.mode.startswith("I"):  # Pillow knows no transparent color in these
+        color = image.info.get("transparency")
+        if color is None:
             return None
-        return Image.fromarray(np.where(np.asarray(image) == colour, 0, 255).astype(np.uint8))
+        return Image.fromarray(np.where(np.asarray(image) == color, 0, 255).astype(np.uint8))
     return image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
 
 
 def _to_8_bits(image: Image.Image, notes: list[str]) -> Image.Image:
-    """Scale grey of 16 or 32 bits or floats, which Pillow would clip; colour it scales itself."""
+    """Scale gray of 16 or 32 bits or floats, which Pillow would clip; color it scales itself."""
     if not image.mode.startswith(("I", "F")):
         return image
     values = np.asarray(image)
@@ -281,33 +281,33 @@ def _to_8_bits(image: Image.Image, notes: list[str]) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, profile_data: bytes | None, notes: list[str]) -> Image.Image:
-    """The colours as sRGB, without alpha; where a profile cannot be used they are taken as sRGB."""
+    """The colors as sRGB, without alpha; where a profile cannot be used they are taken as sRGB."""
     image = image.convert("L") if image.mode in ("1", "LA") else image
     if not profile_data:
         if image.mode == "CMYK":
-            notes.append("CMYK without a colour profile converted to RGB by rule of thumb")
+            notes.append("CMYK without a color profile converted to RGB by rule of thumb")
         return image.convert("RGB")
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(profile_data))
-        name = ImageCms.getProfileDescription(profile).strip() or "its colour profile"
+        name = ImageCms.getProfileDescription(profile).strip() or "its color profile"
         mode = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}[profile.profile.xcolor_space]
         if mode not in {"L": ("L", "RGB"), "CMYK": ("CMYK",)}.get(image.mode, ("RGB",)):
-            raise ImageCms.PyCMSError("the profile is for other colours than the picture's")
+            raise ImageCms.PyCMSError("the profile is for other colors than the picture's")
         if "sRGB" in name:
             return image.convert("RGB")
         converted = ImageCms.profileToProfile(
             image.convert(mode), profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
         )
     except (ImageCms.PyCMSError, OSError, KeyError):
-        notes.append("its colour profile cannot be used, so its colours are taken as sRGB")
+        notes.append("its color profile cannot be used, so its colors are taken as sRGB")
         return image.convert("RGB")
     assert converted is not None  # None is for a conversion in place
-    notes.append(f"colours converted from {name} to sRGB")
+    notes.append(f"colors converted from {name} to sRGB")
     return converted
 
 
-def _coded_colours(image: Image.Image, data: bytes | None) -> str | None:
-    """What to say of an AVIF or HEIC file that names its colours by code points, if they are not sRGB's.
+def _coded_colors(image: Image.Image, data: bytes | None) -> str | None:
+    """What to say of an AVIF or HEIC file that names its colors by code points, if they are not sRGB's.
 
     The box is that of ISO/IEC 23008-12, 6.5.5; the code points are those of ITU-T H.273.
     """
@@ -318,7 +318,7 @@ def _coded_colours(image: Image.Image, data: bytes | None) -> str | None:
     if transfer in _HDR:
         return f"its light is HDR ({_HDR[transfer]}) and is taken as sRGB, so it may look dull"
     if primaries in _WIDE:
-        return f"its colours are {_WIDE[primaries]} and are taken as sRGB, so they may look pale"
+        return f"its colors are {_WIDE[primaries]} and are taken as sRGB, so they may look pale"
     return None
 
 

@@ -24,7 +24,7 @@ FORMATS = {
     ".tiff": "TIFF",
 }
 """Formats by suffix. BMP is not among them, since it can hold no record of what made a picture, nor is GIF,
-whose 256 colours would spoil one."""
+whose 256 colors would spoil one."""
 
 _OPTIONS: dict[str, dict[str, Any]] = {
     "PNG": {},

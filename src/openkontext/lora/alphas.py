@@ -21,7 +21,7 @@ class Alphas:
 
     common: float | None
     pattern: Mapping[str, float]
-    rank_stabilised: bool
+    rank_stabilized: bool
     decomposed: bool
     """Whether it says that it is a DoRA."""
     ranks: Mapping[str, float] | None = None
@@ -35,8 +35,8 @@ class Alphas:
             return float(rank)
         if self.ranks is not None:
             return float(alpha * rank / (_of_layer(self.ranks, layer, self.ranks.get("")) or rank))
-        # Rank-stabilised LoRA (arXiv 2312.03732) divides by the root of the rank.
-        return float(alpha * rank**0.5 if self.rank_stabilised else alpha)
+        # Rank-stabilized LoRA (arXiv 2312.03732) divides by the root of the rank.
+        return float(alpha * rank**0.5 if self.rank_stabilized else alpha)
 
 
 def read_alphas(path: Path, metadata: Mapping[str, str]) -> dict[str, Alphas]:

@@ -1,6 +1,6 @@
 """The image autoencoder of FLUX.1: a convolutional encoder and decoder around a 16-channel latent.
 
-Same function and parameter names as diffusers' `AutoencoderKL` without quantisation convolutions. All layers
+Same function and parameter names as diffusers' `AutoencoderKL` without quantization convolutions. All layers
 keep the `channels_last` memory format, which is the faster one for convolutions on a CPU.
 
 Shapes: B batch, C channels, h and w the size of the feature map.
@@ -18,7 +18,7 @@ _EPS = 1e-6
 
 
 class ResnetBlock(nn.Module):
-    """Two normalised 3x3 convolutions added to their input."""
+    """Two normalized 3x3 convolutions added to their input."""
 
     def __init__(self, in_channels: int, out_channels: int, groups: int) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the resolution: nearest neighbour, then a convolution."""
+    """Twice the resolution: nearest neighbor, then a convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

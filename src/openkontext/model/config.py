@@ -56,7 +56,7 @@ class AutoencoderConfig:
     """Shape of the image autoencoder; the defaults are FLUX.1's.
 
     Raises:
-        InputError: a channel count is no multiple of the normalisation groups.
+        InputError: a channel count is no multiple of the normalization groups.
     """
 
     block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
@@ -66,7 +66,7 @@ class AutoencoderConfig:
     latent_channels: int = 16
     """Channels of the latent."""
     norm_num_groups: int = 32
-    """Groups of every group normalisation."""
+    """Groups of every group normalization."""
     scaling_factor: float = 0.3611
     """The transformer works on (latent - shift_factor) * scaling_factor."""
     shift_factor: float = 0.1159

@@ -1,6 +1,6 @@
 """GGUF files, as ComfyUI-GGUF, stable-diffusion.cpp and llama.cpp write them, in every type of `gguf`.
 
-A tensor is dequantised a few rows at a time by the `gguf` package itself, and is float32.
+A tensor is dequantized a few rows at a time by the `gguf` package itself, and is float32.
 """
 
 import re
@@ -17,7 +17,7 @@ from openkontext.errors import InputError, how_to_install
 from openkontext.model.weights import Shape
 
 _NUMBERS_AT_ONCE = 1 << 20
-"""Numbers that are dequantised at a time, so that what that takes on the way stays small."""
+"""Numbers that are dequantized at a time, so that what that takes on the way stays small."""
 
 _SHAPE_FIELD = "comfy.gguf.orig_shape."
 _T5_BLOCK = re.compile(r"enc\.blk\.(\d+)\.")
@@ -65,14 +65,14 @@ class GgufFile:
         row_bytes, left = divmod(size, shape[0]) if shape else (size, 0)
         whole = left or len(shape) != 2 or not _rows_are_blocks(kind, shape[1])
         if whole:  # norms, biases, and weights that the file keeps in another shape
-            found = _dequantised(self._bytes(offset, size), kind, self.path)
+            found = _dequantized(self._bytes(offset, size), kind, self.path)
             return torch.from_numpy(found.reshape(shape)[start:stop].copy())
         values = np.empty((stop - start, shape[1]), np.float32)
         step = max(1, _NUMBERS_AT_ONCE // shape[1])
         for first in range(start, stop, step):
             last = min(first + step, stop)
             stored = self._bytes(offset + first * row_bytes, (last - first) * row_bytes)
-            made = _dequantised(stored.reshape(last - first, row_bytes), kind, self.path)
+            made = _dequantized(stored.reshape(last - first, row_bytes), kind, self.path)
             values[first - start : last - start] = made
         return torch.from_numpy(values)
 
@@ -120,7 +120,7 @@ def _rows_are_blocks(kind: Any, width: int) -> bool:
     return bool(width % block == 0)
 
 
-def _dequantised(stored: NDArray[np.uint8], kind: Any, path: Path) -> NDArray[np.float32]:
+def _dequantized(stored: NDArray[np.uint8], kind: Any, path: Path) -> NDArray[np.float32]:
     from gguf import GGMLQuantizationType, quants
 
     plain = {GGMLQuantizationType.F32: np.float32, GGMLQuantizationType.F16: np.float16}

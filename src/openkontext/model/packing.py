@@ -1,4 +1,4 @@
-"""Quantised safetensors files as ComfyUI and bitsandbytes write them, read as the weights they stand for.
+"""Quantized safetensors files as ComfyUI and bitsandbytes write them, read as the weights they stand for.
 
 | packing | beside `X.weight` | the weight is |
 |---|---|---|
@@ -93,7 +93,7 @@ class Unpacked:
             return tensor.to(torch.bfloat16)  # exact: it has more bits of both kinds
         if not tensor.is_floating_point():
             raise InputError(
-                f"{self.path}: {name} is quantised ({tensor.dtype}) in a way that is not known; "
+                f"{self.path}: {name} is quantized ({tensor.dtype}) in a way that is not known; "
                 "load a checkpoint in floating point"
             )
         return tensor
@@ -171,7 +171,7 @@ def _bytes(weights: Weights, name: str, stored: Shape, start: int, stop: int) ->
 
 
 def _block_scales(weights: Weights, name: str, state: Mapping[str, Any]) -> Tensor:
-    """One scale a block; where these are quantised too (double quantisation), the numbers that they were."""
+    """One scale a block; where these are quantized too (double quantization), the numbers that they were."""
     scales = _whole(weights, f"{name}.absmax").reshape(-1)
     if "nested_blocksize" not in state:
         return scales.float()

@@ -114,7 +114,7 @@ class Modulation(nn.Module):
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer normalisation without weights of its own, then shift and scale from the conditioning (adaLN)."""
+    """Layer normalization without weights of its own, then shift and scale from the conditioning (adaLN)."""
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=_EPS), 1 + scale)
 
 

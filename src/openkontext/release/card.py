@@ -10,7 +10,7 @@ from openkontext.errors import InputError
 from openkontext.release.dossier import Dossier, ModelReport
 from openkontext.release.requirements import Evidence
 from openkontext.repository import DOSSIER, SIGNATURE, RepositoryConfig
-from openkontext.terms import OPEN_LICENCES
+from openkontext.terms import OPEN_LICENSES
 
 _TASK = "image-to-image"  # the Hub's name of the task
 _HEAD = re.compile(r"\A---\r?\n.*?\n---[ \t]*(\r?\n|\Z)", re.DOTALL)
@@ -21,8 +21,8 @@ class CardFacts:
     """What a card is made of."""
 
     config: RepositoryConfig
-    licence: str
-    """Name of the file with the licence's text."""
+    license: str
+    """Name of the file with the license's text."""
     digests: Mapping[str, str]
     """Precision -> digest."""
     dossier: Dossier
@@ -65,7 +65,7 @@ def _metadata(facts: CardFacts) -> str:
         kept.pop(name, None)
     ours = {
         **kept,
-        **_licence(facts),
+        **_license(facts),
         "language": list(settings.language),
         "pipeline_tag": _TASK,
         "library_name": "openkontext",
@@ -78,13 +78,13 @@ def _metadata(facts: CardFacts) -> str:
     return ModelCardData(**ours).to_yaml().strip()
 
 
-def _licence(facts: CardFacts) -> dict[str, str]:
-    """The licence as the Hub has it: one of its own names, or another with its name and text."""
-    licence = facts.config.licence
-    if licence.lower() in OPEN_LICENCES:
-        return {"license": licence.lower()}
-    name = re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-")
-    return {"license": "other", "license_name": name, "license_link": facts.licence}
+def _license(facts: CardFacts) -> dict[str, str]:
+    """The license as the Hub has it: one of its own names, or another with its name and text."""
+    license = facts.config.license
+    if license.lower() in OPEN_LICENSES:
+        return {"license": license.lower()}
+    name = re.sub(r"[^a-z0-9.]+", "-", license.lower()).strip("-")
+    return {"license": "other", "license_name": name, "license_link": facts.license}
 
 
 def _results(facts: CardFacts) -> Iterator[Any]:
@@ -120,7 +120,7 @@ def _sections(facts: CardFacts) -> Iterator[str]:
         "Its makers do not say what it is for. It edits pictures from text instructions; it has the "
         "architecture, the files and the sampler of FLUX.1 Kontext."
     )
-    yield f"Its licence is {config.licence}. `openkontext terms show` prints it with the terms of use."
+    yield f"Its license is {config.license}. `openkontext terms show` prints it with the terms of use."
     rows = ((precision, f"`{digest}`") for precision, digest in facts.digests.items())
     yield "## What is released\n\n" + _table(("precision", "digest of its files"), rows)
     yield "## How well it edits\n\n" + _evaluations(facts.evidence.evaluations)

@@ -13,7 +13,7 @@ from openkontext.files import write_whole
 from openkontext.release import filters, manifest
 from openkontext.release.card import CardFacts, body, write_card
 from openkontext.release.dossier import Dossier, check_no_keys
-from openkontext.release.requirements import Gap, gather, is_licence, licence_gaps
+from openkontext.release.requirements import Gap, gather, is_license, license_gaps
 from openkontext.reports import Subject
 from openkontext.repository import DOSSIER, SIGNATURE, Repository
 from openkontext.terms import CARD, is_terms_file
@@ -56,7 +56,7 @@ def release(
     profile: str = "default",
     overwrite: bool = False,
 ) -> Released:
-    """Put a model's dossier, licence and card into its repository, and sign all of it.
+    """Put a model's dossier, license and card into its repository, and sign all of it.
 
     The list is signed last: whatever stops a release before leaves a repository without one.
 
@@ -81,12 +81,12 @@ def release(
     standing = filters.in_force(profile, [Subject(config.name, digest) for digest in digests.values()])
     evidence = gather(dossier, str(home), digests, standing["filters"], datetime.now(UTC))
     terms = [each for each in (*home.iterdir(), *dossier.files) if each.is_file()]
-    if gaps := [*evidence.gaps, *licence_gaps(config.licence, terms)]:
+    if gaps := [*evidence.gaps, *license_gaps(config.license, terms)]:
         raise NotReadyError(home, gaps)
     earlier = _earlier_card(home, overwrite)
     print_key = manifest.fingerprint(public)
-    licence = next(name for name in sorted(each.name for each in terms) if is_licence(name))
-    card = write_card(CardFacts(config, licence, digests, dossier, evidence, standing, print_key, earlier))
+    license = next(name for name in sorted(each.name for each in terms) if is_license(name))
+    card = write_card(CardFacts(config, license, digests, dossier, evidence, standing, print_key, earlier))
     added = {_FILTERS: (json.dumps(standing, indent=2) + "\n").encode(), manifest.PUBLIC_KEY: public}
     with _writing(home):
         (home / SIGNATURE).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from openkontext import reports
 from openkontext.release.dossier import SETTINGS, Dossier, ModelReport
-from openkontext.terms import OPEN_LICENCES, UNSTATED, is_terms_file
+from openkontext.terms import OPEN_LICENSES, UNSTATED, is_terms_file
 
 _CLOCKS = timedelta(days=1)
 """What the clocks of two machines may differ by."""
@@ -82,27 +82,27 @@ def gather(
     return found
 
 
-def licence_gaps(licence: str, files: Sequence[Path]) -> Iterator[Gap]:
-    """What is missing of the licence and the terms.
+def license_gaps(license: str, files: Sequence[Path]) -> Iterator[Gap]:
+    """What is missing of the license and the terms.
 
     Args:
-        licence: as the repository's settings say.
+        license: as the repository's settings say.
         files: of the repository's own folder and of the dossier's.
     """
     named = {path.name for path in files if is_terms_file(path.name)}
-    texts = {name for name in named if is_licence(name)}
-    if licence == UNSTATED:
-        yield Gap("licence", "openkontext.json says none", 'write "licence" there, such as "Apache-2.0"')
+    texts = {name for name in named if is_license(name)}
+    if license == UNSTATED:
+        yield Gap("license", "openkontext.json says none", 'write "license" there, such as "Apache-2.0"')
     if not texts:
-        yield Gap("licence", "its text is missing", "put LICENSE into the dossier")
-    if licence.lower() not in OPEN_LICENCES and not named - texts:
-        why = f"{licence} is no open licence, and the terms of use are missing"
+        yield Gap("license", "its text is missing", "put LICENSE into the dossier")
+    if license.lower() not in OPEN_LICENSES and not named - texts:
+        why = f"{license} is no open license, and the terms of use are missing"
         yield Gap("terms", why, "put POLICY.md into the dossier")
 
 
-def is_licence(name: str) -> bool:
-    """Whether a file holds the text of a licence, by its name."""
-    return is_terms_file(name) and name.lower().startswith(("licence", "license"))
+def is_license(name: str) -> bool:
+    """Whether a file holds the text of a license, by its name."""
+    return is_terms_file(name) and name.lower().startswith(("license", "licence"))
 
 
 def _note(

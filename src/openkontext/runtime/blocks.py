@@ -83,7 +83,7 @@ class PagedSession:
 def cut(model: ModelProto, block_bytes: int) -> Iterator[Block]:
     """Cut a graph into blocks, in the order in which they run.
 
-    What depends on weights alone, as the widening of a quantised weight does, stays with what uses it.
+    What depends on weights alone, as the widening of a quantized weight does, stays with what uses it.
 
     Args:
         model: the graph, its nodes sorted, with the type of every value.

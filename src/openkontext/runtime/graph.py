@@ -187,7 +187,7 @@ def load_graph(
     Raises:
         OutOfMemoryError: the provider has not the memory for the graph.
         InputError: no such provider, arithmetic or graph, a data file is missing or cut short, the graph is
-            not one of its role, it is quantised in a way that is not known, or has an operator that the
+            not one of its role, it is quantized in a way that is not known, or has an operator that the
             provider lacks.
     """
     check_provider(provider)
@@ -270,7 +270,7 @@ def _session_options(folder: Path, threads: int) -> onnxruntime.SessionOptions:
     # reserves more than plain allocation peaks at; neither saved measurable time.
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
-    # ONNX Runtime moves and merges quantisers where it likes, and quantises anew for it.
+    # ONNX Runtime moves and merges quantizers where it likes, and quantizes anew for it.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     return options

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from onnx_ir.passes import InPlacePass
 
 ARITHMETICS = ("faithful", "fast")
-"""What a quantised graph may be computed as.
+"""What a quantized graph may be computed as.
 
 "faithful" is what its file says, the rounding of activations included; "fast" keeps the values of the
-weights, and uses the kernels of the machine. The two differ only where a graph is quantised.
+weights, and uses the kernels of the machine. The two differ only where a graph is quantized.
 """
 
 _PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "MatMulNBits"})
@@ -57,7 +57,7 @@ def lower(
     """The graph as a provider can execute it, or None where it can take the file as it is.
 
     Draws of random numbers become their mean, for every provider. FP8 and FP4 as TensorRT writes them become
-    standard operators, of the same arithmetic or of the quantised weights alone; a provider that compiles
+    standard operators, of the same arithmetic or of the quantized weights alone; a provider that compiles
     whole graphs gets them only where it does not know TensorRT's, and keeps its types. What any other does
     not compute in 16 bits becomes float32: single operators where it multiplies matrices in 16 bits, else
     all. Weights in external data files stay there: the result refers to the same files.
@@ -70,14 +70,14 @@ def lower(
         computes: stands in for a provider that is not here; None asks the provider itself.
 
     Raises:
-        InputError: no such arithmetic, or the graph cannot be rewritten: it is damaged, or quantised in a way
+        InputError: no such arithmetic, or the graph cannot be rewritten: it is damaged, or quantized in a way
             that is not known.
     """
     check_arithmetic(arithmetic)
     if not needs_lowering(model, provider):
         return None
     computes = computes or by_trying(provider)
-    quantised = _mentions_quantised(model)
+    quantized = _mentions_quantized(model)
     noisy = _mentions_noise(model)
     try:
         if model.functions:
@@ -88,13 +88,13 @@ def lower(
         if provider in COMPILERS:
             unknown = _unknown_operators(model, computes)
             return _known_to_compilers(model) if unknown else (model if noisy else None)
-        if quantised:
+        if quantized:
             # The types of what follows TensorRT's operators are known only once these are replaced.
             model = with_types(_standard_operators(model, provider, arithmetic, computes))
         if provider != "cpu":  # where all becomes float32
             model = with_types(_one_type(model))
         lowered = _without_refused(model, provider, computes)
-        return lowered or (model if quantised or noisy else None)
+        return lowered or (model if quantized or noisy else None)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except Exception as error:  # a damaged graph makes each library fail in its own ways
@@ -110,7 +110,7 @@ def needs_lowering(model: ModelProto, provider: str) -> bool:
         return True
     if provider in COMPILERS:
         return any(node.domain == _TENSORRT for node in nodes(model))
-    return _mentions_quantised(model) or _mentions_half(model)
+    return _mentions_quantized(model) or _mentions_half(model)
 
 
 def check_arithmetic(name: str) -> None:
@@ -175,7 +175,7 @@ def _unknown_operators(model: ModelProto, computes: Computes) -> set[str]:
 
 
 def _known_to_compilers(model: ModelProto) -> ModelProto:
-    """The graph with ONNX's quantisers in place of TensorRT's; FP8 stays FP8, which TensorRT reads of them.
+    """The graph with ONNX's quantizers in place of TensorRT's; FP8 stays FP8, which TensorRT reads of them.
 
     FP4's are rounded by float32 arithmetic: the standard has no operator for blocks scaled as they come.
     """
@@ -236,7 +236,7 @@ def _apply(model: ModelProto, *passes: "InPlacePass") -> ModelProto:
     return ir.serde.serialize_model(rewritten)
 
 
-def _mentions_quantised(model: ModelProto) -> bool:
+def _mentions_quantized(model: ModelProto) -> bool:
     """Whether TensorRT's operators, or floats of 8 or 4 bits, are in the graph."""
     return any(
         node.domain == _TENSORRT

@@ -15,7 +15,7 @@ from openkontext.runtime.passes.layers import LinearLayer
 
 
 def stored_weight(model: ModelProto, path: Path, layer: LinearLayer) -> NDArray[np.float32]:
-    """The weight [out, in] that a layer multiplies by, dequantised, SVDQuant's branch and smoothing included.
+    """The weight [out, in] that a layer multiplies by, dequantized, SVDQuant's branch and smoothing included.
 
     Args:
         model: the graph read from `path`, before it is rewritten.

@@ -26,7 +26,7 @@ PICTURES = frozenset({Stage.INPUT, Stage.OUTPUT})
 """Stages at which one picture is looked at."""
 
 WRITTEN = "written"
-"""Sign of a line in a picture that tells to undress or sexualise somebody."""
+"""Sign of a line in a picture that tells to undress or sexualize somebody."""
 _SHOWN = 0.39
 """What scores of a line in a picture are multiplied by: it stays below the default profile's thresholds for
 results, and reaches the strict one's."""
@@ -87,7 +87,7 @@ class InstructionCheck:
     def scores(self, subject: Subject) -> Mapping[str, float]:
         """Scores of the instruction, and of fixed categories in the negative prompt.
 
-        The rest of a negative prompt says what shall not be seen, which is no offence. Signs are those of
+        The rest of a negative prompt says what shall not be seen, which is no offense. Signs are those of
         `hints`, for the picture that the instruction comes with.
         """
         scores = {**hints(subject.prompt), **self._words.scores(subject.prompt)}
@@ -122,9 +122,9 @@ class LettersCheck:
     @property
     def version(self) -> str:
         """Of the reader and of what judges text."""
-        from openkontext.safety.ocr import RECOGNISER
+        from openkontext.safety.ocr import RECOGNIZER
 
-        return f"{RECOGNISER.package} {RECOGNISER.version}, {self._words.version}"
+        return f"{RECOGNIZER.package} {RECOGNIZER.version}, {self._words.version}"
 
     def scores(self, subject: Subject) -> Mapping[str, float]:
         """Scores and hints of the lines; with `WRITTEN`, how likely one tells to do what is never done."""

@@ -57,7 +57,7 @@ def is_drawn(pixels: NDArray[np.uint8], box: Box) -> bool:
     patch.thumbnail((_PATCH, _PATCH), Image.Resampling.BOX, reducing_gap=None)
     values = np.asarray(patch, np.float32)
     difference = values - _blurred(values)
-    # Grain in brightness, where three roundings even out; edges in any colour, for not all are in brightness.
+    # Grain in brightness, where three roundings even out; edges in any color, for not all are in brightness.
     grain = float(np.median(np.abs(difference @ _BRIGHTNESS)))
     edges = float(np.quantile(np.abs(difference).max(axis=2), 0.98))
     return grain < _GRAIN and edges > _SHARP * max(grain, 0.1)

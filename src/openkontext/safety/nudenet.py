@@ -93,9 +93,9 @@ def detect(pixels: NDArray[np.uint8], side: int = SIDE) -> tuple[Part, ...]:
     confidence = scores.max(axis=1)
     kept = np.flatnonzero(confidence >= _MIN_SCORE)
     kept = kept[np.argsort(-confidence[kept])]
-    centre, size = boxes[kept, :2], boxes[kept, 2:]
+    center, size = boxes[kept, :2], boxes[kept, 2:]
     limits = np.array([pixels.shape[1], pixels.shape[0]])
-    corners = np.concatenate([centre - size / 2, centre + size / 2], axis=1)
+    corners = np.concatenate([center - size / 2, center + size / 2], axis=1)
     corners = np.clip(corners, 0, np.tile(limits, 2))
     parts: list[Part] = []
     for box, name, score in zip(corners, best[kept], confidence[kept], strict=True):

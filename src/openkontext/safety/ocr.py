@@ -2,7 +2,7 @@
 
 The models are those of the package rapidocr. The detector says for each pixel how likely it lies in a line of
 text (DB, arXiv 1911.08947); lines are the connected areas above a threshold, as rectangles at any angle. Each
-is cut out, laid flat and read by the recogniser, whose output is the characters with repetitions and blanks
+is cut out, laid flat and read by the recognizer, whose output is the characters with repetitions and blanks
 (CTC). It reads Latin, Chinese and Japanese writing; Cyrillic, Arabic and others it does not.
 """
 
@@ -23,7 +23,7 @@ DETECTOR = PackagedModel(
     "models/PP-OCRv6_det_small.onnx",
     "090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f",
 )
-RECOGNISER = PackagedModel(
+RECOGNIZER = PackagedModel(
     "rapidocr",
     "3.10.0",
     "models/PP-OCRv6_rec_small.onnx",
@@ -49,9 +49,9 @@ _MIN_EDGE = 3
 _GROWTH = 1.6
 """The detector marks the core of a line: its edges are moved out by area * this / perimeter."""
 _LINE_HEIGHT = 48
-"""Pixels of a line as the recogniser reads it."""
+"""Pixels of a line as the recognizer reads it."""
 _MAX_WIDTH = 1600
-"""Pixels of the longest line as the recogniser reads it."""
+"""Pixels of the longest line as the recognizer reads it."""
 _MIN_CONFIDENCE = 0.5
 """Mean confidence of its characters from which what was read is text."""
 _UPSIDE_DOWN = 0.9
@@ -156,7 +156,7 @@ def _areas(mask: NDArray[np.bool_]) -> list[tuple[NDArray[np.intp], NDArray[np.i
 def _rectangle(ys: NDArray[np.intp], xs: NDArray[np.intp]) -> Float | None:
     """The rectangle around an area along its axes, grown to the whole line; None where it is too thin."""
     points = np.stack([xs, ys], axis=1).astype(np.float64)
-    centre = points.mean(axis=0)
+    center = points.mean(axis=0)
     values, axes = np.linalg.eigh(np.cov(points.T) if len(points) > 1 else np.eye(2))
     along = axes[:, 1] if values[1] > 2 * values[0] else np.array([1.0, 0.0])  # a square has no direction
     if abs(along[0]) >= abs(along[1]):
@@ -164,14 +164,14 @@ def _rectangle(ys: NDArray[np.intp], xs: NDArray[np.intp]) -> Float | None:
     else:
         along = along if along[1] > 0 else -along  # a column is read downwards
     down = np.array([-along[1], along[0]])
-    low = np.array([((points - centre) @ axis).min() for axis in (along, down)]) - 0.5
-    high = np.array([((points - centre) @ axis).max() for axis in (along, down)]) + 0.5
+    low = np.array([((points - center) @ axis).min() for axis in (along, down)]) - 0.5
+    high = np.array([((points - center) @ axis).max() for axis in (along, down)]) + 0.5
     width, height = high - low
     if min(width, height) < _MIN_EDGE:
         return None
     growth = width * height * _GROWTH / (2 * (width + height))
     low, high = low - growth, high + growth
-    middle = centre + 0.5
+    middle = center + 0.5
     corners = [(low[0], low[1]), (high[0], low[1]), (high[0], high[1]), (low[0], high[1])]
     return np.array([middle + x * along + y * down for x, y in corners], np.float32)
 
@@ -183,16 +183,16 @@ def _size(corners: Float) -> tuple[float, float]:
 
 def _read_line(image: Image.Image, corners: Float) -> tuple[str, float, Float]:
     """Text and confidence of a line, and its corners as it was read: perhaps from the other end."""
-    text, confidence = _recognise(image, corners)
+    text, confidence = _recognize(image, corners)
     if confidence < _UPSIDE_DOWN:
         turned = np.roll(corners, 2, axis=0)
-        other, surer = _recognise(image, turned)
+        other, surer = _recognize(image, turned)
         if surer > confidence:
             return other, surer, turned
     return text, confidence, corners
 
 
-def _recognise(image: Image.Image, corners: Float) -> tuple[str, float]:
+def _recognize(image: Image.Image, corners: Float) -> tuple[str, float]:
     """What a line says, and the mean confidence of its characters."""
     width, height = _size(corners)
     size = (int(np.clip(round(_LINE_HEIGHT * width / height), _LINE_HEIGHT, _MAX_WIDTH)), _LINE_HEIGHT)
@@ -200,7 +200,7 @@ def _recognise(image: Image.Image, corners: Float) -> tuple[str, float]:
     # Pillow takes the corners from the left top against the clock.
     quad = (*left_top, *left_bottom, *right_bottom, *right_top)
     flat = image.transform(size, Image.Transform.QUAD, quad, Image.Resampling.BICUBIC)
-    (output,) = RECOGNISER.run(x=planar(np.asarray(flat)[..., ::-1], 0.5, 0.5))
+    (output,) = RECOGNIZER.run(x=planar(np.asarray(flat)[..., ::-1], 0.5, 0.5))
     best, sure = output[0].argmax(axis=1), output[0].max(axis=1)
     # CTC: the same output twice is one character; 0 is the blank between two.
     kept = (best != 0) & np.diff(best, prepend=0).astype(bool)
@@ -212,6 +212,6 @@ def _recognise(image: Image.Image, corners: Float) -> tuple[str, float]:
 
 @lru_cache(maxsize=1)
 def _characters() -> tuple[str, ...]:
-    """What the recogniser's outputs stand for: blank, the characters that its file lists, space."""
-    listed = RECOGNISER.session().get_modelmeta().custom_metadata_map["character"]
+    """What the recognizer's outputs stand for: blank, the characters that its file lists, space."""
+    listed = RECOGNIZER.session().get_modelmeta().custom_metadata_map["character"]
     return ("", *listed.split("\n"), " ")

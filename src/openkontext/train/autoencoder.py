@@ -37,9 +37,9 @@ class AutoencoderRecipe:
     kl_weight: float = 2e-4
     """Weight of the divergence from a unit normal, per latent value."""
     edge_weight: float = 0.5
-    """Weight of the difference between neighbouring pixels, which keeps edges sharp."""
-    colour_weight: float = 2.0
-    """Weight of the difference of 4x4 means, which keeps colours true."""
+    """Weight of the difference between neighboring pixels, which keeps edges sharp."""
+    color_weight: float = 2.0
+    """Weight of the difference of 4x4 means, which keeps colors true."""
     square_weight: float = 3.0
     """Weight of the squared difference, which large errors dominate."""
     latent_noise: float = 0.0
@@ -53,7 +53,7 @@ _OF_A_FAMILY = 8
 
 
 def _pictures(count: int, rng: np.random.Generator, kinds: Collection[str]) -> list[np.ndarray]:
-    """Outcomes of edits, as many of each task, so that rare styles and signs are learnt as well as balls."""
+    """Outcomes of edits, as many of each task, so that rare styles and signs are learned as well as balls."""
     tasks = [wanted for task in TASKS.values() if (wanted := [kind for kind in task if kind in kinds])]
     pictures: list[np.ndarray] = []
     while len(pictures) < count:
@@ -83,10 +83,10 @@ def _edges(a: Tensor, b: Tensor) -> Tensor:
     return down.abs().mean() + right.abs().mean()
 
 
-def _initialise(model: Autoencoder) -> None:
+def _initialize(model: Autoencoder) -> None:
     """Begin with signals of unit gain, residual branches that add nothing, and little noise on the latent.
 
-    With torch's own initialisation every convolution shrinks its signal, and the first thousand steps go into
+    With torch's own initialization every convolution shrinks its signal, and the first thousand steps go into
     growing it.
     """
     for module in model.modules():
@@ -138,7 +138,7 @@ def train_autoencoder(
     rng = np.random.default_rng([recipe.seed, 1])
     model = Autoencoder(config)
     if begin is None:
-        _initialise(model)
+        _initialize(model)
     else:
         model.load_state_dict(begin.state_dict())
     model = channels_last(model)
@@ -178,11 +178,11 @@ def _loss(
     loss = (
         pixel
         + recipe.edge_weight * _edges(output, images)
-        + recipe.colour_weight * color
+        + recipe.color_weight * color
         + recipe.square_weight * square
         + recipe.kl_weight * kl
     )
-    parts = {"pixel": pixel, "psnr": -10 * torch.log10(square.detach() / 4), "colour": color, "kl": kl}
+    parts = {"pixel": pixel, "psnr": -10 * torch.log10(square.detach() / 4), "color": color, "kl": kl}
     return loss, {name: part.detach() for name, part in parts.items()}
 
 

@@ -66,12 +66,12 @@ class Run:
     """One stage's folder: `state.pt`, written whole or not at all, `metrics.csv` and TensorBoard's events.
 
     A run that was killed at any moment goes on from its last state with the same numbers as one that was not:
-    weights, averages, optimiser, chance, and the sums of the metrics are in the state, and rows that were
+    weights, averages, optimizer, chance, and the sums of the metrics are in the state, and rows that were
     written after it are taken back.
 
     Args:
         folder: Where the stage keeps its files; made if missing.
-        parts: What has a `state_dict` and `load_state_dict`: model, optimiser, average.
+        parts: What has a `state_dict` and `load_state_dict`: model, optimizer, average.
         rng: The stage's source of chance, saved and restored with the parts.
         steps: Steps of the whole stage.
         recipe: How often to log and to save.

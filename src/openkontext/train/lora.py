@@ -1,4 +1,4 @@
-"""Adapters that train: PEFT's LoRA layers in our transformer, and what they have learnt, as in a file."""
+"""Adapters that train: PEFT's LoRA layers in our transformer, and what they have learned, as in a file."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ def add_adapter(
     """Freeze a transformer and put LoRA layers beside some of its own; they begin by adding nothing.
 
     Args:
-        transformer: what to adapt; its forward pass stays the same until the adapter has learnt something.
+        transformer: what to adapt; its forward pass stays the same until the adapter has learned something.
         rank: of every layer's adapter.
         alpha: its scale is alpha / rank.
         targets: ends of the names of linear layers inside the blocks.
@@ -77,7 +77,7 @@ def adapter_layers(transformer: nn.Module) -> dict[str, Any]:
 
 
 def adapter_lora(transformer: nn.Module) -> Lora:
-    """What an adapter has learnt, to be saved or merged."""
+    """What an adapter has learned, to be saved or merged."""
     lora = {}
     for name, layer in adapter_layers(transformer).items():
         down, up = (whole(part[_NAME].weight.detach()) for part in (layer.lora_A, layer.lora_B))

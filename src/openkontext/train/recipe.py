@@ -15,6 +15,7 @@ model from nothing, `openkontext.train.adapt` those that begin with a whole mode
 
 import dataclasses
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,8 @@ STAGES = {
 }
 """All stages, in the order in which they build on each other."""
 
+_RESPELLED = {"colour_weight": "color_weight"}
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -70,6 +73,8 @@ class Recipe:
     preset: str
     settings: Any
     run: RunRecipe = RunRecipe()  # noqa: RUF009 - frozen
+    warnings: tuple[str, ...] = ()
+    """What the file should say otherwise, a line each."""
 
     def check_processes(self, processes: int) -> None:
         """Raise InputError where several processes cannot share this stage's steps."""
@@ -106,11 +111,20 @@ def read_recipe(path: str | Path, command: str | None = None) -> Recipe:
         raise InputError(f"{path}: the stage {stage} is run by `openkontext {kind.command} {path}`")
     if preset not in PRESETS:
         raise InputError(f"{path}: preset = {preset!r} is not known; it is one of {', '.join(PRESETS)}")
+    warnings = tuple(_respelled(path, stage, table.get(stage, {})))
     run: RunRecipe = _settings(path, "run", RunRecipe, table.pop("run", {}), kind.run)
     settings = _settings(path, stage, kind.settings, table.pop(stage, {}))
     for name in table:
         raise InputError(f"{path}: {name} is not a setting; this stage's tables are {stage} and run")
-    return Recipe(stage, preset, settings, run)
+    return Recipe(stage, preset, settings, run, warnings)
+
+
+def _respelled(path: Path, stage: str, values: dict[str, Any]) -> Iterator[str]:
+    """Settings under the old spelling, which holds for one more version: they get the new one."""
+    for old in _RESPELLED.keys() & values.keys():
+        new = _RESPELLED[old]
+        values.setdefault(new, values.pop(old))
+        yield f"{path}: {stage}.{old} is now spelled {new}; the old spelling goes with the next version"
 
 
 def _settings(

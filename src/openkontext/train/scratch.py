@@ -122,7 +122,7 @@ def save_checkpoint(name: str, config: ModelConfig, work: Path) -> Path:
     taught = Taught.load(work / "text")
     RepositoryConfig(
         name=name,
-        licence="Apache-2.0",
+        license="Apache-2.0",
         sizes=SIZES,
         # No pixel that an edit should change differs less: tests/nano holds that.
         keep_below=0.15,

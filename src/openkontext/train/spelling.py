@@ -21,7 +21,7 @@ UNSAID = -100
 FIELDS = LONGEST + 1
 """Where a text token's first letter stands: in a field of a sign, or in none."""
 
-_NEIGHBOURS = (-1, 1, -2)
+_NEIGHBORS = (-1, 1, -2)
 _BIAS = 6.0
 
 
@@ -40,7 +40,7 @@ class Spelling(nn.Linear):
 
         Args:
             text: Tokens [B, tokens, width].
-            instructions: What was tokenised.
+            instructions: What was tokenized.
             signs: What a sign is to say, or "" where no instruction is of one.
             tokenizer: Which made the tokens.
 
@@ -92,6 +92,6 @@ def look_beside(t5: T5EncoderModel) -> None:
     """
     bias = t5.get_parameter("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight")
     buckets, heads = bias.shape
-    for head, offset in zip(range(heads - 1), _NEIGHBOURS, strict=False):
+    for head, offset in zip(range(heads - 1), _NEIGHBORS, strict=False):
         # Small distances have a bucket each; those to the right come in the second half.
         bias[abs(offset) + (buckets // 2 if offset > 0 else 0), head] += _BIAS

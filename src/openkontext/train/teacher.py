@@ -15,7 +15,7 @@ from openkontext.train.training_engine import TrainingEngine
 
 
 class Teacher:
-    """Answers as the model did before its student learnt anything.
+    """Answers as the model did before its student learned anything.
 
     A student with an adapter is its own teacher: with the adapter's scale at 0 it answers as before, and no
     second copy of the weights is needed. Of one whose weights all train, a frozen copy is taken.
@@ -36,7 +36,7 @@ class Teacher:
         self.model = prepared if self._adapted else engine.autocast(self.model.to(engine.device))
 
     def __call__(self, **inputs: Any) -> Tensor:
-        """The forward pass of the transformer, without what the student has learnt."""
+        """The forward pass of the transformer, without what the student has learned."""
         with self._without_adapter():
             output: Tensor = self.model(**inputs)
         return output

@@ -1,6 +1,6 @@
 """The text encoders' stage: before any picture, they learn to read what an instruction asks.
 
-CLIP's pooled embedding and T5's tokens each have to tell the kind of edit and the things, colours, places and
+CLIP's pooled embedding and T5's tokens each have to tell the kind of edit and the things, colors, places and
 values it names, and T5's tokens where letters go. The heads that read them are thrown away; the encoders go
 on training together with the transformer.
 """
@@ -20,7 +20,7 @@ from openkontext.data.edits import IMPOSSIBLE, KINDS, Edit
 from openkontext.data.families import family
 from openkontext.data.instructions import phrase
 from openkontext.data.landscapes import LANDSCAPES, SEASONS, TIMES
-from openkontext.data.palette import COLOURS
+from openkontext.data.palette import COLORS
 from openkontext.data.scenes import LOOKS, PLACES, Thing
 from openkontext.data.signs import LETTERS, LONGEST
 from openkontext.data.styles import STYLES
@@ -36,7 +36,7 @@ _QUESTIONS: dict[str, tuple[str, ...]] = {
     "kind": (*KINDS, IMPOSSIBLE),
     "subject shape": ALL_SHAPES,
     "result shape": ALL_SHAPES,
-    "result colour": tuple(COLOURS),
+    "result color": tuple(COLORS),
     "result place": tuple(PLACES),
     "value": _VALUES,
     "bigger": ("yes", "no"),
@@ -44,7 +44,7 @@ _QUESTIONS: dict[str, tuple[str, ...]] = {
     **{f"letter {place}": (*LETTERS, "none") for place in range(LONGEST)},
 }
 _SHAPED = ("add", "replace", "count", "style reference")
-_COLOURED = ("add", "recolour", "style reference")
+_COLORED = ("add", "recolour", "style reference")
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,8 @@ def _said(edit: Edit) -> dict[str, str]:
     if result is not None:
         if edit.kind in _SHAPED:
             said["result shape"] = result.shape
-        if edit.kind in _COLOURED:
-            said["result colour"] = result.colour
+        if edit.kind in _COLORED:
+            said["result color"] = result.color
         if edit.kind in ("add", "move"):
             said["result place"] = result.place
     if edit.kind == "resize" and subject is not None and result is not None:
@@ -212,9 +212,9 @@ class _Learning:
             features = self.encoders(told)
         read = self.reader(*(feature[: len(texts)].float() for feature in features))
         asked, right = _asked(read, answers.to(engine.device))
-        spelt = self.spelling.loss(features[1][: len(texts)], texts, signs, self.encoders.tokenizers[1])
-        loss = asked + spelt
-        parts = {"loss": loss.detach(), "right": right, "spelling": spelt.detach()}
+        spelled = self.spelling.loss(features[1][: len(texts)], texts, signs, self.encoders.tokenizers[1])
+        loss = asked + spelled
+        parts = {"loss": loss.detach(), "right": right, "spelling": spelled.detach()}
         if self.before:
             kept = [i for i, kind in enumerate(answers[:, 0].tolist()) if kind in self.known] + [-1]
             with engine.precision():

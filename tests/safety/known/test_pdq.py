@@ -8,13 +8,13 @@ from openkontext.safety.known.pdq import DIHEDRAL, MATCH_DISTANCE, distance, pdq
 
 
 def drawn(height: int, width: int, seed: int) -> np.ndarray:
-    """Soft coloured blobs, uint8 [height, width, 3]; the same on every machine."""
+    """Soft colored blobs, uint8 [height, width, 3]; the same on every machine."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width] / max(height, width)
     picture = np.zeros((height, width, 3))
     for _ in range(12):
-        centre_y, centre_x, size = rng.random(3)
-        blob = np.exp(-((y - centre_y) ** 2 + (x - centre_x) ** 2) / (0.01 + 0.05 * size))
+        center_y, center_x, size = rng.random(3)
+        blob = np.exp(-((y - center_y) ** 2 + (x - center_x) ** 2) / (0.01 + 0.05 * size))
         picture += blob[..., None] * rng.uniform(-200, 200, 3)
     return np.clip(picture + 110, 0, 255).astype(np.uint8)
 

@@ -43,7 +43,7 @@ def refused(text: str) -> set[str]:
         ("add Mickey Mouse", "characters_logos"),
     ],
 )
-def test_each_category_is_recognised(text: str, category: str) -> None:
+def test_each_category_is_recognized(text: str, category: str) -> None:
     assert category in refused(text)
 
 

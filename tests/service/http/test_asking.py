@@ -1,4 +1,4 @@
-"""What clients ask for: every field is honoured, refused by its own name, or answered with a warning."""
+"""What clients ask for: every field is honored, refused by its own name, or answered with a warning."""
 
 import base64
 import dataclasses
@@ -259,7 +259,7 @@ def test_what_has_no_effect_is_listed_in_warnings(client: TestClient, worker: Wo
     assert "warnings" not in client.post(KONTEXT, json={"prompt": "x", "prompt_upsampling": False}).json()
 
 
-def test_width_and_height_are_honoured(client: TestClient, worker: Worker) -> None:
+def test_width_and_height_are_honored(client: TestClient, worker: Worker) -> None:
     for path, more in ((KONTEXT, {"input_image": b64(png())}), (DEV, {})):
         result = do(client, worker, path, width=160, height=80, **more)
         assert sample(client, result).size == (160, 80)

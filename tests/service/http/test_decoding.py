@@ -108,5 +108,5 @@ def test_a_mask_passes_as_it_came_and_must_mark_something() -> None:
     check_picture(buffer.getvalue(), SETTINGS, "image", mask="hole")
     with pytest.raises(InputError, match="image: has no transparent part"):
         check_picture(png(), SETTINGS, "image", mask="hole")
-    with pytest.raises(InputError, match="mask: the mask is one grey everywhere; paint white"):
+    with pytest.raises(InputError, match="mask: the mask is one gray everywhere; paint white"):
         check_picture(png(), SETTINGS, "mask", mask="any")

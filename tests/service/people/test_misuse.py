@@ -248,7 +248,7 @@ def test_an_appeal_restores_and_what_came_before_no_longer_counts(
     refuse(ann, "a", FIXED)
     assert judge(database, settings, audit, ann)[0] == Standing.SUSPENDED
     with database.transaction() as session:
-        session.add(Appeal(account_id=ann, text="that was the museum's own catalogue", created=1.0))
+        session.add(Appeal(account_id=ann, text="that was the museum's own catalog", created=1.0))
     with database.transaction() as session:
         appeal = session.scalars(select(Appeal)).one()
         accounts.decide_appeal(session, audit, appeal.id, grant=True, reason="so it was", actor="rita")

@@ -28,11 +28,11 @@ _DAMPING = 0.01  # least share of the mean eigenvalue that is added to all, as i
 
 
 def quantize(weight: Tensor, inputs: Tensor) -> NVFP4Tensor:
-    """Quantise a weight so that the layer's output changes little.
+    """Quantize a weight so that the layer's output changes little.
 
     Args:
         weight: float32 [out, in], in a multiple of 16.
-        inputs: float32 [N, in], as the layer is given them: quantised themselves.
+        inputs: float32 [N, in], as the layer is given them: quantized themselves.
 
     Raises:
         InputError: the width is no multiple of 16, or a value is infinite or not a number.

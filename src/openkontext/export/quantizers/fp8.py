@@ -28,11 +28,11 @@ def amax(values: Tensor, percentile: float = 100.0) -> Tensor:
     if not 0 < percentile <= 100:
         raise InputError(f"a percentile must be above 0 and at most 100, not {percentile:g}")
     if not values.numel():
-        raise InputError("an empty tensor cannot be quantised")
+        raise InputError("an empty tensor cannot be quantized")
     low, high = torch.aminmax(values.detach())  # a NaN makes both NaN
     top = torch.maximum(-low, high).float()
     if not bool(torch.isfinite(top)):
-        raise InputError("a tensor to quantise holds values that are infinite, or not a number")
+        raise InputError("a tensor to quantize holds values that are infinite, or not a number")
     if percentile == 100:
         return top
     magnitudes = values.detach().abs().flatten()
@@ -43,7 +43,7 @@ def amax(values: Tensor, percentile: float = 100.0) -> Tensor:
 def scale_of(amax: Tensor) -> Tensor:
     """The scale amax / 448, float32; 1 for a tensor of zeros, which any scale represents.
 
-    A graph may store it rounded, in its own type; quantise with the stored one then.
+    A graph may store it rounded, in its own type; quantize with the stored one then.
     """
     scale = amax.float() / E4M3_MAX
     return torch.where(scale > 0, scale, 1.0)

@@ -31,7 +31,7 @@ _BLOCKS_AT_ONCE = 1 << 13  # half a megabyte of float32: what a processor's cach
 
 @dataclass(frozen=True)
 class NVFP4Tensor:
-    """A quantised tensor in the three parts that an export stores."""
+    """A quantized tensor in the three parts that an export stores."""
 
     packed: Tensor
     """Codes, two a byte, the first in the low nibble: uint8 [..., n / 2]. Stored as `*_f4`."""
@@ -48,7 +48,7 @@ def scale_of(amax: Tensor) -> Tensor:
 
 
 def quantize(values: Tensor, scale: Tensor | None = None) -> NVFP4Tensor:
-    """Quantise in blocks along the last axis.
+    """Quantize in blocks along the last axis.
 
     Args:
         values: float [..., n].
@@ -90,7 +90,7 @@ def block_scale_of(amax: Tensor, scale: Tensor, code: float = E2M1_MAX) -> Tenso
 
 
 def dequantize(tensor: NVFP4Tensor) -> Tensor:
-    """The values that a quantised tensor stands for: float32 [..., n]."""
+    """The values that a quantized tensor stands for: float32 [..., n]."""
     blocks = decode(unpack(tensor.packed)).unflatten(-1, (-1, BLOCK))
     return (blocks * (tensor.block_scales.float() * tensor.scale).unsqueeze(-1)).flatten(-2)
 

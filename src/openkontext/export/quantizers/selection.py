@@ -1,4 +1,4 @@
-"""Which linear layers of the transformer are quantised."""
+"""Which linear layers of the transformer are quantized."""
 
 import re
 
@@ -20,5 +20,5 @@ _EXCLUDED = re.compile("|".join(EXCLUSIONS))
 
 
 def is_quantized(name: str) -> bool:
-    """Whether a linear layer, or its weight, of this name is quantised in a published export."""
+    """Whether a linear layer, or its weight, of this name is quantized in a published export."""
     return _EXCLUDED.search(name) is None

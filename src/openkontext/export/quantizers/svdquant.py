@@ -56,7 +56,7 @@ class LayerInputs:
 
 @dataclass(frozen=True)
 class SVDQuantLinear:
-    """The parts of a quantised layer, as an export stores them."""
+    """The parts of a quantized layer, as an export stores them."""
 
     smoothing: Tensor | None
     """Factor of each input channel, [in]. Stored as `*.input_quantizer._pre_quant_scale`."""
@@ -88,7 +88,7 @@ def quantize(
     seed: int = 0,
     dtype: torch.dtype = torch.bfloat16,
 ) -> SVDQuantLinear:
-    """Quantise a layer with the smoothing that serves its inputs best.
+    """Quantize a layer with the smoothing that serves its inputs best.
 
     Args:
         weight: [out, in], in a multiple of 16.
@@ -96,7 +96,7 @@ def quantize(
         rank: of the branch, at most the smaller side of the weight; 32 as published, 0 for no branch.
         smooth: whether to search for a smoothing.
         feed_back: whether to round the residual for the inputs. Plain NVFP4 never is.
-        seed: of the randomised decomposition.
+        seed: of the randomized decomposition.
         dtype: stored type of the smoothing and the branch. Their rounding is not lost: the residual is taken
             from what is stored.
 
@@ -121,7 +121,7 @@ def low_rank(
 ) -> tuple[Tensor, Tensor]:
     """Factors b [m, rank], a [rank, n] whose product is near the best approximation of that rank.
 
-    Randomised subspace iteration (Halko, Martinsson & Tropp, arXiv 0909.4061, algorithms 4.4 and 5.1) with
+    Randomized subspace iteration (Halko, Martinsson & Tropp, arXiv 0909.4061, algorithms 4.4 and 5.1) with
     p = 10 columns more than the rank k and q power iterations. Let s_j be the singular values, and tau^2
     the sum of s_j^2 over j > k: the squared error of the best approximation. Then, in the Frobenius norm,
 

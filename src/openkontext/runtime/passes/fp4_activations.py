@@ -1,4 +1,4 @@
-"""Activations quantised to NVFP4 on the way -> the same rounding in operators every provider has."""
+"""Activations quantized to NVFP4 on the way -> the same rounding in operators every provider has."""
 
 import onnx_ir as ir
 
@@ -37,7 +37,7 @@ def check_dynamic_quantizer(node: ir.Node) -> list[ir.Node]:
     """Check that a `TRT_FP4DynamicQuantize` is used as TensorRT's tools do.
 
     Returns:
-        The nodes that dequantise its values.
+        The nodes that dequantize its values.
 
     Raises:
         InputError: it is used in another way.

@@ -22,7 +22,7 @@ _FLOAT = ir.DataType.FLOAT
 class StandardFp8(ir.passes.InPlacePass):
     """Replace `trt::TRT_FP8QuantizeLinear` and `trt::TRT_FP8DequantizeLinear` by the standard operators.
 
-    The graph types the quantised value UINT8; it is FLOAT8E4M3FN from here on, and so is a weight that is
+    The graph types the quantized value UINT8; it is FLOAT8E4M3FN from here on, and so is a weight that is
     stored as such bytes. Scaling happens in float32, whose rounding is far below that of E4M3. Both
     operators saturate at 448.
     """
@@ -49,7 +49,7 @@ class StandardFp8(ir.passes.InPlacePass):
 class StoredFp8(ir.passes.InPlacePass):
     """Replace `DequantizeLinear` of stored FP8 weights with one scale by a Cast and a product.
 
-    ONNX Runtime would put another pair of quantisers behind a transposition that follows it, which costs more
+    ONNX Runtime would put another pair of quantizers behind a transposition that follows it, which costs more
     than the layer.
     """
 
@@ -70,7 +70,7 @@ class StoredFp8(ir.passes.InPlacePass):
 
 
 def _is_plain_weight(node: ir.Node) -> bool:
-    """Whether a node dequantises a stored FP8 tensor by one scale, its zero point 0 as FP8's always is."""
+    """Whether a node dequantizes a stored FP8 tensor by one scale, its zero point 0 as FP8's always is."""
     if node.domain or node.op_type != "DequantizeLinear" or not is_stored(node.inputs[0]):
         return False
     x, scale = node.inputs[:2]
@@ -101,10 +101,10 @@ def _dequantize(node: ir.Node) -> None:
     assert scale is not None
     if x.dtype in (ir.DataType.UINT8, ir.DataType.INT8):
         if ir.convenience.get_const_tensor(x) is None:
-            not_understood(node, f"FP8 from a quantiser or a weight, not {x.dtype.name} from elsewhere")
+            not_understood(node, f"FP8 from a quantizer or a weight, not {x.dtype.name} from elsewhere")
         x = retyped(x, _FP8)
     elif x.dtype != _FP8:
-        not_understood(node, f"a quantised tensor, not {x.dtype.name if x.dtype else 'one of unknown type'}")
+        not_understood(node, f"a quantized tensor, not {x.dtype.name if x.dtype else 'one of unknown type'}")
     dtype = node.outputs[0].dtype or scale.dtype or _FLOAT
     build = Builder()
     value = build("DequantizeLinear", [x, build.cast(scale, _FLOAT)], _FLOAT, **_axis(node))

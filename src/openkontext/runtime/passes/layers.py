@@ -1,7 +1,7 @@
-"""The linear layers of a graph, found by their names in the model, whatever is quantised around them.
+"""The linear layers of a graph, found by their names in the model, whatever is quantized around them.
 
 torch's exporters name a node after its module, `/transformer_blocks.0/attn/to_q/MatMul`, or a weight after
-its parameter. Tools that optimise a graph keep one of the two.
+its parameter. Tools that optimize a graph keep one of the two.
 """
 
 import re
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-_QUANTISERS = frozenset(
+_QUANTIZERS = frozenset(
     {
         "QuantizeLinear",
         "DequantizeLinear",
@@ -47,11 +47,11 @@ class LinearLayer:
     name: str
     """In diffusers' or transformers' words."""
     x: ir.Value
-    """What comes in, before it is smoothed or quantised."""
+    """What comes in, before it is smoothed or quantized."""
     y: ir.Value
     """What goes out, with the bias and what a branch of SVDQuant adds."""
     weight: ir.Value
-    """As the product takes it, dequantised."""
+    """As the product takes it, dequantized."""
     by_row: bool
     """Whether that is [out, in]; else [in, out]."""
     shape: tuple[int, int]
@@ -163,7 +163,7 @@ def _layer(
         return None
     by_row = bool(node.attributes.get_int("transB", 0))
     out, into = stored if by_row else stored[::-1]
-    x = _before_quantisers(x)
+    x = _before_quantizers(x)
     smoothing = _smoothing(x, name, role, stored_values)
     if smoothing is not None:
         producer = x.producer()
@@ -183,7 +183,7 @@ def stored_shape(value: ir.Value) -> tuple[int, ...] | None:
         return tuple(int(size) for size in tensor.shape.numpy())
     node = value.producer()
     if node is not None and node.inputs and node.inputs[0] is not None:
-        if node.op_type == "Cast" or node.op_type in _QUANTISERS:
+        if node.op_type == "Cast" or node.op_type in _QUANTIZERS:
             return stored_shape(node.inputs[0])
         if node.op_type == "Transpose" and (shape := stored_shape(node.inputs[0])) is not None:
             order = node.attributes.get_ints("perm", None) or range(len(shape))[::-1]
@@ -199,11 +199,11 @@ def _is_plain(gemm: ir.Node) -> bool:
     )
 
 
-def _before_quantisers(x: ir.Value) -> ir.Value:
+def _before_quantizers(x: ir.Value) -> ir.Value:
     """What a layer's input was before it was rounded; casts that serve the rounding are gone with it."""
     found, value = False, x
     while (node := value.producer()) is not None and node.inputs and node.inputs[0] is not None:
-        if node.op_type in _QUANTISERS:
+        if node.op_type in _QUANTIZERS:
             found = True
         elif node.op_type != "Cast":
             break

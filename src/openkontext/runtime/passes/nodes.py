@@ -1,4 +1,4 @@
-"""What the passes on quantised graphs share: building nodes, retyping weights, saying what was expected."""
+"""What the passes on quantized graphs share: building nodes, retyping weights, saying what was expected."""
 
 from collections.abc import Sequence
 from typing import Any, NoReturn

@@ -15,7 +15,7 @@ _HALF = frozenset(ir.DataType(dtype) for dtype in HALF_TYPES)
 class OneType(ir.passes.InPlacePass):
     """Bring float32 inputs to the 16-bit type of the inputs beside them, where ONNX asks for one type.
 
-    TensorRT's tools leave what they quantise in float32 and use it beside bfloat16; TensorRT takes that, ONNX
+    TensorRT's tools leave what they quantize in float32 and use it beside bfloat16; TensorRT takes that, ONNX
     Runtime does not. Types of outputs follow.
     """
 

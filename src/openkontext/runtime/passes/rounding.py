@@ -52,7 +52,7 @@ def sign(build: Builder, x: ir.Value, sizes: ir.Value) -> ir.Value:
 
 
 def _is_a_rounding(node: ir.Node) -> bool:
-    """Whether a quantiser rounds float32 activations with one scale, and nobody sees the codes."""
+    """Whether a quantizer rounds float32 activations with one scale, and nobody sees the codes."""
     x, codes = node.inputs[0], node.outputs[0]
     scale = _number(node.inputs[1])
     return (

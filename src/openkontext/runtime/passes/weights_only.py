@@ -1,4 +1,4 @@
-"""Graphs whose activations are quantised -> graphs that compute with the quantised weights alone."""
+"""Graphs whose activations are quantized -> graphs that compute with the quantized weights alone."""
 
 import onnx_ir as ir
 
@@ -35,7 +35,7 @@ class WeightsOnly(ir.passes.InPlacePass):
 
 
 def _pass_by(dequantizer: ir.Node, x: ir.Value | None) -> None:
-    """Put what was quantised in the place of what is dequantised, in the type of the latter."""
+    """Put what was quantized in the place of what is dequantized, in the type of the latter."""
     assert x is not None
     scale = dequantizer.inputs[1]
     asked = dequantizer.attributes.get_int("output_dtype", 0)

@@ -91,7 +91,7 @@ class KnownMaterial:
         """Whether a picture is on a list: its file byte for byte, or the picture as PDQ sees it.
 
         Also looked up are its rotations by 90 degrees and mirror images, and the picture without a border of
-        one colour where it has one.
+        one color where it has one.
 
         Args:
             pixels: uint8 [H, W, 3], sRGB, upright.
@@ -170,7 +170,7 @@ def _read_lists(folder: Path) -> Lists | None:
 
 
 def _views(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    """The picture, and what is inside a border of one colour where it has one."""
+    """The picture, and what is inside a border of one color where it has one."""
     factor = max(pixels.shape[:2]) // _BORDER_SIDE
     shrunk = np.asarray(Image.fromarray(pixels).reduce(factor)) if factor > 1 else pixels
     inside = _inside_border(shrunk)

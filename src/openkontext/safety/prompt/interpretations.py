@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from openkontext import folding
 from openkontext.safety.prompt.lexicon import lexicon
 from openkontext.safety.prompt.mending import MASKS, mender
-from openkontext.safety.prompt.normalise import BREAK, clauses, decoded, fold, latin, tokens, unleet
+from openkontext.safety.prompt.normalize import BREAK, clauses, decoded, fold, latin, tokens, unleet
 
 _SENSE = 0.4
 """Share of a text's letters that must be in known words for it to be what another was decoded to."""

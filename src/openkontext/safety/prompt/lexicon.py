@@ -8,7 +8,7 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
-from openkontext.safety.prompt.normalise import fold, tokens, transliterate
+from openkontext.safety.prompt.normalize import fold, tokens, transliterate
 
 _MAX_ENDING = 3
 """Letters of the longest ending of a stem, where a word is only that."""

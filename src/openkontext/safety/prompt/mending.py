@@ -45,7 +45,7 @@ _LITTLE_FOREIGN = frozenset(
         " pas qui ohne sans senza sem",
     )
 )
-"""Little words that tell English from its neighbours, where those have more of them."""
+"""Little words that tell English from its neighbors, where those have more of them."""
 _ELIDED = frozenset({"l", "d", "qu"})
 """What is left of such words before an apostrophe."""
 _ENGLISH = 0.45
@@ -261,7 +261,7 @@ def _deletes(word: str) -> set[str]:
 
 
 def _one_edit(a: str, b: str) -> bool:
-    """Whether one letter was left out, put in or changed, not the first, or swapped with its neighbour."""
+    """Whether one letter was left out, put in or changed, not the first, or swapped with its neighbor."""
     if abs(len(a) - len(b)) > 1:
         return False
     start = 0

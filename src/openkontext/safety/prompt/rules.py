@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from openkontext.safety.prompt.lexicon import Lexicon, Spans, lexicon, tables
-from openkontext.safety.prompt.normalise import BREAK, fold
+from openkontext.safety.prompt.normalize import BREAK, fold
 
 HARMLESS = "harmless"
 """The category whose matches take words away from all others."""

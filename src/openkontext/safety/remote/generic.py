@@ -2,7 +2,7 @@
 
 It gets a form with the fields `image` (JPEG) and, where there is one, `prompt`, and `authorization: Bearer
 KEY`. It answers 200 and `{"scores": {"<category>": <0 to 1>, ...}}` with every category that it was set up
-for. So a face recogniser can answer for public figures, and a logo detector for marks.
+for. So a face recognizer can answer for public figures, and a logo detector for marks.
 """
 
 from collections.abc import Sequence

@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter
 _SIDE = 512
 """Pixels of the longer side of what is kept."""
 _BLUR = 12
-"""The blur's standard deviation is the longer side divided by this: what is left is where colours are."""
+"""The blur's standard deviation is the longer side divided by this: what is left is where colors are."""
 
 
 def thumbnail(pixels: NDArray[np.uint8]) -> bytes:

@@ -17,7 +17,7 @@ Terms of use of this editing service
 4. Requests and results pass filters, and some wait for a person's review. Pictures and instructions are kept
    for the retention time that the operator sets, and then deleted.
 5. Who misuses the service is warned, suspended or banned, and may appeal to a person.
-6. The model has a licence of its own, which also binds you.
+6. The model has a license of its own, which also binds you.
 """
 
 

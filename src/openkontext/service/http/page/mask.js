@@ -3,12 +3,12 @@ import { $, make } from "./dom.js";
 
 const SIDE = 1024; // pixels of the mask's longer side; the service scales it to the picture
 
-function tinted(stencil, colour) {
+function tinted(stencil, color) {
   const made = new OffscreenCanvas(stencil.width, stencil.height);
   const context = made.getContext("2d");
   context.drawImage(stencil, 0, 0);
   context.globalCompositeOperation = "source-in";
-  context.fillStyle = colour;
+  context.fillStyle = color;
   context.fillRect(0, 0, made.width, made.height);
   return made;
 }
@@ -93,15 +93,15 @@ export class Mask {
     this.canvas.dispatchEvent(new Event("painted"));
   }
 
-  paint(context, colour) {
+  paint(context, color) {
     const { width, height } = this.canvas;
     context.clearRect(0, 0, width, height);
     context.lineCap = context.lineJoin = "round";
-    context.fillStyle = context.strokeStyle = colour;
+    context.fillStyle = context.strokeStyle = color;
     for (const { rectangle, stencil, points, size, erase } of this.marks) {
       context.globalCompositeOperation = erase ? "destination-out" : "source-over";
       if (stencil) {
-        context.drawImage(tinted(stencil, colour), 0, 0, width, height);
+        context.drawImage(tinted(stencil, color), 0, 0, width, height);
         continue;
       }
       if (rectangle) {

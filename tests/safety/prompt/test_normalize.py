@@ -2,7 +2,7 @@ import base64
 
 import pytest
 
-from openkontext.safety.prompt.normalise import decoded, fold, latin, tokens, transliterate, unleet
+from openkontext.safety.prompt.normalize import decoded, fold, latin, tokens, transliterate, unleet
 
 
 @pytest.mark.parametrize(
