@@ -191,40 +191,48 @@ def test_text_encoders_keep_what_another_model_goes_by(work: Path, tmp_path: Pat
     assert moved(known, tmp_path / "kept") < 0.2 * moved((), tmp_path / "free")
 
 
-def test_a_fresh_t5_answers_as_the_one_before_and_knows_order(work: Path, tmp_path: Path) -> None:
-    begun = TextEncoders(TINY, work / "text")
+def test_a_fresh_t5_answers_as_the_one_before_and_knows_order(tmp_path: Path) -> None:
+    """It learns what a sign says, so that order is asked for: without that, training may well forget it."""
+    known = FIRST_KINDS[:1]
+    kinds = (*known, "text")
+    train_tokenizers(tmp_path / "text", kinds, count=300)
+    torch.manual_seed(0)
+    begun = TextEncoders(TINY, tmp_path / "text")
     begun.t5.get_parameter(
         "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
     ).data.zero_()
-    recipe = TextRecipe(steps=60, batch_size=16, kinds=FIRST_KINDS, warm_up=5, fresh_t5=True)
+    recipe = TextRecipe(batch_size=16, kinds=kinds, warm_up=5, fresh_t5=True)
 
     def trained(steps: int) -> TextEncoders:
         return train_text(
             dataclasses.replace(recipe, steps=steps),
             TINY,
-            work / "text",
+            tmp_path / "text",
             tmp_path / str(steps),
             begin=lambda made: made.load_state_dict(begun.state_dict()),
-            known=FIRST_KINDS,
+            known=known,
         )
 
     rng = np.random.default_rng(0)
-    told = ["", *(phrase(edit, rng) for edit in family(rng, FIRST_KINDS)[:20])]
+    told = ["", *(phrase(edit, rng) for edit in family(rng, known)[:20])]
 
     def apart(encoders: TextEncoders) -> float:
         with torch.no_grad():
             return (encoders(told)[1] - begun(told)[1]).square().mean().item()
 
-    def by_order(encoders: TextEncoders) -> float:
+    def moved_by_order(encoders: TextEncoders) -> float:
+        """How far another order of letters moves the sum of all tokens; 1 is as far as other letters do."""
         with torch.no_grad():
-            one, other = encoders(["red the car", "car the red"])[1][:, 1]
-        return (one - other).square().mean().item()
+            one, order, letters = encoders([f'say "{sign}" now' for sign in ("AB", "BA", "CD")])[1].sum(1)
+        return ((order - one).square().sum() / (letters - one).square().sum()).item()
 
-    new = trained(60)
+    new = trained(20)
+    # With other seeds 0.11 to 0.14.
     assert apart(new) < 0.5 * apart(trained(1))
-    # "the" stands in the middle of the same bag of words.
-    assert by_order(begun) < 1e-10
-    assert by_order(new) > 1e-4
+    # The same bag of words, up to rounding; with other seeds 1e-11.
+    assert moved_by_order(begun) < 1e-8
+    # With other seeds 0.07 to 0.5.
+    assert moved_by_order(new) > 0.01
 
 
 def test_two_processes_take_the_same_step_as_one_with_both_batches(tmp_path: Path) -> None:
