@@ -353,28 +353,20 @@ class Editor:
             sized = compositing.size_note(pixels, inputs, keeps=changes is not None)
             notes = [*inputs.notes, sized, UNCHANGED if unchanged else None]
             results.append(
-                EditResult(
+                EditResult.of(
+                    request,
+                    record,
                     image=Image.fromarray(pixels),
-                    prompt=request.prompt,
-                    negative_prompt=request.negative_prompt,
                     seed=start.seed,
                     num_inference_steps=count,
                     guidance_scale=guidance,
-                    true_cfg_scale=float(request.true_cfg_scale),
-                    cache=float(request.cache),
-                    model=config.name,
                     precision=self.components.precision,
-                    digest=self.digest,
                     seconds=time.perf_counter() - started,
-                    record=record,
                     arithmetic=self.components.arithmetic,
-                    loras=record.loras,
                     notes=tuple(note for note in notes if note),
                     warnings=tuple(warnings),
                     unchanged=unchanged,
                     verdict=verdict,
-                    settings=request.settings,
-                    output_type=request.output_type,
                     latents=pack(step.latents) if as_latent else None,
                 )
             )

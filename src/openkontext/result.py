@@ -19,6 +19,7 @@ from openkontext.version import __version__
 
 if TYPE_CHECKING:
     from openkontext.provenance import Record, Signer
+    from openkontext.request import EditRequest
 
 Float = NDArray[np.float32]
 
@@ -102,6 +103,29 @@ class EditResult:
     """Packed latents of the picture, float32 [1, L, 4C]; None unless `output_type` is "latent"."""
     others: "tuple[EditResult, ...]" = field(default=(), repr=False)
     """The further pictures of the request."""
+
+    @classmethod
+    def of(cls, request: "EditRequest", record: "Record", **made: Any) -> "EditResult":
+        """The result of a request, with what the request and the record say of it.
+
+        Args:
+            request: what was asked.
+            record: what is signed into the picture's file.
+            **made: the picture, and the fields that neither of them knows.
+        """
+        return cls(
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            true_cfg_scale=float(request.true_cfg_scale),
+            cache=float(request.cache),
+            settings=request.settings,
+            output_type=request.output_type,
+            model=record.model,
+            digest=record.digest,
+            loras=record.loras,
+            record=record,
+            **made,
+        )
 
     @property
     def images(self) -> list[Image.Image] | NDArray[np.float32]:
