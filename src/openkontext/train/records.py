@@ -8,14 +8,19 @@
 
 The columns of MagicBrush and of InstructPix2Pix are read too.
 Paths are relative to the table. A record without `before` teaches text to image.
+
+`read_records` reads all of them in their order. `spans` divides them, and `read_span` reads one part alone.
 """
 
+import bisect
+import itertools
 import json
 import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow
 from pyarrow import parquet
@@ -33,6 +38,9 @@ COLUMNS = (
 """Columns of a table of pairs: ours, MagicBrush's, and the two that InstructPix2Pix is published with."""
 MAX_MEMBER = 256 << 20
 """Bytes above which a shard's member is not read."""
+MAX_LINE = 16 << 20
+"""Bytes above which a line of a table is not read."""
+_ROLES = ("before", "after", "instruction")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +55,8 @@ class PairRecord:
     """The edited picture."""
     instruction: str
     """What was asked."""
+    others: Mapping[str, Any] = field(default_factory=dict)
+    """What else is said of it, such as its licence; of Parquet only in a span."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,21 @@ class Skipped:
     """Where it stands."""
     reason: str
     """What is wrong with it, in a few words."""
+    fault: str = ""
+    """The same without what is this record's own, so that records can be counted by it."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Records that follow one another in one file."""
+
+    file: Path
+    start: int
+    """Where they begin: a byte of a table or shard, a row of a Parquet file."""
+    number: int
+    """Of the first record in its file, as its name gives it: a line or a row, from 1."""
+    count: int
+    """How many there are."""
 
 
 def sources(path: str | Path) -> list[Path]:
@@ -86,79 +111,189 @@ def read_records(files: list[Path]) -> Iterator[PairRecord | Skipped]:
     Raises:
         InputError: a whole file cannot be opened.
     """
-    readers = {".jsonl": _from_jsonl, ".parquet": _from_parquet, ".tar": _from_tar}
     for file in files:
-        try:
-            yield from readers[file.suffix](file)
-        except (OSError, pyarrow.ArrowException, tarfile.TarError) as error:
-            raise InputError(f"cannot read {file}: {error}") from None
+        yield from _read(Span(file, 0, 1, -1))
 
 
-def _from_jsonl(file: Path) -> Iterator[PairRecord | Skipped]:
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            name = f"{file.name} line {number}"
-            if not line.strip():
+def spans(files: list[Path], size: int) -> Iterator[Span]:
+    """Divide the records of these files; nothing is read but where each begins.
+
+    Args:
+        files: see `sources`.
+        size: records of a span; at the end of a file, and of a row group of Parquet, it may be less.
+
+    Raises:
+        InputError: a file cannot be opened.
+    """
+    starts = {".jsonl": _lines_of, ".tar": _keys_of}
+    for file in files:
+        with _said(file):
+            if file.suffix == ".parquet":
+                yield from _row_spans(file, size)
+                continue
+            with file.open("rb") as stream:
+                found = ((at, number) for at, number, _ in starts[file.suffix](stream, 1))
+                while of_span := list(itertools.islice(found, size)):
+                    yield Span(file, *of_span[0], len(of_span))
+
+
+def read_span(span: Span) -> Iterator[PairRecord | Skipped]:
+    """The records of a span, in their order, with all that is said of each.
+
+    Raises:
+        InputError: the file cannot be opened.
+    """
+    yield from _read(span)
+
+
+def _read(span: Span) -> Iterator[PairRecord | Skipped]:
+    readers = {".jsonl": _from_jsonl, ".parquet": _from_parquet, ".tar": _from_tar}
+    with _said(span.file):
+        records = readers[span.file.suffix](span)
+        yield from records if span.count < 0 else itertools.islice(records, span.count)
+
+
+@contextmanager
+def _said(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pyarrow.ArrowException, tarfile.TarError) as error:
+        raise InputError(f"cannot read {file}: {error}") from None
+
+
+def _lines_of(stream: BinaryIO, number: int) -> Iterator[tuple[int, int, bytes | None]]:
+    """Where each line that is not empty begins, its number, and its bytes; None where it is too long."""
+    for place in itertools.count(number):
+        at, line = stream.tell(), stream.readline(MAX_LINE)
+        if len(line) == MAX_LINE and not line.endswith(b"\n"):
+            while piece := stream.readline(MAX_LINE):
+                if piece.endswith(b"\n"):
+                    break
+            yield at, place, None
+        elif line.strip():
+            yield at, place, line
+        elif not line:
+            return
+
+
+def _from_jsonl(span: Span) -> Iterator[PairRecord | Skipped]:
+    with span.file.open("rb") as stream:
+        stream.seek(span.start)
+        for _, number, line in _lines_of(stream, span.number):
+            name = f"{span.file.name} line {number}"
+            if line is None:
+                yield Skipped(name, f"longer than {MAX_LINE >> 20} MiB", "too long")
                 continue
             try:
                 fields = json.loads(line)
-            except ValueError as error:
-                yield Skipped(name, f"no JSON: {error}")
+            except (ValueError, RecursionError) as error:
+                yield Skipped(name, f"no JSON: {error}", "no JSON")
                 continue
             if isinstance(fields, dict):
-                yield _record(name, fields, file.parent)
+                yield _record(name, fields, span.file.parent)
             else:
-                yield Skipped(name, "no JSON object")
+                yield Skipped(name, "no JSON object", "no JSON object")
 
 
-def _from_parquet(file: Path) -> Iterator[PairRecord | Skipped]:
-    table = parquet.ParquetFile(file)
+def _row_spans(file: Path, size: int) -> Iterator[Span]:
+    """A row group is decoded from its beginning, so that a span lies in one of them."""
+    at = 0
+    for rows in _row_groups(parquet.ParquetFile(file)):
+        for start in range(0, rows, size):
+            yield Span(file, at + start, at + start + 1, min(size, rows - start))
+        at += rows
+
+
+def _row_groups(table: parquet.ParquetFile) -> list[int]:
+    return [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
+
+
+def _from_parquet(span: Span) -> Iterator[PairRecord | Skipped]:
+    table = parquet.ParquetFile(span.file)
     found = set(table.schema_arrow.names)
     fitting = [names for names in COLUMNS if {names["after"], names["instruction"]} <= found]
     if not fitting:
         missing = sorted({"after", "instruction"} - found)[0]
-        raise InputError(f"{file} has no column {missing!r}; it needs before, after and instruction")
+        raise InputError(f"{span.file} has no column {missing!r}; it needs before, after and instruction")
     ours = max(fitting, key=lambda names: names["before"] in found)
-    columns = [name for name in ours.values() if name in found]
-    number = 0
-    for rows in table.iter_batches(batch_size=16, columns=columns):
-        for fields in rows.to_pylist():
+    columns = None if span.count >= 0 else [name for name in ours.values() if name in found]
+    ends = list(itertools.accumulate(_row_groups(table)))
+    group = bisect.bisect_right(ends, span.start)
+    number = ends[group - 1] if group else 0
+    groups = list(range(group, len(ends)))
+    for rows in table.iter_batches(batch_size=16, row_groups=groups, columns=columns):
+        number += len(rows)
+        if number <= span.start:
+            continue
+        first = max(0, span.start - (number - len(rows)))
+        for at, fields in enumerate(rows.slice(first).to_pylist(), number - len(rows) + first + 1):
+            named = {role: fields.pop(column, None) for role, column in ours.items()}
+            yield _record(f"{span.file.name} row {at}", fields | named, span.file.parent)
+
+
+def _keys_of(stream: BinaryIO, number: int) -> Iterator[tuple[int, int, None]]:
+    for at, members, _, damage in _groups(stream, number):
+        if members or damage:
+            yield at, number, None
             number += 1
-            named = {role: fields.get(column) for role, column in ours.items()}
-            yield _record(f"{file.name} row {number}", named, file.parent)
 
 
-def _from_tar(file: Path) -> Iterator[PairRecord | Skipped]:
-    """WebDataset's convention: members whose names agree up to the first dot are one record, side by side."""
-    key, members = "", dict[str, Any]()
-    with tarfile.open(file, "r|") as shard:
+def _groups(
+    stream: BinaryIO, _: int = 1
+) -> Iterator[tuple[int, list[tuple[str, tarfile.TarInfo]], str, str]]:
+    """WebDataset's convention: members whose names agree up to the first dot are one record, side by side.
+
+    Yields:
+        Where it begins, its members with their endings, its key, and what is wrong with the shard from there
+        on; a shard that is damaged ends with that.
+    """
+    key, members, start = "", list[tuple[str, tarfile.TarInfo]](), stream.tell()
+    with tarfile.open(fileobj=stream, mode="r:") as shard:
         try:
-            for member in shard:
+            while (member := shard.next()) is not None:
+                shard.members = []  # type: ignore[attr-defined]  # it would keep all of them
                 if not member.isfile():
                     continue
                 path = PurePosixPath(member.name)
-                stem, _, end = path.name.partition(".")
+                stem, _dot, end = path.name.partition(".")
                 this = str(path.parent / stem)
                 if this != key and members:
-                    yield _from_members(f"{file.name} {key}", members)
-                    members = {}
+                    yield start, members, key, ""
+                    members = []
+                if not members:
+                    start = member.offset
                 key = this
-                stream = shard.extractfile(member)
-                assert stream is not None  # it is a file
-                too_large = member.size > MAX_MEMBER
-                members[end.lower()] = None if too_large else stream.read()
+                members.append((end.lower(), member))
+            stream.seek(shard.offset)
+            if any(stream.read(tarfile.BLOCKSIZE)):
+                raise tarfile.ReadError("what should be the next record is none")
         except (tarfile.TarError, OSError, EOFError) as error:
-            yield Skipped(f"{file.name} after {key or 'its start'}", f"the shard is damaged: {error}")
+            yield start, members, key, str(error)
             return
     if members:
-        yield _from_members(f"{file.name} {key}", members)
+        yield start, members, key, ""
+
+
+def _from_tar(span: Span) -> Iterator[PairRecord | Skipped]:
+    with span.file.open("rb") as stream:
+        stream.seek(span.start)
+        for _, members, key, damage in _groups(stream):
+            if damage:
+                name = f"{span.file.name} after {key or 'its start'}"
+                yield Skipped(name, f"the shard is damaged: {damage}", "the shard is damaged")
+                return
+            name, content = f"{span.file.name} {key}", dict[str, bytes | None]()
+            for end, member in members:
+                stream.seek(member.offset_data)
+                content[end] = None if member.size > MAX_MEMBER else stream.read(member.size)
+            yield _from_members(name, content)
 
 
 def _from_members(name: str, members: dict[str, bytes | None]) -> PairRecord | Skipped:
     fields: dict[str, Any] = {}
     for end, content in members.items():
         if content is None:
-            return Skipped(name, f"{end} is larger than {MAX_MEMBER >> 20} MiB")
+            return Skipped(name, f"{end} is larger than {MAX_MEMBER >> 20} MiB", "too large")
         role = end.split(".")[0]
         try:
             if role in ("before", "after"):
@@ -166,32 +301,43 @@ def _from_members(name: str, members: dict[str, bytes | None]) -> PairRecord | S
             elif end in ("txt", "instruction.txt"):
                 fields["instruction"] = content.decode("utf-8").strip()
             elif end == "json":
-                fields.setdefault("instruction", json.loads(content)["instruction"])
-        except (ValueError, KeyError, TypeError) as error:
-            return Skipped(name, f"{end} holds no instruction: {error!r}")
+                said = json.loads(content)
+                fields = {**{each: said[each] for each in said if each not in ("before", "after")}, **fields}
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            return Skipped(name, f"{end} holds no instruction: {error!r}", "no instruction")
     return _record(name, fields, None)
 
 
 def _record(name: str, fields: dict[str, Any], folder: Path | None) -> PairRecord | Skipped:
     instruction = fields.get("instruction")
     if not isinstance(instruction, str) or not instruction.strip():
-        return Skipped(name, "no instruction")
+        return Skipped(name, "no instruction", "no instruction")
     pictures: dict[str, Path | bytes | None] = {}
     for role in ("before", "after"):
         value = fields.get(role)
         if isinstance(value, dict):  # Hugging Face's Image feature
             value = value.get("bytes") or value.get("path")
         if isinstance(value, str) and folder is not None:
-            path = (folder / value).resolve()
-            if not path.is_relative_to(folder.resolve()):
-                return Skipped(name, f"{role} lies outside of the table's folder: {value}")
-            if not path.is_file():
-                return Skipped(name, f"{role}: no such file: {value}")
-            pictures[role] = path
+            found = _path(folder, value)
+            if isinstance(found, str):
+                return Skipped(name, f"{role}: {found}: {value}", f"{role}: {found}")
+            pictures[role] = found
         elif isinstance(value, bytes) or (value is None and role == "before"):
             pictures[role] = value
         else:
-            return Skipped(name, f"no picture {role!r}")
+            return Skipped(name, f"no picture {role!r}", f"no picture {role!r}")
     after = pictures["after"]
     assert after is not None  # refused above
-    return PairRecord(name, pictures["before"], after, instruction.strip())
+    others = {each: value for each, value in fields.items() if each not in _ROLES}
+    return PairRecord(name, pictures["before"], after, instruction.strip(), others)
+
+
+def _path(folder: Path, value: str) -> Path | str:
+    """The file that a table names, or what is wrong with it."""
+    try:
+        path = (folder / value).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            return "lies outside of the table's folder"
+        return path if path.is_file() else "no such file"
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, links in a ring
+        return "no such file"
