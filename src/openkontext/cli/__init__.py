@@ -16,6 +16,7 @@ from openkontext.cli import (
     chat,
     check,
     console,
+    curate,
     edit,
     evaluate,
     export,
@@ -72,6 +73,7 @@ app.add_typer(accounts.keys, name="keys")
 app.command()(train.train)
 app.command()(train.finetune)
 app.command()(train.distill)
+app.command()(curate.curate)
 app.command()(export.export)
 app.add_typer(evaluate.app, name="evaluate")
 app.command()(release.release)

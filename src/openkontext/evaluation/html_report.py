@@ -55,7 +55,7 @@ def render(
     Raises:
         InputError: Jinja2 is not installed.
     """
-    return _page(
+    return page(
         "edits.html",
         model=model,
         source=source,
@@ -99,7 +99,7 @@ def render_drift(
     goals = [_goal("after the last turn", report.psnr[-1], PSNR_GOAL, "{:.1f} dB")]
     if report.recognized is not None:
         goals.append(_goal("characters recognized", report.recognized.success, RECOGNIZED_GOAL, "{:.0%}"))
-    return _page(
+    return page(
         "drift.html",
         model=model,
         report=report,
@@ -109,7 +109,7 @@ def render_drift(
         chart=_chart(report),
         chains=[
             {
-                "pictures": [{"label": words, **_embedded(pixels)} for _, words, pixels in chain],
+                "pictures": [{"label": words, **embedded(pixels)} for _, words, pixels in chain],
                 "psnr": kept.psnr,
                 "recognized": kept.recognized,
             }
@@ -119,13 +119,23 @@ def render_drift(
     )
 
 
-def _page(name: str, **values: Any) -> str:
-    """A page from its template."""
+def page(name: str, package: str = "openkontext.evaluation", **values: Any) -> str:
+    """A page from its template.
+
+    Args:
+        name: of the template, which may extend `base.html` of the evaluation.
+        package: that has it in its folder `pages`.
+        **values: what it shows.
+
+    Raises:
+        InputError: Jinja2 is not installed.
+    """
     require_jinja()
     import jinja2
 
+    rooms = dict.fromkeys((package, "openkontext.evaluation"))
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("openkontext.evaluation", "pages"),
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(room, "pages") for room in rooms]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -250,7 +260,7 @@ def _card(outcome: Outcome) -> dict[str, Any]:
     return {
         "name": case.name,
         "instruction": case.instruction,
-        "pictures": [{"label": label, **_embedded(pixels)} for label, pixels in pictures],
+        "pictures": [{"label": label, **embedded(pixels)} for label, pixels in pictures],
         "verdict": verdict,
         "words": [fault.words for fault in judgment.faults] if judgment is not None else [],
         "refused": outcome.refused,
@@ -262,8 +272,12 @@ def _card(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _embedded(pixels: Pixels) -> dict[str, Any]:
-    """A picture inside the page, no larger than it needs to be."""
+def embedded(pixels: Pixels) -> dict[str, Any]:
+    """A picture inside a page, no larger than it needs to be: its data URI, width and height.
+
+    Args:
+        pixels: uint8 [H, W, 3].
+    """
     image = Image.fromarray(pixels)
     image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
     file = io.BytesIO()

@@ -195,7 +195,7 @@ class KnownMaterialCheck:
         Args:
             known: the installed lists.
         """
-        self._known = known
+        self.known = known
 
     def scores(self, subject: Subject) -> Mapping[str, float]:
         """1 for a picture that is on a list."""
@@ -207,7 +207,7 @@ class KnownMaterialCheck:
         Args:
             subject: with the picture.
         """
-        return self._known.match(_pixels(subject), subject.data)
+        return self.known.match(_pixels(subject), subject.data)
 
     def seal(self, subject: Subject, quarantine: "Quarantine", requester: str) -> str | None:
         """Put a picture that is on a list into the quarantine.

@@ -1,0 +1,105 @@
+"""What came of each record, as rows; and the tables in which a block's rows lie on the disk."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import get_type_hints
+
+import pyarrow
+from pyarrow import parquet
+
+from openkontext.files import write_whole
+
+
+@dataclass(frozen=True)
+class Row:
+    """A record, after all stages that look at it alone."""
+
+    name: str
+    """Where it stands in the source."""
+    digest: bytes
+    """SHA-256 of the whole record."""
+    stage: str = ""
+    """Which stage dropped it; empty where none did."""
+    reason: str = ""
+    """Why, in words that many records share."""
+    detail: str = ""
+    """Why, in its own; empty where that may say what nobody should see."""
+    words: bytes = b""
+    """16 bytes of the instruction, see `opened.same_words`."""
+    before: bytes | None = None
+    """SHA-256 of the picture's pixels; None without one."""
+    after: bytes | None = None
+    before_pdq: bytes | None = None
+    """Perceptual hash; None where it says nothing about the picture."""
+    after_pdq: bytes | None = None
+    licence: str = ""
+    group: str = ""
+    """What the balance counts it for."""
+    width: int = 0
+    """Pixels of the picture after."""
+    height: int = 0
+    size: int = 0
+    """Bytes of its files."""
+    fields: str = ""
+    """Names of what it says besides its words, one a line."""
+    sealed: int = 0
+    """Pictures of it that went into the quarantine."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What stages that compare records said of one that the others had passed."""
+
+    number: int
+    """Of the record, from 0."""
+    stage: str = ""
+    """Which one dropped it; empty where it is kept."""
+    reason: str = ""
+    of: int = -1
+    """Record that it repeats."""
+
+
+_TYPES = {str: pyarrow.string(), int: pyarrow.int64(), bytes: pyarrow.binary()}
+_ROW = pyarrow.schema(
+    [(name, _TYPES.get(kind, pyarrow.binary())) for name, kind in get_type_hints(Row).items()]
+)
+_DECISION = pyarrow.schema([(name, _TYPES[kind]) for name, kind in get_type_hints(Decision).items()])
+
+
+def row_bytes(rows: Sequence[Row]) -> bytes:
+    """Rows as a Parquet file."""
+    return _bytes(pyarrow.Table.from_pylist([asdict(row) for row in rows], _ROW))
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Write a block's rows, whole or not at all."""
+    write_whole(path, row_bytes(rows))
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a block."""
+    return rows_of(path.read_bytes())
+
+
+def rows_of(content: bytes) -> list[Row]:
+    """The rows of a Parquet file."""
+    return [Row(**fields) for fields in parquet.read_table(io.BytesIO(content)).to_pylist()]
+
+
+def write_decisions(path: Path, decisions: Sequence[Decision]) -> None:
+    """Write decisions, whole or not at all."""
+    table = pyarrow.Table.from_pylist([asdict(each) for each in decisions], _DECISION)
+    write_whole(path, _bytes(table))
+
+
+def read_decisions(path: Path) -> list[Decision]:
+    """Decisions, as they were written."""
+    return [Decision(**fields) for fields in parquet.read_table(path).to_pylist()]
+
+
+def _bytes(table: pyarrow.Table) -> bytes:
+    file = io.BytesIO()
+    parquet.write_table(table, file)
+    return file.getvalue()

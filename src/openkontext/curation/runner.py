@@ -1,0 +1,339 @@
+"""One curation from its source to its data card; a run that was ended goes on where it was.
+
+1. Blocks of records are looked at by an engine; a block's rows are written down together.
+2. Records that passed are compared, in their order; decisions are written down in groups of blocks.
+3. Kept pairs are read again and written, a file for each block.
+4. Outcomes are counted and the card is written, last of all.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from openkontext.curation import data_card, kept_files, leakage, wording
+from openkontext.curation.comparing import Comparison, stacked
+from openkontext.curation.curation_rules import Rules, load_rules
+from openkontext.curation.filtering import pair_guard
+from openkontext.curation.guarded import GuardedWorker
+from openkontext.curation.local_engine import Block, look_here
+from openkontext.curation.looking import HASHES, Job
+from openkontext.curation.near_index import sample_size
+from openkontext.curation.outcomes import (
+    Decision,
+    Row,
+    read_decisions,
+    read_rows,
+    write_decisions,
+    write_rows,
+)
+from openkontext.curation.ray_engine import look_on_ray, require_ray
+from openkontext.curation.tally import FinalOutcome, Tally, is_harmless
+from openkontext.curation.workplace import Workplace
+from openkontext.errors import InputError, OpenKontextError
+from openkontext.evaluation.html_report import require_jinja
+from openkontext.files import whole, write_whole
+from openkontext.images.opening import reason
+from openkontext.safety.guard import Guard
+from openkontext.train.records import sources, spans
+
+_GROUP = 8192
+"""Records after which decisions are written down, about."""
+
+Engine = Literal["local", "ray"]
+_ENGINES = {"local": look_here, "ray": look_on_ray}
+_SOURCE_DATE = "SOURCE_DATE_EPOCH"
+"""Variable that gives the time in outputs which shall be the same bytes again (reproducible-builds.org)."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """How far a curation has come."""
+
+    phase: str
+    """"looking", "comparing" or "writing"."""
+    done: int
+    """Records, of this phase."""
+    total: int
+    kept: int
+    """Records that nothing has dropped so far."""
+    dropped: int
+
+
+@dataclass(frozen=True)
+class Curation:
+    """What is asked of a curation."""
+
+    source: Path
+    out: Path
+    rules: Rules
+    engine: Engine = "local"
+    workers: int = 1
+    block: int = 128
+    """Records of a block: what a kill costs at most, for each worker."""
+    kind: str = "jsonl"
+    """One of `kept_files.FORMATS`."""
+    seconds: float = 120.0
+    """After which a record that hangs is given up."""
+    guard: Callable[[Rules], Guard] = pair_guard
+    """Makes the filters."""
+
+
+def curate(
+    source: str | Path,
+    out: str | Path,
+    rules: str | Path | Rules = "post-training",
+    *,
+    overwrite: bool = False,
+    watch: Callable[[Watched], None] = lambda _: None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Filter pairs.
+
+    Args:
+        source: a table, a shard, or a folder of these; see `openkontext.train.records`.
+        out: folder of the output: empty, missing, or of a run that was ended.
+        rules: a preset, a TOML file, or rules.
+        overwrite: replace a curation that the folder holds.
+        watch: called with how far it has come.
+        **settings: further fields of `Curation`.
+
+    Returns:
+        The data card.
+
+    Raises:
+        InputError: something cannot be used, or written.
+    """
+    read = rules if isinstance(rules, Rules) else load_rules(rules)
+    asked = Curation(Path(source), Path(out), read, **settings)
+    if asked.kind not in kept_files.FORMATS:
+        raise InputError(f"format {asked.kind!r} is none of {', '.join(kept_files.FORMATS)}")
+    if asked.engine not in _ENGINES:
+        raise InputError(f"engine {asked.engine!r} is none of {', '.join(_ENGINES)}")
+    require_jinja()
+    wording.require(read.instruction)
+    if asked.engine == "ray":
+        require_ray()
+    try:
+        return _Run(asked, watch).finished(overwrite)
+    except OSError as error:
+        raise InputError(
+            f"{out}: cannot be written ({reason(error)}); mend that, and run the same again: it goes on"
+        ) from error
+
+
+class _Run:
+    def __init__(self, asked: Curation, watch: Callable[[Watched], None]) -> None:
+        self._asked, self._watch = asked, watch
+        files = sources(asked.source)
+        self._blocks: list[Block] = []
+        first = 0
+        for index, span in enumerate(spans(files, asked.block)):
+            self._blocks.append(Block(index, span, first))
+            first += span.count
+        self._total = first
+        if not first:
+            raise InputError(f"{asked.source}: holds no record")
+        guard = asked.guard(asked.rules)
+        self._place = Workplace(asked.out)
+        self._job = Job(asked.rules, self._place.work, asked.guard, asked.seconds)
+        self._hash_sets = [*asked.rules.leakage.sets]
+        self._versions = data_card.versions(guard)
+        self._mark = {
+            "files": [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files],
+            "sets": [leakage.state(name) for name in self._hash_sets],
+            "rules": asked.rules.model_dump(),
+            "versions": self._versions,
+            "block": asked.block,
+            "format": asked.kind,
+        }
+        self._made = datetime.fromtimestamp(0, UTC)
+
+    def finished(self, overwrite: bool) -> dict[str, Any]:
+        """Do what is not done yet."""
+        if (card := self._place.take(self._mark, overwrite)) is not None:
+            return card
+        self._made = self._place.begin(self._mark, _now())
+        if self._hash_sets and not (self._place.work / HASHES).exists():
+            leakage.hash_sets(self._hash_sets, self._place.work / HASHES)
+        self._look()
+        self._compare()
+        self._write()
+        card = self._report()
+        self._place.clear()
+        return card
+
+    def _look(self) -> None:
+        missing = [block for block in self._blocks if not self._place.rows(block.index).exists()]
+        done = self._total - sum(block.span.count for block in missing)
+        passed = dropped = 0
+
+        def tell(row: Row) -> None:
+            nonlocal done, passed, dropped
+            done, passed, dropped = done + 1, passed + (not row.stage), dropped + bool(row.stage)
+            self._watch(Watched("looking", done, self._total, passed, dropped))
+
+        look = _ENGINES[self._asked.engine]
+        for index, rows in look(self._job, missing, self._asked.workers, tell):
+            if len(rows) != self._blocks[index].span.count:
+                raise OpenKontextError(f"block {index} has {len(rows)} outcomes: one a record is needed")
+            write_rows(self._place.rows(index), rows)
+
+    def _compare(self) -> None:
+        comparison: Comparison | None = None
+        done = kept = 0
+        for index, blocks in enumerate(self._groups()):
+            path = self._place.decisions(index)
+            passed = [
+                (number, row) for block in blocks for number, row in self._numbered(block) if not row.stage
+            ]
+            if comparison is None:
+                comparison = self._comparison()
+            if path.exists():
+                decisions = read_decisions(path)
+                stays = {each.number for each in decisions if not each.stage}
+                comparison.replay([each for each in passed if each[0] in stays])
+            else:
+                decisions = list(comparison.decide(passed))
+                write_decisions(path, decisions)
+            done += sum(block.span.count for block in blocks)
+            kept += sum(not each.stage for each in decisions)
+            self._watch(Watched("comparing", done, self._total, kept, done - kept))
+        if comparison is not None:
+            comparison.close()
+
+    def _comparison(self) -> Comparison:
+        expected = 2 * self._total
+        wanted = sample_size(expected)
+        found: list[bytes] = []
+        for block in self._blocks[:: max(1, expected // wanted)]:
+            rows = read_rows(self._place.rows(block.index))
+            found += [one for row in rows for one in (row.before_pdq, row.after_pdq) if one is not None]
+            if len(found) >= wanted:
+                break
+        folder = self._place.work / "compared"
+        return Comparison(self._asked.rules, folder, expected, stacked(found[:wanted]))
+
+    def _write(self) -> None:
+        fields = self._fields() if self._asked.kind == "parquet" else []
+        done = kept = 0
+        for block, outcomes in self._outcomes():
+            stays = {each.number for each in outcomes if each.kept}
+            mark = self._place.written(block.index)
+            if not mark.exists():
+                rows = [each.row for each in outcomes]
+                pairs = kept_files.kept_pairs(block.span, block.first, rows, stays)
+                kept_files.write_block(
+                    self._asked.out, self._asked.kind, block.index, list(pairs) if stays else [], fields
+                )
+                write_whole(mark, b"")
+            done, kept = done + len(outcomes), kept + len(stays)
+            self._watch(Watched("writing", done, self._total, kept, done - kept))
+
+    def _fields(self) -> list[str]:
+        found: set[str] = set()
+        for _, outcomes in self._outcomes():
+            found |= {name for each in outcomes if each.kept for name in each.row.fields.split("\n") if name}
+            if len(found) > kept_files.MAX_COLUMNS:
+                raise InputError(
+                    f"the records have more than {kept_files.MAX_COLUMNS} fields, too many for Parquet's "
+                    "columns; use --format jsonl or webdataset"
+                )
+        return sorted(found)
+
+    def _report(self) -> dict[str, Any]:
+        tally = Tally()
+        with whole(self._asked.out / kept_files.OUTCOMES) as lines:
+            for _, outcomes in self._outcomes():
+                for each in outcomes:
+                    tally.take(each)
+                    lines.write(
+                        f"{json.dumps(each.record(), ensure_ascii=False)}\n".encode("utf-8", "replace")
+                    )
+        if tally.kept + tally.dropped != self._total:
+            raise OpenKontextError(
+                f"{tally.kept} kept and {tally.dropped} dropped are not the source's {self._total} records"
+            )
+        digest = kept_files.finish(self._asked.out, self._asked.kind)
+        files = sum(1 for _ in kept_files.set_files(self._asked.out))
+        card = data_card.record(
+            name=self._asked.out.resolve().name,
+            digest=digest,
+            made=self._made,
+            tally=tally,
+            told={
+                "source": self._asked.source.resolve().name,
+                "output": {"format": self._asked.kind, "files": files},
+                **self._versions,
+            },
+            rules=self._asked.rules,
+        )
+        page = data_card.render(card, *self._samples(tally))
+        write_whole(self._asked.out / data_card.HTML, page.encode())
+        # Last: it says that all the others are there.
+        content = json.dumps({**card, "mark": self._place.mark_digest(self._mark)}, indent=2)
+        write_whole(self._asked.out / data_card.JSON, content.encode())
+        return card
+
+    def _samples(self, tally: Tally) -> tuple[list[data_card.Sample], list[data_card.Sample]]:
+        """Kept pairs, evenly chosen; and the first that each harmless reason dropped."""
+        every = max(1, tally.kept // data_card.SAMPLES)
+        harmless = sum(is_harmless(stage) for stage, _ in tally.reasons)
+        each_reason = max(1, data_card.SAMPLES // max(1, harmless))
+        kept, dropped = list[data_card.Sample](), list[data_card.Sample]()
+        counted: dict[tuple[str, str], int] = {}
+        seen = 0
+        worker = GuardedWorker(self._job)
+        try:
+            for block, outcomes in self._outcomes():
+                for at, each in enumerate(outcomes):
+                    if each.kept:
+                        seen += 1
+                        if (seen - 1) % every or len(kept) >= data_card.SAMPLES:
+                            continue
+                        into, why = kept, ""
+                    else:
+                        key = each.stage, each.reason
+                        counted[key] = counted.get(key, 0) + is_harmless(each.stage)
+                        full = len(dropped) >= data_card.SAMPLES
+                        if not 0 < counted[key] <= each_reason or full:
+                            continue
+                        into, why = dropped, f"{each.stage}: {each.reason}"
+                    shown = worker.shown(block.span, at, each.number)
+                    if shown is not None:
+                        into.append(data_card.Sample(each.number, each.row.name, shown, why))
+        finally:
+            worker.close()
+        return kept, dropped
+
+    def _outcomes(self) -> Iterator[tuple[Block, list[FinalOutcome]]]:
+        """Every block with its outcomes, one a record."""
+        for index, blocks in enumerate(self._groups()):
+            decisions: dict[int, Decision] = {
+                each.number: each for each in read_decisions(self._place.decisions(index))
+            }
+            for block in blocks:
+                yield (
+                    block,
+                    [
+                        FinalOutcome.of_row(number, row, decisions.get(number))
+                        for number, row in self._numbered(block)
+                    ],
+                )
+
+    def _groups(self) -> Iterator[list[Block]]:
+        """Blocks that are decided on together."""
+        size = max(1, _GROUP // self._asked.block)
+        for begin in range(0, len(self._blocks), size):
+            yield self._blocks[begin : begin + size]
+
+    def _numbered(self, block: Block) -> list[tuple[int, Row]]:
+        return list(enumerate(read_rows(self._place.rows(block.index)), block.first))
+
+
+def _now() -> datetime:
+    given = os.environ.get(_SOURCE_DATE, "")
+    return datetime.fromtimestamp(int(given), UTC) if given.isdigit() else datetime.now(UTC)
