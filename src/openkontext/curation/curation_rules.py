@@ -41,13 +41,13 @@ class PictureRules(_Table):
     """Mean difference between before and after, in levels; 0 for none."""
 
 
-class LicenceRules(_Table):
+class LicenseRules(_Table):
     """What may be done with a record, as it says itself."""
 
-    field: str = "licence"
-    """Field of a record that names its licence."""
+    field: str = "license"
+    """Field of a record that names its license."""
     allow: tuple[str, ...] = ()
-    """Licences that are kept, such as "CC-BY-4.0"; none: all, also where nothing is said."""
+    """Licenses that are kept, such as "CC-BY-4.0"; none: all, also where nothing is said."""
 
 
 class InstructionRules(_Table):
@@ -102,7 +102,7 @@ class Rules(_Table):
 
     name: str = "rules"
     picture: PictureRules = PictureRules()
-    licence: LicenceRules = LicenceRules()
+    license: LicenseRules = LicenseRules()
     instruction: InstructionRules = InstructionRules()
     duplicates: DuplicateRules = DuplicateRules()
     leakage: LeakageRules = LeakageRules()

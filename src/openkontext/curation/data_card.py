@@ -101,7 +101,7 @@ def render(card: dict[str, Any], kept: Sequence[Sample], dropped: Sequence[Sampl
         "openkontext.curation",
         card=card,
         facts=facts,
-        **{name: _shares(card[name], card["kept"]) for name in ("licences", "groups")},
+        **{name: _shares(card[name], card["kept"]) for name in ("licenses", "groups")},
         sides=_shares(card["shorter_side"], card["kept"]),
         kept=[_case(each) for each in kept],
         dropped=[_case(each) for each in dropped],

@@ -13,7 +13,7 @@ from openkontext.curation.stages import (
     READ,
     Instruction,
     Leakage,
-    Licence,
+    License,
     Quality,
     RecordStage,
 )
@@ -25,7 +25,7 @@ HASHES, NOTES = "leakage.npz", "sealed"
 """In the folder of the work: hashes of the evaluation sets, and which records were sealed."""
 
 
-STAGES = (Quality, Licence, Instruction, Leakage, Filters)
+STAGES = (Quality, License, Instruction, Leakage, Filters)
 """In their order: what takes longest comes last."""
 
 
@@ -59,7 +59,7 @@ class Looker:
         leakage: list[RecordStage] = [Leakage(job.work / HASHES)] if rules.leakage.sets else []
         self._stages: tuple[RecordStage, ...] = (
             Quality(rules.picture),
-            Licence(rules.licence),
+            License(rules.license),
             Instruction(rules.instruction),
             *leakage,
             self.filters,
@@ -117,7 +117,7 @@ class Looker:
             after=after.sha256,
             before_pdq=before.comparable if before else None,
             after_pdq=after.comparable,
-            licence=_line(str(others.get(self._rules.licence.field) or ""))[:80],
+            license=_line(str(others.get(self._rules.license.field) or ""))[:80],
             group=_line(str(group)) if field else "",
             width=width,
             height=height,

@@ -34,7 +34,7 @@ class Row:
     before_pdq: bytes | None = None
     """Perceptual hash; None where it says nothing about the picture."""
     after_pdq: bytes | None = None
-    licence: str = ""
+    license: str = ""
     group: str = ""
     """What the balance counts it for."""
     width: int = 0

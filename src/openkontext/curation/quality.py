@@ -1,4 +1,4 @@
-"""How good a picture is: how sharp, how far from one colour, how much of it is missing."""
+"""How good a picture is: how sharp, how far from one color, how much of it is missing."""
 
 import numpy as np
 from PIL import Image
@@ -11,7 +11,7 @@ _LARGEST = 512
 _SHARPEST = 0.99
 """Quantile of edges that tells sharpness: a background may be out of focus on purpose."""
 _FILLS = ((128, 128, 128), (0, 0, 0), (0, 135, 0), (0, 77, 0))
-"""Colours in which decoders leave what is missing: JPEG's grey, black, and the greens of YUV zeros."""
+"""Colors in which decoders leave what is missing: JPEG's gray, black, and the greens of YUV zeros."""
 _NEAR_FILL = 2
 """Levels by which a pixel may differ from a fill, after recompression."""
 
@@ -32,7 +32,7 @@ def sharpness(pixels: Pixels) -> float:
 
 
 def contrast(pixels: Pixels) -> float:
-    """Standard deviation in levels, of the channel where it is largest; 0 for one flat colour.
+    """Standard deviation in levels, of the channel where it is largest; 0 for one flat color.
 
     Args:
         pixels: uint8 [H, W, 3].

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from openkontext.curation import quality, wording
-from openkontext.curation.curation_rules import InstructionRules, LicenceRules, PictureRules
+from openkontext.curation.curation_rules import InstructionRules, LicenseRules, PictureRules
 from openkontext.curation.opened import OpenPair, OpenPicture
 from openkontext.safety.known.index import HashIndex
 from openkontext.safety.known.lists import HashList
@@ -71,7 +71,7 @@ class Quality:
         if long > rules.max_aspect * short:
             return Drop(f"{role} is narrow", f"{width}x{height} pixels")
         if rules.min_contrast and (found := quality.contrast(pixels)) < rules.min_contrast:
-            return Drop(f"{role} is of one colour", f"contrast {found:.1f}")
+            return Drop(f"{role} is of one color", f"contrast {found:.1f}")
         if rules.max_blank < 1 and (found := quality.blank(pixels)) > rules.max_blank:
             return Drop(f"{role} is broken", f"{found:.0%} of its rows are blank")
         if rules.min_sharpness and (found := quality.sharpness(pixels)) < rules.min_sharpness:
@@ -85,12 +85,12 @@ class Quality:
         return Drop("nothing is changed", f"change {found:.2f}") if found < self._rules.min_change else None
 
 
-class Licence:
-    """What a record says of its licence."""
+class License:
+    """What a record says of its license."""
 
-    name, version = "licence", "1"
+    name, version = "license", "1"
 
-    def __init__(self, rules: LicenceRules) -> None:
+    def __init__(self, rules: LicenseRules) -> None:
         """Judge by these rules."""
         self._field = rules.field
         self._allowed = {_folded(each) for each in rules.allow}
@@ -101,15 +101,15 @@ class Licence:
             return None
         said = pair.record.others.get(self._field)
         if said is None or said == "":
-            return Drop("no licence")
+            return Drop("no license")
         if not isinstance(said, str):
-            return Drop("the licence is no text")
-        return None if _folded(said) in self._allowed else Drop("the licence is not allowed", said[:80])
+            return Drop("the license is no text")
+        return None if _folded(said) in self._allowed else Drop("the license is not allowed", said[:80])
 
 
-def _folded(licence: str) -> str:
+def _folded(license: str) -> str:
     """Of "CC BY 4.0" and "cc-by-4.0" the same."""
-    return "-".join(licence.casefold().replace("_", "-").replace("-", " ").split())
+    return "-".join(license.casefold().replace("_", "-").replace("-", " ").split())
 
 
 class Instruction:

@@ -13,7 +13,7 @@ KEPT = "kept"
 _MOST = 10
 """Rows of a table of the data card that are named; the others are counted together."""
 _MOST_COUNTED = 10_000
-"""Different licences, groups and sizes that are told apart; memory must not grow with the records."""
+"""Different licenses, groups and sizes that are told apart; memory must not grow with the records."""
 _SIDES = (64, 128, 256, 512, 1024, 2048, 4096)
 
 
@@ -64,7 +64,7 @@ class Tally:
     records: int = 0
     kept: int = 0
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
-    licences: Counter[str] = field(default_factory=Counter)
+    licenses: Counter[str] = field(default_factory=Counter)
     groups: Counter[str] = field(default_factory=Counter)
     sides: Counter[str] = field(default_factory=Counter)
     size: int = 0
@@ -86,7 +86,7 @@ class Tally:
             return
         self.kept += 1
         self.size += row.size
-        _count(self.licences, row.licence or "not said", "others")
+        _count(self.licenses, row.license or "not said", "others")
         if row.group:
             _count(self.groups, row.group, "others")
         self.sides[_bucket(min(row.width, row.height))] += 1
@@ -109,7 +109,7 @@ class Tally:
             "sealed": self.sealed,
             "bytes": self.size,
             "shorter_side": dict(sorted(self.sides.items(), key=lambda each: int(each[0].split()[-1]))),
-            "licences": _most(self.licences),
+            "licenses": _most(self.licenses),
             "groups": _most(self.groups),
             "duplicates": {name: _clusters(found) for name, found in self.clusters.items()},
         }
