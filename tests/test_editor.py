@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from copier import BRIGHTER, CONFIG
+from copier import CONFIG, STEP, blocks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -22,18 +22,10 @@ from openkontext.latents import pack
 from openkontext.repository import RepositoryConfig
 from openkontext.sampling import randn
 
-STEP = BRIGHTER * 127.5  # what one "brighter" adds to a byte
-
 
 @pytest.fixture(scope="module")
 def editor(copier: Path) -> openkontext.Editor:
     return openkontext.load(copier)
-
-
-def blocks(width: int = 128, height: int = 128, low: int = 0, high: int = 255) -> np.ndarray:
-    """A picture that the copier's autoencoder keeps: every 8x8 block of one color."""
-    colors = np.random.default_rng(5).integers(low, high, (height // 8, width // 8, 3), endpoint=True)
-    return np.kron(colors, np.ones((8, 8, 1))).astype(np.uint8)
 
 
 def difference(result: openkontext.EditResult, picture: np.ndarray) -> np.ndarray:
@@ -344,63 +336,6 @@ def test_metadata_goes_into_the_file_and_comes_back(editor: openkontext.Editor, 
     assert again.image == result.image
     result.save(tmp_path / "b.png", metadata=False)
     assert images.read_metadata(tmp_path / "b.png") == {}
-
-
-BAD: list[tuple[dict[str, Any], str]] = [
-    ({"prompt": ""}, "instruction is empty"),
-    ({"prompt": " \n\t"}, "instruction is empty"),
-    ({"prompt": "x" * 10_000}, "10000 characters; shorten it to 4000"),
-    ({"prompt": None}, "must be text, not NoneType"),
-    ({"prompt": "a\udcff"}, "no UTF-8 text at character 2"),
-    ({"negative_prompt": "x" * 10_000}, "negative prompt has 10000 characters"),
-    ({"num_inference_steps": 0}, "num_inference_steps is 0"),
-    ({"num_inference_steps": -3}, "num_inference_steps is -3"),
-    ({"num_inference_steps": 2.5}, "num_inference_steps is 2.5; it must be a whole number from 1 to 1000"),
-    ({"num_inference_steps": 10**6}, "num_inference_steps is 1000000"),
-    ({"num_inference_steps": True}, "num_inference_steps is True"),
-    ({"guidance_scale": -1}, "guidance_scale is -1"),
-    ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
-    ({"guidance_scale": "much"}, "guidance_scale is 'much'; it must be a number from 0 to 100"),
-    ({"true_cfg_scale": 0.5}, "true_cfg_scale is 0.5"),
-    ({"seed": -1}, "seed is -1"),
-    ({"seed": 2**64}, "seed is 18446744073709551616"),
-    ({"width": 64}, "both width and height"),
-    ({"width": 0, "height": 64}, "width is 0; it must be a whole number from 16 to 4096"),
-    ({"width": 64, "height": 10**9}, "height is 1000000000"),
-    ({"width": 1000, "height": 20}, "1000:20 is too narrow; at most 20:1"),
-    ({"width": 64, "height": 64, "aspect_ratio": (1, 1)}, "not both"),
-    ({"aspect_ratio": (0, 1)}, "a side of aspect_ratio is 0"),
-    ({"aspect_ratio": (1, 2, 3)}, "must be two numbers"),
-    ({"fit": "squash"}, "fit 'squash' is unknown; choose stretch, crop or pad"),
-    ({"image": None, "mask_image": blocks()}, "a mask needs a picture"),
-    ({"reference_images": "a.png"}, "must be a list"),
-]
-
-
-@pytest.mark.parametrize(("fields", "message"), BAD)
-def test_a_bad_request_says_why_in_one_line(fields: dict[str, Any], message: str) -> None:
-    good = {"prompt": "make it night", "image": blocks()}
-    EditRequest(**good)
-    with pytest.raises(InputError) as caught:
-        EditRequest(**(good | fields))
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@settings(max_examples=200)
-@given(
-    field=st.sampled_from(
-        ["num_inference_steps", "guidance_scale", "true_cfg_scale", "seed", "width", "height", "fit"]
-    ),
-    value=st.one_of(st.integers(), st.floats(), st.text(), st.booleans(), st.none(), st.lists(st.integers())),
-)
-def test_a_request_is_good_or_an_input_error(field: str, value: Any) -> None:
-    message = ""
-    try:
-        EditRequest(**({"prompt": "make it night"} | {field: value}))
-    except InputError as error:
-        message = str(error)
-    assert "\n" not in message
 
 
 def test_edit_without_a_picture_points_to_generate(editor: openkontext.Editor) -> None:

@@ -5,15 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from copier import BRIGHTER, CONFIG
+from copier import CONFIG, STEP
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import openkontext
 from openkontext import InputError
 from openkontext.regions import SIDES, Frame, around, extended
-
-STEP = BRIGHTER * 127.5
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,11 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hub import Hub, client_environment, fetch, start_fetch
+from hub import Hub, client_environment, fetch, serving, start_fetch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import TINY, write_graph, write_tiny_repository
@@ -251,21 +250,11 @@ def hub(tmp_path: Path) -> Iterator[tuple[str, type[Hub]]]:
         main.mkdir(exist_ok=True)
         (published / name).rename(main / name)
     (main / "model.safetensors").write_bytes(bytes(1000))
-    handler = type(
-        "ThisHub",
-        (Hub,),
-        {
-            "repositories": {"labs/Tiny-onnx": published, "labs/Tiny": main, "labs/secret": published},
-            "gated": frozenset({"labs/secret"}),
-            "stall": None,
-            "log": [],
-        },
-    )
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", handler
-    server.shutdown()
-    server.server_close()
+    with serving(
+        {"labs/Tiny-onnx": published, "labs/Tiny": main, "labs/secret": published},
+        gated=frozenset({"labs/secret"}),
+    ) as made:
+        yield made
 
 
 def test_pull_brings_one_precision_and_the_tokenizers(hub: tuple[str, type[Hub]], home: Path) -> None:

@@ -5,15 +5,13 @@ import os
 import stat
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from hub import Hub, client_environment
+from hub import Hub, client_environment, serving
 from tiny import TINY, write_tiny_repository
 
 from openkontext.cli import main
@@ -186,22 +184,12 @@ def hub(tmp_path: Path) -> Iterator[tuple[str, type[Hub]]]:
     main_repository = tmp_path / "hub" / "main"
     main_repository.mkdir()
     (main_repository / "POLICY.md").write_text(POLICY)
-    handler = type(
-        "ThisHub",
-        (Hub,),
-        {
-            "repositories": {"labs/Tiny-onnx": published, "labs/Tiny": main_repository},
-            "gated": frozenset({"labs/Tiny-onnx", "labs/Tiny"}),
-            "tokens": frozenset({"hf_member"}),
-            "stall": None,
-            "log": [],
-        },
-    )
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", handler
-    server.shutdown()
-    server.server_close()
+    with serving(
+        {"labs/Tiny-onnx": published, "labs/Tiny": main_repository},
+        gated=frozenset({"labs/Tiny-onnx", "labs/Tiny"}),
+        tokens=frozenset({"hf_member"}),
+    ) as made:
+        yield made
 
 
 COMMANDS = """

@@ -92,6 +92,17 @@ def deltas(tensors: dict[str, torch.Tensor], folder: Path) -> dict[str, np.ndarr
     }
 
 
+def products(converted: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """What the pairs of a file in diffusers' names add to each weight."""
+    return {
+        name.removeprefix("transformer.").replace(".lora_A", ""): (
+            converted[name.replace("lora_A", "lora_B")] @ down
+        ).numpy()
+        for name, down in converted.items()
+        if ".lora_A." in name
+    }
+
+
 def same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
     assert ours.keys() == theirs.keys()
     for name, delta in theirs.items():
@@ -122,14 +133,7 @@ def test_kohyas_files_as_diffusers_converts_them(tmp_path: Path) -> None:
             tensors[f"{flat}.alpha"] = torch.tensor(0.5 + index)
     ours = deltas(tensors, tmp_path)
     converted = _convert_kohya_flux_lora_to_diffusers(dict(tensors))
-    theirs = {
-        name.removeprefix("transformer.").replace(".lora_A", ""): (
-            converted[name.replace("lora_A", "lora_B")] @ down
-        ).numpy()
-        for name, down in converted.items()
-        if ".lora_A." in name
-    }
-    same(ours, theirs)
+    same(ours, products(converted))
 
 
 def test_xlabs_files_as_diffusers_converts_them(tmp_path: Path) -> None:
@@ -144,14 +148,7 @@ def test_xlabs_files_as_diffusers_converts_them(tmp_path: Path) -> None:
                     tensors[f"{name}.up.weight"] = torch.randn(out, 2 + block, generator=generator)
     ours = deltas(tensors, tmp_path)
     converted = _convert_xlabs_flux_lora_to_diffusers(dict(tensors))
-    theirs = {
-        name.removeprefix("transformer.").replace(".lora_A", ""): (
-            converted[name.replace("lora_A", "lora_B")] @ down
-        ).numpy()
-        for name, down in converted.items()
-        if ".lora_A." in name
-    }
-    same(ours, theirs)
+    same(ours, products(converted))
 
 
 def test_control_loras_as_diffusers_converts_them(tmp_path: Path) -> None:

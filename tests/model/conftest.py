@@ -7,7 +7,9 @@ import small_models
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 
+from openkontext.model.autoencoder import Autoencoder
 from openkontext.model.config import AutoencoderConfig, TransformerConfig
+from openkontext.model.transformer import FluxTransformer
 
 
 @pytest.fixture
@@ -91,3 +93,13 @@ def transformer_inputs():
 @pytest.fixture
 def relative_error():
     return small_models.relative_error
+
+
+@pytest.fixture
+def transformer(small_transformer, randomize):
+    return randomize(FluxTransformer(dataclasses.replace(small_transformer, theta=100)))
+
+
+@pytest.fixture
+def autoencoder(small_autoencoder, randomize):
+    return randomize(Autoencoder(small_autoencoder))

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from openkontext.repository import RepositoryConfig
 
 BRIGHTER = 0.1
+STEP = BRIGHTER * 127.5  # what one "brighter" adds to a byte
 """What one "brighter" adds to pixels in -1..1 at guidance 1."""
 WORDS = ("make", "it", "brighter", "the", "picture")
 CONFIG = RepositoryConfig(
@@ -164,3 +165,9 @@ def _save(folder: Path, nodes: list, inputs: list, outputs: list, weights: dict)
     onnx.checker.check_model(model, full_check=True)
     folder.mkdir(parents=True)
     onnx.save(model, folder / "model.onnx")
+
+
+def blocks(width: int = 128, height: int = 128, low: int = 0, high: int = 255) -> np.ndarray:
+    """A picture that the copier's autoencoder keeps: every 8x8 block of one color."""
+    colors = np.random.default_rng(5).integers(low, high, (height // 8, width // 8, 3), endpoint=True)
+    return np.kron(colors, np.ones((8, 8, 1))).astype(np.uint8)

@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -105,6 +107,17 @@ def _commit(folder: Path) -> str:
     """A change of any file is another commit."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     return hashlib.sha1("".join(f"{file} {_etag(file)}" for file in files).encode()).hexdigest()
+
+
+@contextmanager
+def serving(repositories: dict[str, Path], **about: Any) -> Iterator[tuple[str, type[Hub]]]:
+    """A hub in a thread of this process: its address, and the class that answers."""
+    handler = type("ThisHub", (Hub,), {"repositories": repositories, "stall": None, "log": [], **about})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", handler
+    server.shutdown()
+    server.server_close()
 
 
 def fetch(endpoint: str, home: Path, *requests: str, token: str = "") -> list[str]:

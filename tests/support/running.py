@@ -86,6 +86,15 @@ class Service:
         self.url = line.split()[3]
         return self
 
+    def start_for(self, account: str) -> Self:
+        """Start with an account that has credit and a key, and accepted the terms."""
+        self.run("accounts", "add", account, "--credit", "1000")
+        self.key = self.run("keys", "create", account)["key"]
+        self.start()
+        with self.client(self.key) as client:
+            assert client.post("/v1/consent", json={"version": "1"}).status_code == 200
+        return self
+
     def stop(self) -> None:
         self.process.terminate()
         assert self.process.wait(DEAD) == 0

@@ -213,3 +213,22 @@ def _words(special: list[str], unknown: str) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.add_special_tokens(special)
     return tokenizer
+
+
+def linear(precision: str = "bf16", width: int = 16) -> onnx.ModelProto:
+    """y = x @ w + b."""
+    rng = np.random.default_rng(1)
+    dtype = ONNX_TYPES[precision]
+    weights = {
+        "w": rng.standard_normal((8, width)).astype(NUMPY_TYPES[precision]),
+        "b": rng.standard_normal(width).astype(NUMPY_TYPES[precision]),
+    }
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["xw"], name="mm"),
+        helper.make_node("Add", ["xw", "b"], ["y"]),
+    ]
+    return make_model(nodes, {"x": (dtype, ["B", 8])}, {"y": (dtype, ["B", width])}, weights)
+
+
+def weights_of(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
+    return {t.name: numpy_helper.to_array(t).astype(np.float32) for t in model.graph.initializer}

@@ -16,14 +16,11 @@ from pathlib import Path
 import httpx2
 import numpy as np
 import pytest
-from copier import CONFIG
+from copier import CONFIG, STEP
 from PIL import Image
 from running import Receiver, Service, b64, brightness, png, poll
 
 from openkontext import provenance
-
-BRIGHTER = 12.75
-"""What "brighter" adds to a byte in the copier (tests/support/copier.py)."""
 
 
 @pytest.fixture(scope="module")
@@ -31,20 +28,9 @@ def service(tmp_path_factory: pytest.TempPathFactory, slow_copier: Path) -> Iter
     # What differs by less than a fifth of a "brighter" keeps the input's pixels.
     model = shutil.copytree(slow_copier, tmp_path_factory.mktemp("models") / "slow-keeper")
     dataclasses.replace(CONFIG, keep_below=0.002).save(model)
-    made = Service(tmp_path_factory.mktemp("service"), model, price=1, encrypt=True)
-    made.run("accounts", "add", "ann", "--credit", "1000")
-    made.key = made.run("keys", "create", "ann")["key"]
-    made.start()
-    with made.client(made.key) as client:
-        assert client.post("/v1/consent", json={"version": "1"}).status_code == 200
+    made = Service(tmp_path_factory.mktemp("service"), model, price=1, encrypt=True).start_for("ann")
     yield made
     made.stop()
-
-
-@pytest.fixture
-def client(service: Service) -> Iterator[httpx2.Client]:
-    with service.client(service.key) as made:
-        yield made
 
 
 @pytest.fixture
@@ -64,7 +50,7 @@ def test_the_official_client_works_with_its_address_changed(service: Service, tm
     done = official.generate("flux-kontext-pro", inputs, ClientConfig(sync=True, polling_interval=0.1))
     picture = httpx2.get(done.result["sample"])  # signed: no key is sent
     assert picture.headers["content-type"] == "image/png"
-    assert abs(brightness(picture.content) - 100 - BRIGHTER) < 1.5
+    assert abs(brightness(picture.content) - 100 - STEP) < 1.5
     assert done.result["seed"] == 42
     task = official.generate("flux-kontext-pro", {"prompt": "make it", "aspect_ratio": "16:9"})
     assert task.polling_url.startswith(service.url)
@@ -102,7 +88,7 @@ def test_openais_client_works_with_its_address_changed(service: Service) -> None
 
     pictures = [base64.b64decode(item.b64_json) for item in answer.data]
     assert [Image.open(io.BytesIO(picture)).size for picture in pictures] == [(64, 64)] * 2
-    assert abs(brightness(pictures[0]) - 100 - BRIGHTER) < 1.5
+    assert abs(brightness(pictures[0]) - 100 - STEP) < 1.5
 
     hole = Image.new("RGBA", (128, 96), (0, 0, 0, 255))
     hole.paste((0, 0, 0, 0), (0, 0, 64, 96))  # transparent where it may change
@@ -116,14 +102,14 @@ def test_openais_client_works_with_its_address_changed(service: Service) -> None
     )
     picture = Image.open(io.BytesIO(httpx2.get(answer.data[0].url).content))
     assert picture.getpixel((100, 50)) == (100, 100, 100)
-    assert abs(picture.getpixel((10, 50))[0] - 100 - BRIGHTER) < 1.5
+    assert abs(picture.getpixel((10, 50))[0] - 100 - STEP) < 1.5
     # The same mask in the other form is read the same way here as everywhere.
     white = io.BytesIO()
     hole.getchannel("A").point(lambda alpha: 255 - alpha).save(white, "PNG")
     answer = ours.images.edit(image=png(), mask=("mask.png", white.getvalue()), prompt="brighter")
     picture = Image.open(io.BytesIO(base64.b64decode(answer.data[0].b64_json)))
     assert picture.getpixel((100, 50)) == (100, 100, 100)
-    assert abs(picture.getpixel((10, 50))[0] - 100 - BRIGHTER) < 1.5
+    assert abs(picture.getpixel((10, 50))[0] - 100 - STEP) < 1.5
     nothing = io.BytesIO()
     Image.new("RGBA", (128, 96)).save(nothing, "PNG")
     with pytest.raises(openai.UnprocessableEntityError, match="transparent everywhere"):

@@ -1,6 +1,5 @@
 """What clients ask for: every field is honored, refused by its own name, or answered with a warning."""
 
-import base64
 import dataclasses
 import io
 import time
@@ -12,15 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from hypothesis import given
-from hypothesis import strategies as st
+from pictures import encoded
 from PIL import Image
 from running import b64, half_mask, hole, png
 from sqlalchemy import select, update
 
-from openkontext import EditRequest, InputError
+from openkontext import EditRequest
 from openkontext.service.http.app import create_app
-from openkontext.service.http.pictures import decode_text
 from openkontext.service.http.routes.flux_inputs import KontextInputs
 from openkontext.service.queue.job_options import BY_SERVICE, NOT_OVER_HTTP, edit_request
 from openkontext.service.settings import Settings
@@ -391,33 +388,3 @@ def test_a_model_that_is_not_here_is_answered_with_those_that_are(strict: TestCl
 def test_credits_are_a_number(client: TestClient) -> None:
     assert client.get("/v1/credits").json() == {"credits": 2**53 - 1}  # the local account has no limit
     assert client.post(KONTEXT, json={"prompt": "x"}).json()["credits"] == 2**53 - 1
-
-
-@given(content=st.binary(min_size=1, max_size=60), width=st.integers(1, 80), data=st.data())
-def test_base64_is_read_in_all_its_forms(content: bytes, width: int, data: st.DataObject) -> None:
-    plain, urlsafe = base64.b64encode(content).decode(), base64.urlsafe_b64encode(content).decode()
-    lines = "\r\n".join(plain[at : at + width] for at in range(0, len(plain), width))
-    mime = base64.encodebytes(content).decode()
-    for text in (plain, urlsafe, lines, mime, plain.rstrip("="), urlsafe.rstrip("="), f"  {plain}\n"):
-        assert decode_text(text) == content
-        kind = data.draw(st.sampled_from(
-            ["image/png", "image/svg+xml", "application/octet-stream", "", "image/png;charset=utf-8",
-             ";charset=us-ascii", "image/jpeg;name=a.jpg;q=1", "IMAGE/PNG"]
-        ))  # fmt: skip
-        assert decode_text(f"data:{kind};base64,{text}") == content
-        assert decode_text(f"Data:{kind}; BASE64,{text.replace('+', '%2B')}") == content
-    assert decode_text("data:image/png," + "".join(f"%{byte:02x}" for byte in content)) == content
-
-
-@pytest.mark.parametrize(
-    "text", ["a", "abcde", "no base64!", "é", "data:image/png;base64,a", "ab=c", "a-b+!"]
-)
-def test_what_is_no_base64_is_said(text: str) -> None:
-    with pytest.raises(InputError, match="neither base64 nor an address"):
-        decode_text(text)
-
-
-def encoded(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()

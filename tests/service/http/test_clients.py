@@ -11,11 +11,10 @@ import httpx2
 import numpy as np
 import openai
 import pytest
+from copier import STEP
 from PIL import Image
 from running import Service, b64, brightness, half_mask, hole, png, poll
 
-BRIGHTER = 12.75
-"""What "brighter" adds to a byte in the copier (tests/support/copier.py)."""
 STEPS = 3
 """The copier's own number of steps."""
 REFUSED = "add the coca cola logo"
@@ -23,20 +22,9 @@ REFUSED = "add the coca cola logo"
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, slow_copier: Path) -> Iterator[Service]:
-    made = Service(tmp_path_factory.mktemp("service"), slow_copier, price=1, concurrency=4)
-    made.run("accounts", "add", "ann", "--credit", "1000")
-    made.key = made.run("keys", "create", "ann")["key"]
-    made.start()
-    with made.client(made.key) as client:
-        assert client.post("/v1/consent", json={"version": "1"}).status_code == 200
+    made = Service(tmp_path_factory.mktemp("service"), slow_copier, price=1, concurrency=4).start_for("ann")
     yield made
     made.stop()
-
-
-@pytest.fixture
-def client(service: Service) -> Iterator[httpx2.Client]:
-    with service.client(service.key) as made:
-        yield made
 
 
 @pytest.fixture
@@ -108,7 +96,7 @@ def test_openai_streams_results(ours: openai.OpenAI) -> None:
     )
     assert (last.type, last.size, last.output_format) == ("image_edit.completed", "128x96", "webp")
     assert last.usage.total_tokens == 0
-    assert abs(np.asarray(opened(last.b64_json)).mean() - 100 - BRIGHTER) < 1.5
+    assert abs(np.asarray(opened(last.b64_json)).mean() - 100 - STEP) < 1.5
     events = list(ours.images.generate(prompt="make the picture", stream=True, n=2))
     assert [event.type for event in events] == ["image_generation.completed"] * 2
     with pytest.raises(openai.APIError, match="logo") as refused:
@@ -187,7 +175,7 @@ def test_edits_in_json(client: httpx2.Client) -> None:
         assert answer.status_code == 200, answer.text
         picture = opened(answer.json()["data"][0]["b64_json"])
         assert picture.getpixel((100, 50)) == (100, 100, 100)
-        assert abs(picture.getpixel((10, 50))[0] - 100 - BRIGHTER) < 1.5
+        assert abs(picture.getpixel((10, 50))[0] - 100 - STEP) < 1.5
 
 
 def test_the_form_of_open_webui(service: Service) -> None:
@@ -225,7 +213,7 @@ def test_blackforest_fills_and_creates(service: Service) -> None:
     done = official.generate("flux-pro-1.0-fill", inputs, config)
     picture = Image.open(io.BytesIO(httpx2.get(done.result["sample"]).content))
     assert picture.getpixel((100, 50)) == (100, 100, 100)
-    assert abs(picture.getpixel((10, 50))[0] - 100 - BRIGHTER) < 1.5
+    assert abs(picture.getpixel((10, 50))[0] - 100 - STEP) < 1.5
     inputs = {"prompt": "make the picture", "width": 256, "height": 288, "steps": 2}
     done = official.generate("flux-dev", inputs, config)
     picture = Image.open(io.BytesIO(httpx2.get(done.result["sample"]).content))
@@ -246,7 +234,7 @@ def test_the_requests_of_the_ai_sdk(client: httpx2.Client, service: Service) -> 
     assert {type(told["result"][name]) for name in ("start_time", "end_time", "duration")} == {float}
     assert told["result"]["seed"] == 3
     picture = client.get(told["result"]["sample"])  # it sends its key along
-    assert abs(brightness(picture.content) - 100 - BRIGHTER) < 1.5
+    assert abs(brightness(picture.content) - 100 - STEP) < 1.5
     mask = {"input_image": b64(png()), "mask": b64(half_mask()), "prompt": "make it brighter"}
     assert client.post("/v1/flux-pro-1.0-fill", json=mask).status_code == 200
 
@@ -285,4 +273,4 @@ def test_the_requests_of_litellm(client: httpx2.Client) -> None:
         body = {"prompt": "make it brighter", "input_image": b64(png()), "output_format": "png", **more}
         done = poll(client, client.post(path, json=body).json()["id"])
         sample = Image.open(io.BytesIO(httpx2.get(done["result"]["sample"]).content))
-        assert abs(sample.getpixel((10, 50))[0] - 100 - BRIGHTER) < 1.5
+        assert abs(sample.getpixel((10, 50))[0] - 100 - STEP) < 1.5

@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from openkontext.runtime.passes.nodes import Builder, int64s, not_understood, retyped
+from openkontext.runtime.passes.nodes import Builder, int64s, is_plain_gemm, not_understood, retyped
 
 _FLOAT = ir.DataType.FLOAT
 _FP4 = ir.DataType.FLOAT4E2M1
@@ -188,14 +188,7 @@ def _layers(value: ir.Value, *, transposed: bool) -> Iterator[_Layer | None]:
             yield from _layers(node.outputs[0], transposed=not transposed)
         elif operator == "MatMul" and use.idx == 1:
             yield _Layer(node, transposed)
-        elif operator == "Gemm" and use.idx == 1 and _is_plain(node):
+        elif operator == "Gemm" and use.idx == 1 and is_plain_gemm(node):
             yield _Layer(node, transposed != bool(node.attributes.get_int("transB", 0)))
         else:
             yield None
-
-
-def _is_plain(gemm: ir.Node) -> bool:
-    """Whether a Gemm is a product, and perhaps a sum, of its inputs as they are."""
-    return not gemm.attributes.get_int("transA", 0) and all(
-        gemm.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta")
-    )

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from openkontext.runtime.passes.nodes import is_plain_gemm
+
 _QUANTIZERS = frozenset(
     {
         "QuantizeLinear",
@@ -158,7 +160,7 @@ def _layer(
     assert x is not None
     assert weight is not None
     stored = stored_shape(weight)
-    plain = node.op_type == "MatMul" or _is_plain(node)
+    plain = node.op_type == "MatMul" or is_plain_gemm(node)
     if stored is None or len(stored) != 2 or not plain:
         return None
     by_row = bool(node.attributes.get_int("transB", 0))
@@ -191,12 +193,6 @@ def stored_shape(value: ir.Value) -> tuple[int, ...] | None:
     if value.shape is not None and value.shape.is_static():
         return tuple(int(size) for size in value.shape.numpy())
     return None
-
-
-def _is_plain(gemm: ir.Node) -> bool:
-    return not gemm.attributes.get_int("transA", 0) and all(
-        gemm.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta")
-    )
 
 
 def _before_quantizers(x: ir.Value) -> ir.Value:

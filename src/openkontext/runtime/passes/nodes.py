@@ -104,6 +104,13 @@ def is_fp8_dequantizer(node: ir.Node) -> bool:
     return (node.domain, node.op_type) in (("trt", "TRT_FP8DequantizeLinear"), ("", "DequantizeLinear"))
 
 
+def is_plain_gemm(node: ir.Node) -> bool:
+    """Whether a Gemm is a product, and perhaps a sum, of its inputs as they are."""
+    return not node.attributes.get_int("transA", 0) and all(
+        node.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta")
+    )
+
+
 def retyped(value: ir.Value, dtype: ir.DataType, shape: Sequence[int] | None = None) -> ir.Value:
     """An initializer of the same bytes, read as another type; in a data file it stays there.
 
