@@ -32,7 +32,7 @@ def requests(count: int, steps: int | None) -> list[EditRequest]:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--edits", type=int, default=8)
     parser.add_argument("--batch", default="2,4")

@@ -78,7 +78,7 @@ def measure(command: list[str]) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     match sys.argv[1:]:
         case ["--part", "prepare", folder]:
             prepare(folder)

@@ -32,7 +32,7 @@ Hits = dict[str, dict[str, list[bool]]]
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--suite", choices=(*SUITES, UNSEEN, NEAR_EDGE), default="held-out")
     parser.add_argument("--disguises", type=int, default=4, help="obfuscations of each violating prompt")

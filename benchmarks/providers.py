@@ -46,7 +46,7 @@ def alone(*arguments: Any, **named: Any) -> tuple[np.ndarray, float, float]:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("provider")
     parser.add_argument("--precisions")

@@ -152,7 +152,7 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, float | str]]:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--blocks", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=1024)

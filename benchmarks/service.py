@@ -241,7 +241,7 @@ def _quantile(times: list[tuple[float, int]], share: float) -> float:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("overhead", "load"))
     parser.add_argument("--model", default="nano")

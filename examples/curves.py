@@ -1,4 +1,4 @@
-"""Plots the metrics of training runs: a row of panels for every run.
+"""Plot the metrics of training runs: a row of panels for every run.
 
 python examples/curves.py CURVES.png NAME=WORK/flow/run/metrics.csv ...
 """

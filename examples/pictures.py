@@ -1,4 +1,4 @@
-"""Draws the example picture, those of the page, and the README's picture with the shipped model.
+"""Draw the example picture, those of the page, and the README's picture with the shipped model.
 
 python examples/pictures.py
 """

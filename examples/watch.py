@@ -1,4 +1,4 @@
-"""Edits a picture and saves what the model foresees after each step.
+"""Edit a picture and save what the model foresees after each step.
 
 python examples/watch.py examples/scene.png "make it night" out/steps
 """

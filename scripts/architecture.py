@@ -1,4 +1,4 @@
-"""Draws the house as it stands: rooms on their floors, and which room imports which.
+"""Draw the house as it stands: rooms on their floors, and which room imports which.
 
     python scripts/architecture.py [docs/images/architecture.svg]
 

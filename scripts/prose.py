@@ -1,4 +1,4 @@
-"""Counts the words of each sentence of the pages: the bounds that CONTRIBUTING.md names.
+"""Count the words of each sentence of the pages: the bounds that CONTRIBUTING.md names.
 
     python scripts/prose.py [PAGE ...]
 

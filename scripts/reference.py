@@ -1,4 +1,4 @@
-"""Writes the reference pages from what the program itself says, so that they cannot be stale.
+"""Write the reference pages from what the program itself says, so that they cannot be stale.
 
     python scripts/reference.py [docs]
 

@@ -37,9 +37,9 @@ def random_edit(rng: np.random.Generator, kind: str, *, unseen: bool) -> Edit:
     """An edit of a kind on a scene of its own.
 
     Args:
-        rng: Source of chance.
-        kind: One of KINDS, or IMPOSSIBLE.
-        unseen: Whether it asks for a combination held out of training, or for none that is.
+        rng: source of chance.
+        kind: one of KINDS, or IMPOSSIBLE.
+        unseen: whether it asks for a combination held out of training, or for none that is.
     """
     while True:
         edit = _candidate(rng, kind)
@@ -217,9 +217,9 @@ def next_edit(rng: np.random.Generator, scene: Scene, kinds: Collection[str]) ->
     """An edit of one thing of a given scene, none that is held out; characters and signs are left alone.
 
     Args:
-        rng: Source of chance.
-        scene: What is to be edited.
-        kinds: Kinds of edit to choose among, of those that change one thing.
+        rng: source of chance.
+        scene: what is to be edited.
+        kinds: kinds of edit to choose among, of those that change one thing.
     """
     plain = tuple(thing for thing in scene.things if thing.shape in SHAPES)
     able = [kind for kind in kinds if (free_places(scene, tuple(PLACES)) if kind == "add" else plain)]

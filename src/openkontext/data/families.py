@@ -52,8 +52,8 @@ def family(rng: np.random.Generator, kinds: Collection[str] = (*KINDS, IMPOSSIBL
     """Many edits on one scene and between its variants, none of them held out.
 
     Args:
-        rng: Source of chance.
-        kinds: The kinds that are wanted. Text alone gives more of it than text among others, and letters
+        rng: source of chance.
+        kinds: the kinds that are wanted. Text alone gives more of it than text among others, and letters
             in any order: words come back so often that a model knows them whole, and never spells.
     """
     base = random_scene(rng)

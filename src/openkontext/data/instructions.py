@@ -57,9 +57,9 @@ def phrase(edit: Edit, rng: np.random.Generator, *, held_out: bool = False) -> s
     """An instruction for an edit.
 
     Args:
-        edit: The edit to ask for.
-        rng: Chooses among the phrasings.
-        held_out: Whether to take a phrasing that training never uses.
+        edit: the edit to ask for.
+        rng: chooses among the phrasings.
+        held_out: whether to take a phrasing that training never uses.
     """
     if len(edit.parts) == 2:
         first, second = (_words(part, rng, held_out) for part in edit.parts)
@@ -133,9 +133,9 @@ def describe(scene: Scene, rng: np.random.Generator, most: int = 3) -> str:
     """What a picture shows, in words: the prompt that would make it from nothing.
 
     Args:
-        scene: The scene, in color.
-        rng: Chooses among the phrasings, and what to leave unsaid.
-        most: Things named at most, as many as the text encoders have room for.
+        scene: the scene, in color.
+        rng: chooses among the phrasings, and what to leave unsaid.
+        most: things named at most, as many as the text encoders have room for.
     """
     words = [str(choose(rng, VALUES[scene.landscape]))]
     words += (

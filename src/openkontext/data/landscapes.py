@@ -219,12 +219,12 @@ def draw_landscape(
     """Draw a landscape without things.
 
     Args:
-        landscape: One of LANDSCAPES.
-        season: One of SEASONS.
-        time: One of TIMES.
-        width: Picture width in pixels.
-        height: Picture height in pixels.
-        detail: Seed of the incidental detail; the same in every season and at every time.
+        landscape: one of LANDSCAPES.
+        season: one of SEASONS.
+        time: one of TIMES.
+        width: picture width in pixels.
+        height: picture height in pixels.
+        detail: seed of the incidental detail; the same in every season and at every time.
 
     Returns:
         float32 [height, width, 3] in 0..255, shared between calls: copy before writing.

@@ -32,9 +32,9 @@ def random_thing(rng: np.random.Generator, place: str, *, canonical: bool = Fals
     """A thing that is not held out, near a place.
 
     Args:
-        rng: Source of chance.
-        place: One of the scene's places.
-        canonical: Whether it has the size and spot of a thing that an instruction adds.
+        rng: source of chance.
+        place: one of the scene's places.
+        canonical: whether it has the size and spot of a thing that an instruction adds.
     """
     in_sky = place in SKY_PLACES
     shapes = list(SKY_THINGS if in_sky else GROUND_THINGS)

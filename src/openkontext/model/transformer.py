@@ -344,7 +344,7 @@ class FluxTransformer(nn.Module):
         return self.proj_out(modulated_norm(tokens[:, text.shape[1] :], shift, scale))
 
     def compile_blocks(self) -> None:
-        """Lets torch compile what each block computes; hooks on blocks stay outside."""
+        """Let torch compile what each block computes; hooks on blocks stay outside."""
         for block in (*self.transformer_blocks, *self.single_transformer_blocks):
             block.forward = torch.compile(block.forward)
 

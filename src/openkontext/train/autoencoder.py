@@ -124,12 +124,12 @@ def train_autoencoder(
     """Train or go on training; resume from `folder` to the step.
 
     Args:
-        recipe: How long and how hard.
-        config: Shape of the network.
-        kinds: Kinds of edit whose pictures it is to learn.
-        folder: Where the run keeps its state.
-        run_recipe: How often to log and save; how a step is computed.
-        begin: Has the weights to begin with; None begins with random ones.
+        recipe: how long and how hard.
+        config: shape of the network.
+        kinds: kinds of edit whose pictures it is to learn.
+        folder: where the run keeps its state.
+        run_recipe: how often to log and save; how a step is computed.
+        begin: has the weights to begin with; None begins with random ones.
 
     Returns:
         The averaged weights, with the scale and shift that take its latents to mean 0 and deviation 1.

@@ -32,12 +32,12 @@ def train_guidance(
     """Distil guidance, or go on with it; resume from `folder` to the step.
 
     Args:
-        recipe: How long and how hard.
-        base: The teacher, and what the student begins as; it stays as it is.
-        examples: The pairs.
-        folder: Where the run keeps its state.
-        run_recipe: How to run.
-        stop: Step to pause at before the recipe's end, as a kill would.
+        recipe: how long and how hard.
+        base: the teacher, and what the student begins as; it stays as it is.
+        examples: the pairs.
+        folder: where the run keeps its state.
+        run_recipe: how to run.
+        stop: step to pause at before the recipe's end, as a kill would.
 
     Returns:
         The student with averaged weights, its adapter in place where it has one.

@@ -180,14 +180,14 @@ def train_flow(
     """Train or go on training transformer and text encoders; resume from `folder` to the step.
 
     Args:
-        recipe: How long and how hard.
-        config: Shapes of the networks.
-        text: The text encoders to begin with.
-        cache: The pairs.
-        folder: Where the run keeps its state.
-        stop: Step to pause at before the recipe's end, as a kill would.
-        begin: Gives the new transformer the weights to begin with; None leaves them random.
-        run_recipe: How often to log and save; how a step is computed.
+        recipe: how long and how hard.
+        config: shapes of the networks.
+        text: the text encoders to begin with.
+        cache: the pairs.
+        folder: where the run keeps its state.
+        stop: step to pause at before the recipe's end, as a kill would.
+        begin: gives the new transformer the weights to begin with; None leaves them random.
+        run_recipe: how often to log and save; how a step is computed.
 
     Returns:
         The present weights; the averaged ones are in the run's state.

@@ -70,12 +70,12 @@ class Run:
     written after it are taken back.
 
     Args:
-        folder: Where the stage keeps its files; made if missing.
-        parts: What has a `state_dict` and `load_state_dict`: model, optimizer, average.
-        rng: The stage's source of chance, saved and restored with the parts.
-        steps: Steps of the whole stage.
-        recipe: How often to log and to save.
-        samples: Examples in a step of all processes, for the rate that is shown.
+        folder: where the stage keeps its files; made if missing.
+        parts: what has a `state_dict` and `load_state_dict`: model, optimizer, average.
+        rng: the stage's source of chance, saved and restored with the parts.
+        steps: steps of the whole stage.
+        recipe: how often to log and to save.
+        samples: examples in a step of all processes, for the rate that is shown.
     """
 
     def __init__(

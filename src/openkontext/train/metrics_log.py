@@ -15,8 +15,8 @@ class Metrics:
     """What a stage has shown so far.
 
     Args:
-        folder: Of the stage. Rows and sheets from after `step` are dropped: the stage goes on from there.
-        step: At which the stage stands.
+        folder: of the stage. Rows and sheets from after `step` are dropped: the stage goes on from there.
+        step: at which the stage stands.
     """
 
     def __init__(self, folder: Path, step: int) -> None:

@@ -19,11 +19,11 @@ class MuonAdamW:
     keeps their momentum, and hands the new values to the others.
 
     Args:
-        model: What to train. The weights of its convolutions must be in channels_last.
-        by_muon: Says by name and parameter which ones Muon takes; they have two dimensions or four.
+        model: what to train. The weights of its convolutions must be in channels_last.
+        by_muon: says by name and parameter which ones Muon takes; they have two dimensions or four.
         muon_rate: Muon's learning rate.
         adam_rate: AdamW's learning rate.
-        weight_decay: Of both.
+        weight_decay: of both.
     """
 
     def __init__(

@@ -22,9 +22,9 @@ def launch(function: Callable[..., Any], processes: int, *args: Any) -> None:
     """Call a function in so many processes at once, which can then average gradients; return when all have.
 
     Args:
-        function: What each process calls; it must be importable by name.
-        processes: How many; 1 calls it here.
-        *args: Its arguments, which travel to the processes.
+        function: what each process calls; it must be importable by name.
+        processes: how many; 1 calls it here.
+        *args: its arguments, which travel to the processes.
     """
     if processes == 1:
         function(*args)

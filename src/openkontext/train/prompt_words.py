@@ -55,7 +55,7 @@ _PLAIN_SENTENCE = ["the", "picture", "shows"]
 
 
 def main() -> None:
-    """Writes the file."""
+    """Write the file."""
     folder = resources.files("openkontext.safety.prompt")
     vocabulary = (folder / "vocabulary.txt").read_text(encoding="utf-8").split()
     rules()  # they teach the lexicon the words that they name

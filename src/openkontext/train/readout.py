@@ -92,8 +92,8 @@ class Readout(nn.Module):
     """The heads, and the hook that hands the first one the tokens of one block.
 
     Args:
-        transformer: Whose tokens to read.
-        block: Which single-stream block's.
+        transformer: whose tokens to read.
+        block: which single-stream block's.
     """
 
     def __init__(self, transformer: FluxTransformer, block: int) -> None:
@@ -112,9 +112,9 @@ class Readout(nn.Module):
         """Cross entropy of what the last forward pass's image tokens tell, by group of questions.
 
         Args:
-            scenes: For every example, the scenes of the target and of each context image, in their order.
-            changed: Which of the target's tokens the edit changes: bool [B, target].
-            weight: Of the target's tokens [B, target]; the context's weigh 1.
+            scenes: for every example, the scenes of the target and of each context image, in their order.
+            changed: which of the target's tokens the edit changes: bool [B, target].
+            weight: of the target's tokens [B, target]; the context's weigh 1.
 
         Returns:
             Of each group, and of "changed", the mean over its questions of the mean over the tokens where

@@ -91,8 +91,8 @@ def read_recipe(path: str | Path, command: str | None = None) -> Recipe:
     """Read a recipe. Paths in it are relative to its folder.
 
     Args:
-        path: The file.
-        command: Of openkontext, that is to run it; None for any.
+        path: the file.
+        command: of openkontext, that is to run it; None for any.
 
     Raises:
         InputError: the file is missing or no TOML, a name or value in it is not known, or its stage is

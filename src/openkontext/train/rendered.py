@@ -15,9 +15,9 @@ class RenderedExamples:
     """Pairs of the stage `latents`, their words by a model's own text encoders.
 
     Args:
-        cache: The pairs.
-        base: Whose text encoders.
-        kinds: Share of each kind of edit; None for those of the stage `flow`.
+        cache: the pairs.
+        base: whose text encoders.
+        kinds: share of each kind of edit; None for those of the stage `flow`.
 
     Raises:
         InputError: the cache is empty.

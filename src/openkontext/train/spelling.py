@@ -29,7 +29,7 @@ class Spelling(nn.Linear):
     """A head that tells of every text token in which field of a sign its first letter stands.
 
     Args:
-        width: Of the text tokens.
+        width: of the text tokens.
     """
 
     def __init__(self, width: int) -> None:
@@ -39,10 +39,10 @@ class Spelling(nn.Linear):
         """Cross entropy, letters and all else with equal weight.
 
         Args:
-            text: Tokens [B, tokens, width].
-            instructions: What was tokenized.
-            signs: What a sign is to say, or "" where no instruction is of one.
-            tokenizer: Which made the tokens.
+            text: tokens [B, tokens, width].
+            instructions: what was tokenized.
+            signs: what a sign is to say, or "" where no instruction is of one.
+            tokenizer: which made the tokens.
 
         Returns:
             The loss, of float32; 0 where no sign is spoken of.
@@ -65,9 +65,9 @@ def spelled(instruction: str, sign: str, offsets: Sequence[tuple[int, int]]) -> 
     """Where on a sign the letters stand that each text token spells.
 
     Args:
-        instruction: As it is given to the tokenizer.
-        sign: What the sign is to say; "" for none.
-        offsets: Of every token, its first character in the instruction and the one after its last; equal for
+        instruction: as it is given to the tokenizer.
+        sign: what the sign is to say; "" for none.
+        offsets: of every token, its first character in the instruction and the one after its last; equal for
             marks and padding.
 
     Returns:

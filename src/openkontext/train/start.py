@@ -38,9 +38,9 @@ def start_from(path: str | Path, work: Path, config: ModelConfig) -> None:
     run before `latents`. Otherwise the stage `text` comes first.
 
     Args:
-        path: The repository.
-        work: An empty folder, or none.
-        config: The model to be trained.
+        path: the repository.
+        work: an empty folder, or none.
+        config: the model to be trained.
 
     Raises:
         InputError: the repository cannot be read back, the work folder holds something already, or the model

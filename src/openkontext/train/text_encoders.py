@@ -70,8 +70,8 @@ class TextEncoders(nn.Module):
     """Both encoders with their tokenizers: instructions in, what the transformer takes out.
 
     Args:
-        config: Shapes of the encoders.
-        folder: Holds `tokenizer/tokenizer.json` and `tokenizer_2/tokenizer.json`; None for no tokenizers.
+        config: shapes of the encoders.
+        folder: holds `tokenizer/tokenizer.json` and `tokenizer_2/tokenizer.json`; None for no tokenizers.
     """
 
     def __init__(self, config: ModelConfig, folder: Path | None = None) -> None:
@@ -188,10 +188,10 @@ class _Learning:
     """The encoders with the heads that read them, and what their features shall stay near to.
 
     Args:
-        encoders: That learn.
-        reader: Answers the questions.
-        before: The encoders as they began, frozen; None where they know nothing yet.
-        known: Numbers of the kinds of edit that `before` knows.
+        encoders: that learn.
+        reader: answers the questions.
+        before: the encoders as they began, frozen; None where they know nothing yet.
+        known: numbers of the kinds of edit that `before` knows.
     """
 
     def __init__(
@@ -248,13 +248,13 @@ def train_text(
     """Train or go on training both encoders; resume from `folder` to the step.
 
     Args:
-        recipe: How long and how hard.
-        config: Shapes of the encoders.
-        tokenizers: Folder of both tokenizers.
-        folder: Where the run keeps its state.
-        run_recipe: How often to log and save; how a step is computed.
-        begin: Gives new encoders the weights to begin with; None leaves them random.
-        known: Kinds of edit whose instructions the encoders then know, and go on to read as they do.
+        recipe: how long and how hard.
+        config: shapes of the encoders.
+        tokenizers: folder of both tokenizers.
+        folder: where the run keeps its state.
+        run_recipe: how often to log and save; how a step is computed.
+        begin: gives new encoders the weights to begin with; None leaves them random.
+        known: kinds of edit whose instructions the encoders then know, and go on to read as they do.
     """
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng([recipe.seed, 4])

@@ -59,8 +59,8 @@ def train_clip_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
     """Byte pairs with CLIP's splitting, marks and end-of-word suffix.
 
     Args:
-        texts: What to learn from.
-        vocab_size: Tokens, the two marks included; they come last, as in CLIP.
+        texts: what to learn from.
+        vocab_size: tokens, the two marks included; they come last, as in CLIP.
     """
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     tokenizer.normalizer = plain_text()
@@ -97,9 +97,9 @@ def train_t5_tokenizer(texts: Iterator[str], vocab_size: int, known: Collection[
     So small a corpus has no use for parts of words, which is all that the usual training would look for.
 
     Args:
-        texts: What to learn from.
-        vocab_size: Tokens at most.
-        known: Words that may become tokens; all others, such as what a sign says, are spelled.
+        texts: what to learn from.
+        vocab_size: tokens at most.
+        known: words that may become tokens; all others, such as what a sign says, are spelled.
     """
     splitter = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()]

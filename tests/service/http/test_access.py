@@ -16,7 +16,7 @@ from openkontext.cli import app
 from openkontext.service.http.app import create_app
 from openkontext.service.people import accounts
 from openkontext.service.people.service_audit import Audit
-from openkontext.service.people.terms import service_terms
+from openkontext.service.people.service_terms import service_terms
 from openkontext.service.processes import check_exposure
 from openkontext.service.settings import Settings
 from openkontext.service.storage.database import Database

@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 
 from openkontext.service.people import accounts
 from openkontext.service.people.service_audit import Audit
-from openkontext.service.people.terms import service_terms
+from openkontext.service.people.service_terms import service_terms
 from openkontext.service.queue import jobs
 from openkontext.service.queue.job_results import signed_url
 from openkontext.service.queue.jobs import JobOutcome, Submission

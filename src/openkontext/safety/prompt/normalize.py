@@ -162,8 +162,8 @@ def unleet(folded: str, ambiguous: str) -> str:
     Digits alone are read so only where another word has them among its letters.
 
     Args:
-        folded: Text.
-        ambiguous: What 1, ! and | stand for: "i" or "l".
+        folded: text.
+        ambiguous: what 1, ! and | stand for: "i" or "l".
     """
     words = []
     parted = _GLUED.sub(" ", folded).split(" ")

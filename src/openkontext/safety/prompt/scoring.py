@@ -54,7 +54,7 @@ class PromptCheck:
         """How likely an instruction asks for what a category names.
 
         Args:
-            text: An instruction, as it was handed in.
+            text: an instruction, as it was handed in.
 
         Returns:
             Category to score, 0 to 1, for all of `verdict.ASKABLE`. From 0.5 on, the text more likely asks
@@ -75,7 +75,7 @@ class PromptCheck:
         and only the rules judge.
 
         Args:
-            line: One line.
+            line: one line.
 
         Returns:
             As `scores`; `ORDERED` is besides the score of a fixed category in a line that tells to do it.

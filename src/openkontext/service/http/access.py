@@ -19,7 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from openkontext.service.http.answers import OPENAI
 from openkontext.service.http.state import State, get_state
 from openkontext.service.people import accounts
-from openkontext.service.people.terms import service_terms
+from openkontext.service.people.service_terms import service_terms
 from openkontext.service.rejections import Refused
 from openkontext.service.settings import LOOPBACK, Settings
 from openkontext.service.storage.database import now

@@ -79,8 +79,8 @@ def examples(seed: int, a_line: int) -> list[PromptLine]:
     """Prompts from all lines, benign and violating; the same for a seed.
 
     Args:
-        seed: Chooses among the choices.
-        a_line: Prompts drawn from each line; equal ones come once.
+        seed: chooses among the choices.
+        a_line: prompts drawn from each line; equal ones come once.
     """
     rng = random.Random(seed)
     found: list[PromptLine] = []

@@ -19,7 +19,7 @@ from openkontext.service.http.access import (
 from openkontext.service.http.answers import responses
 from openkontext.service.http.state import get_state
 from openkontext.service.people import accounts
-from openkontext.service.people.terms import service_terms
+from openkontext.service.people.service_terms import service_terms
 from openkontext.service.rejections import Refused
 from openkontext.service.storage.database import now
 from openkontext.service.storage.models import Account, Appeal, Feedback, Standing
