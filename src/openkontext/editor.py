@@ -60,7 +60,8 @@ def load(
         model: a folder, or the name of a shipped or pulled repository.
         precision: of its graphs; None for the repository's first.
         provider: what runs the graphs: "cpu", "cuda", "tensorrt" and others of ONNX Runtime.
-        arithmetic: of graphs in FP8 and FP4: "faithful" as their files say, or "fast".
+        arithmetic: "faithful" as the files say, "fast" for FP8 and FP4 in weights alone, or "int8" for
+            integers on a CPU; see docs/providers.md.
         low_memory: keep one graph in memory at a time.
         offload: leave the text encoders and the autoencoder to the CPU; see `Components`.
         loras: LoRA files to edit with, each a path, or a path and its strength; see `Editor.set_loras`.

@@ -84,7 +84,7 @@ class EditResult:
     cache: float = 0.0
     """How far steps were foreseen in place of computed; 0 for none."""
     arithmetic: str = "faithful"
-    """How graphs in FP8 and FP4 were computed: as their files say, or "fast"."""
+    """How graphs were computed: "faithful" as their files say, "fast" or "int8"."""
     loras: tuple[UsedLora, ...] = ()
     """The LoRAs that it was made with."""
     notes: tuple[str, ...] = ()

@@ -126,6 +126,9 @@ def _cache(clear: bool) -> MachineCheck:
 
     count, size = cache.clear() if clear else cache.usage()
     kept = f"{count} rewritten, {size / 2**20:.1f} MiB, {'removed from' if clear else 'in'} {cache.folder()}"
+    count, size = cache.weights(clear)
+    if count:
+        kept += f"; weights of 8 bits of {count} graphs, {size / 2**20:.1f} MiB, beside it"
     count, size = cache.compiled(clear)
     if count:
         kept += f"; {count} files compiled by providers, {size / 2**20:.1f} MiB, beside it"

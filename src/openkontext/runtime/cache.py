@@ -1,8 +1,9 @@
 """Rewritten graphs kept on disk: opening a graph again need not rewrite it again.
 
 An entry is one file: the SHA-256 of what follows, then the graph. Weights are not in it, they stay in the
-data files of the repository. Its name says what was rewritten, by which rewriter and for what. Entries are
-written beside and renamed, so that processes can share the folder; one that is damaged counts as not there.
+data files of the repository, or lie in a folder beside (`int8_weights`). Its name says what was rewritten, by
+which rewriter and for what. Entries are written beside and renamed, so that processes can share the folder;
+one that is damaged counts as not there.
 """
 
 import hashlib
@@ -27,7 +28,13 @@ from openkontext.version import __version__
 CACHE_BYTES = 1 << 30
 """Bytes that all entries together may take; those not used for longest go first."""
 
+WEIGHTS_BYTES = 32 << 30
+"""The same of weights of 8 bits; those of the 12B model take 12 GB."""
+
 _SUFFIX = ".onnx"
+WEIGHTS_SUFFIX = ".int8"
+"""Ending of files with weights of 8 bits (`int8_weights`)."""
+
 COMPILING = ("openvino", "tensorrt", "nvtensorrtrtx")
 """Providers that keep files in a folder of their name beside ours; ONNX Runtime removes none of them."""
 
@@ -39,6 +46,11 @@ _ABANDONED_SECONDS = 3600
 def folder() -> Path:
     """Where the entries lie."""
     return cache_folder() / "graphs"
+
+
+def weights_folder() -> Path:
+    """Where weights of 8 bits lie."""
+    return cache_folder() / "weights"
 
 
 def entry(content: bytes, provider: str, arithmetic: str) -> Path:
@@ -99,6 +111,32 @@ def usage() -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
+def weights(clear: bool = False) -> tuple[int, int]:
+    """What is kept of weights of 8 bits.
+
+    Args:
+        clear: remove it.
+
+    Returns:
+        How many files there are, or were removed, and their bytes.
+    """
+    found = [(path, size) for path, _, size in _entries(weights_folder(), WEIGHTS_SUFFIX)]
+    if clear:
+        for path in weights_folder().glob(".*"):
+            _remove(path)
+        found = [(path, size) for path, size in found if _remove(path)]
+    return len(found), sum(size for _, size in found)
+
+
+def evict_weights(keep: Path) -> None:
+    """Remove the weights of 8 bits not used for longest, down to `WEIGHTS_BYTES`.
+
+    Args:
+        keep: a file that stays.
+    """
+    _evict(keep.parent, WEIGHTS_SUFFIX, WEIGHTS_BYTES, keep)
+
+
 def compiled(clear: bool = False) -> tuple[int, int]:
     """What providers that compile keep beside our entries, each in a folder of its name.
 
@@ -118,24 +156,27 @@ def compiled(clear: bool = False) -> tuple[int, int]:
     return len(found), sum(size for _, size in found)
 
 
-def _evict(where: Path) -> None:
-    """Remove what died half-written, and the entries not used for longest, down to `CACHE_BYTES`."""
+def _evict(where: Path, suffix: str = _SUFFIX, limit: int | None = None, keep: Path | None = None) -> None:
+    """Remove what died half-written, and what was not used for longest, down to `limit` or `CACHE_BYTES`."""
+    limit = CACHE_BYTES if limit is None else limit
     for path in where.glob(".*"):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
                 _remove(path)
-    entries = sorted(_entries(where), key=lambda found: found[1])
-    excess = sum(size for _, _, size in entries) - CACHE_BYTES
+    entries = sorted(_entries(where, suffix), key=lambda found: found[1])
+    excess = sum(size for _, _, size in entries) - limit
     for path, _, size in entries:
         if excess <= 0:
             break
+        if path == keep:
+            continue
         _remove(path)
         excess -= size
 
 
-def _entries(where: Path) -> Iterator[tuple[Path, float, int]]:
+def _entries(where: Path, suffix: str = _SUFFIX) -> Iterator[tuple[Path, float, int]]:
     """Path, time of last use and bytes of each entry; another process may remove one at any time."""
-    for path in where.glob(f"[!.]*{_SUFFIX}"):
+    for path in where.glob(f"[!.]*{suffix}"):
         with suppress(OSError):
             status = path.stat()
             yield path, status.st_mtime, status.st_size

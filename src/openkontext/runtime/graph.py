@@ -21,12 +21,14 @@ from openkontext.runtime import cache
 from openkontext.runtime.adapters import STRENGTHS, beside, strength_vector
 from openkontext.runtime.blocks import PagedSession
 from openkontext.runtime.contract import check_contract
+from openkontext.runtime.int8_weights import identity, in_int8, weight_bits, weight_files
 from openkontext.runtime.lowering import (
     ARITHMETICS,
     check_arithmetic,
     lower,
     needs_lowering,
     widened_bytes,
+    with_types,
 )
 from openkontext.runtime.model_file import Shape, data_files, nodes, read_model, resolve_links
 from openkontext.runtime.optimum import published_names
@@ -173,7 +175,8 @@ def load_graph(
         path: of `model.onnx`; its data files lie beside it.
         provider: one of `available_providers()`; behind a colon the number of a GPU, as in cuda:1.
         arithmetic: of a graph in FP8 or FP4: "faithful" computes what its file says, "fast" with the values
-            of its weights alone. TensorRT always computes what the file says.
+            of its weights alone. TensorRT always computes what the file says. "int8" computes a transformer
+            of any precision by integers on the CPU (`int8_weights`), and is "fast" elsewhere.
         role: what the graph is in a repository (a key of `contract.CONTRACT`); its inputs and outputs are
             checked against it. None checks nothing.
         threads: CPU threads of one operator; 0 leaves it to ONNX Runtime, which takes one per core.
@@ -208,7 +211,12 @@ def load_graph(
         fixed = {**feed, STRENGTHS: strength_vector(strengths)}
     changed = bool(fixed) or renamed is not None
     content = model.SerializeToString() if changed else path.read_bytes()
+    check_arithmetic(arithmetic)
+    if arithmetic == "int8" and (provider != "cpu" or role not in (None, "transformer")):
+        arithmetic = "fast"  # integer products are the CPU's, and the text encoders' activations too uneven
     lowered = _lowered(model, content, path, provider, arithmetic)
+    if lowered is not None:
+        files |= weight_files(lowered) or {}
     # Last: what is kept on disk names the data files as the graph does, wherever these lie behind links.
     folder = resolve_links(lowered or model, files)
     if lowered is None and folder is None and not changed:
@@ -222,8 +230,11 @@ def load_graph(
     options_of = [provider_options(name, device, lowered or model, role, ranges) for name in names]
     optimizers = ["ConstantFolding"] if mapped else None
 
+    # Packed for the integer products, weights would lie in memory and no longer in their file.
+    packed = not (arithmetic == "int8" and low_memory and mapped)
+
     def opened(source: str | bytes, own: Sequence[Mapping[str, str]] = ()) -> Any:
-        options = _session_options(folder, threads)
+        options = _session_options(folder, threads, packed=packed)
         return open_session(source, options, names, own, device, disabled_optimizers=optimizers)
 
     try:
@@ -249,20 +260,27 @@ def load_graph(
 def _lowered(
     model: ModelProto, content: bytes, path: Path, provider: str, arithmetic: str
 ) -> ModelProto | None:
-    """`lower`, or what it gave before."""
-    check_arithmetic(arithmetic)
-    if not needs_lowering(model, provider):
+    """`lower` and `in_int8`, or what they gave before."""
+    in_integers = arithmetic == "int8"
+    if not in_integers and not needs_lowering(model, provider):
         return None
+    bits = weight_bits() if in_integers else 0
+    if in_integers:
+        content += identity(model, path) + bytes([bits])
     entry = cache.entry(content, provider, arithmetic)
     found = cache.read(entry)
+    if found is not None and weight_files(found) is None:
+        found = None
     if found is None:
         found = lower(model, path, provider, arithmetic)
+        if in_integers:
+            found = in_int8(with_types(found or model), path, bits)
         if found is not None:
             cache.write(entry, found)
     return found
 
 
-def _session_options(folder: Path, threads: int) -> onnxruntime.SessionOptions:
+def _session_options(folder: Path, threads: int, *, packed: bool) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised, and said once
     options.intra_op_num_threads = threads
@@ -272,6 +290,8 @@ def _session_options(folder: Path, threads: int) -> onnxruntime.SessionOptions:
     options.enable_mem_pattern = False
     # ONNX Runtime moves and merges quantizers where it likes, and quantizes anew for it.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if not packed:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     return options
 

@@ -27,11 +27,12 @@ from openkontext.runtime.providers import (
 if TYPE_CHECKING:
     from onnx_ir.passes import InPlacePass
 
-ARITHMETICS = ("faithful", "fast")
-"""What a quantized graph may be computed as.
+ARITHMETICS = ("faithful", "fast", "int8")
+"""What a graph may be computed as.
 
 "faithful" is what its file says, the rounding of activations included; "fast" keeps the values of the
-weights, and uses the kernels of the machine. The two differ only where a graph is quantized.
+weights, and uses the kernels of the machine. The two differ only where a graph is quantized. "int8" rounds
+weights and activations of the transformer's layers to 8 bits, in any precision; see `int8_weights`.
 """
 
 _PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "MatMulNBits"})
@@ -147,7 +148,7 @@ def with_types(model: ModelProto) -> ModelProto:
 def _standard_operators(model: ModelProto, provider: str, arithmetic: str, computes: Computes) -> ModelProto:
     from openkontext.runtime import passes
 
-    fast = arithmetic == "fast"
+    fast = arithmetic != ARITHMETICS[0]
     small = provider == "cpu" and widened_bytes(model) <= _SMALL_BYTES
     return _apply(
         model,
@@ -156,7 +157,7 @@ def _standard_operators(model: ModelProto, provider: str, arithmetic: str, compu
         passes.StoredFp8(),
         *((passes.RoundedFp8(),) if small else ()),
         passes.Fp4Activations(),
-        passes.Fp4Weights(kernel=fast and _has_kernel(computes), wide=provider == "cpu"),
+        passes.Fp4Weights(kernel=arithmetic == "fast" and _has_kernel(computes), wide=provider == "cpu"),
         passes.StoredFirst(),
     )
 

@@ -66,17 +66,19 @@ def data_files(model: ModelProto, path: Path) -> dict[str, Path]:
 def resolve_links(model: ModelProto, files: Mapping[str, Path]) -> Path | None:
     """Have a graph refer to its data files where they really lie, as in the Hugging Face cache behind links.
 
-    ONNX Runtime refuses to follow a link out of the folder that a graph in memory is said to come from.
+    ONNX Runtime refuses to follow a link out of the folder that a graph in memory is said to come from, and
+    takes all files from that one folder.
 
     Args:
         model: the graph; its references are rewritten.
         files: its data files, by the name it uses.
 
     Returns:
-        The folder that the references are relative to now, or None where there was no link to resolve.
+        The folder that the references are relative to now, or None where all lie in one folder without links.
     """
     real = {location: file.resolve() for location, file in files.items()}
-    if not any(file.is_symlink() for file in files.values()):
+    folders = {file.parent for file in files.values()}
+    if not any(file.is_symlink() for file in files.values()) and len(folders) < 2:
         return None
     folder = Path(os.path.commonpath([file.parent for file in real.values()]))
     for tensor in tensors(model):

@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     provider: str = "cpu"
     """What runs the graphs."""
     arithmetic: str = "faithful"
-    """How graphs in FP8 and FP4 are computed: "faithful" as their files say, or "fast"."""
+    """How graphs are computed: "faithful" as their files say, "fast", or in "int8" on a CPU."""
     low_memory: bool = False
     """Keep one graph in memory at a time."""
     offload: bool = False

@@ -4,6 +4,7 @@ from openkontext.runtime.passes.float32 import ComputeInFloat32
 from openkontext.runtime.passes.fp4_activations import Fp4Activations
 from openkontext.runtime.passes.fp4_weights import Fp4Weights
 from openkontext.runtime.passes.fp8_operators import StandardFp8, StoredFp8
+from openkontext.runtime.passes.int8 import Int8Layers
 from openkontext.runtime.passes.noiseless import Noiseless
 from openkontext.runtime.passes.one_type import OneType
 from openkontext.runtime.passes.operators_in_float32 import OperatorsInFloat32
@@ -15,6 +16,7 @@ __all__ = [
     "ComputeInFloat32",
     "Fp4Activations",
     "Fp4Weights",
+    "Int8Layers",
     "Noiseless",
     "OneType",
     "OperatorsInFloat32",
