@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from openkontext.export.calibration import Calibration, batched
+from openkontext.export.graph_weights import GraphFloats
 from openkontext.export.precisions import QuantRecipe, write_weights
 from openkontext.export.quantizers.selection import is_quantized
 from openkontext.export.transformer import transformer_graph
-from openkontext.export.weights import read_weights
 from openkontext.export.work import Work
-from openkontext.model.checkpoints import Checkpoint
+from openkontext.model.checkpoints import Checkpoint, transformer_of
 from openkontext.model.config import TransformerConfig
 from openkontext.model.transformer import FluxTransformer
 from openkontext.runtime import load_graph
@@ -54,14 +54,8 @@ def peer_cases(precision: str) -> tuple[list[dict[str, np.ndarray]], list[np.nda
 
 @pytest.fixture(scope="module")
 def peer_weights() -> Checkpoint[TransformerConfig]:
-    path = PEER_EXPORTS / "bf16" / "model.onnx"
-    state = {name.removeprefix("m."): w for name, w in read_weights(ir.load(path), path).items()}
-    with torch.device("meta"):
-        shapes = {n: tuple(w.shape) for n, w in FluxTransformer(PEER_CONFIG).state_dict().items()}
-    for name in shapes.keys() - state.keys():  # it stores the norms' weights, which are all 1, but once
-        assert ".norm_" in name
-        state[name] = state["transformer_blocks.0.attn.norm_q.weight"]
-    return Checkpoint(PEER_CONFIG, shapes, state.__getitem__)
+    floats = GraphFloats(PEER_EXPORTS / "bf16" / "model.onnx", "transformer")
+    return transformer_of(floats, PEER_CONFIG)
 
 
 def written(

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from openkontext.errors import InputError
+from openkontext.export.graph_weights import GraphFloats
 from openkontext.export.quantizers import fp8, nvfp4
 from openkontext.export.quantizers.selection import is_quantized
-from openkontext.export.weights import read_weights
 
 PEER_EXPORTS = Path(
     os.environ.get("OPENKONTEXT_PEER_EXPORTS")
@@ -30,8 +30,8 @@ needs_peer_exports = pytest.mark.skipif(
 
 
 def peer_weights() -> dict[str, torch.Tensor]:
-    path = PEER_EXPORTS / "bf16" / "model.onnx"
-    return read_weights(ir.load(path), path)
+    floats = GraphFloats(PEER_EXPORTS / "bf16" / "model.onnx", "transformer")
+    return {f"m.{name}": floats.read(name, 0, shape[0]) for name, shape in floats.shapes.items()}
 
 
 def raw_bytes(array: Any) -> torch.Tensor:

@@ -8,9 +8,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from openkontext.errors import InputError
+from openkontext.export.loading import load_checkpoint
 from openkontext.model.autoencoder import Autoencoder
 from openkontext.model.config import ClipTextConfig, T5EncoderConfig
-from openkontext.model.pipeline import Pipeline, load_pipeline, save_pipeline
+from openkontext.model.pipeline import Pipeline, save_pipeline
 from openkontext.model.text_encoders import build_clip, build_t5
 from openkontext.model.transformer import FluxTransformer
 
@@ -49,12 +50,12 @@ def assert_same(pipeline, other):
 
 def test_a_pipeline_comes_back_whole(pipeline, tmp_path):
     save_pipeline(pipeline, tmp_path / "model")
-    loaded = load_pipeline(tmp_path / "model")
+    loaded = load_checkpoint(tmp_path / "model")
     assert_same(loaded, pipeline)
     assert loaded.config == pipeline.config
     assert (loaded.base_shift, loaded.max_shift) == (0.5, 0.9)
     save_pipeline(loaded, tmp_path / "model")  # over the files that it is mapped from
-    assert_same(load_pipeline(tmp_path / "model"), pipeline)
+    assert_same(load_checkpoint(tmp_path / "model"), pipeline)
 
 
 def test_diffusers_and_we_read_each_others_pipelines(pipeline, tmp_path):
@@ -63,7 +64,7 @@ def test_diffusers_and_we_read_each_others_pipelines(pipeline, tmp_path):
     assert theirs.scheduler.config.max_shift == 0.9
     assert theirs.tokenizer("make it red").input_ids == [2, 3, 4]
     theirs.save_pretrained(tmp_path / "theirs")
-    loaded = load_pipeline(tmp_path / "theirs")
+    loaded = load_checkpoint(tmp_path / "theirs")
     assert_same(loaded, pipeline)
     assert loaded.config == pipeline.config
 
@@ -71,7 +72,7 @@ def test_diffusers_and_we_read_each_others_pipelines(pipeline, tmp_path):
 def test_own_theta_comes_back(pipeline, tmp_path, small_transformer):
     transformer = FluxTransformer(dataclasses.replace(small_transformer, theta=100))
     save_pipeline(dataclasses.replace(pipeline, transformer=transformer), tmp_path / "model")
-    assert load_pipeline(tmp_path / "model").transformer.config.theta == 100
+    assert load_checkpoint(tmp_path / "model").transformer.config.theta == 100
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,7 @@ def test_a_missing_part_is_named(part, pipeline, tmp_path):
     path = tmp_path / "model" / part
     path.rename(tmp_path / "gone")
     with pytest.raises(InputError, match=part.partition("/")[0]) as caught:
-        load_pipeline(tmp_path / "model")
+        load_checkpoint(tmp_path / "model")
     assert "\n" not in str(caught.value)
 
 
@@ -109,11 +110,11 @@ def test_a_damaged_text_encoder_is_refused(change, pipeline, tmp_path):
     change(tensors, next(name for name in tensors if name.endswith("final_layer_norm.weight")))
     save_file(tensors, file, {"format": "pt"})
     with pytest.raises(InputError, match=r"text_encoder.*final_layer_norm"):
-        load_pipeline(tmp_path / "model")
+        load_checkpoint(tmp_path / "model")
 
 
 def test_another_pipeline_is_refused(pipeline, tmp_path):
     save_pipeline(pipeline, tmp_path / "model")
     (tmp_path / "model" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     with pytest.raises(InputError, match="StableDiffusionPipeline"):
-        load_pipeline(tmp_path / "model")
+        load_checkpoint(tmp_path / "model")

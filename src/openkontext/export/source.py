@@ -92,6 +92,8 @@ def open_source(
     path: str | Path,
     parts: Parts | str | Path | None = None,
     loras: Sequence[tuple[Path, float]] = (),
+    *,
+    mapped: bool = False,
 ) -> Source:
     """Open a checkpoint; the weights of transformer and text encoders stay on disk until they are asked for.
 
@@ -101,6 +103,7 @@ def open_source(
         parts: where the rest is: what a single file does not hold is looked for beside it (`ae.safetensors`,
             `clip_l.safetensors`), and in the pipeline folder that is named, or that the file is in.
         loras: LoRA files to merge, each with its strength.
+        mapped: give views of the files, where they hold plain numbers, in place of copies.
 
     Raises:
         InputError: a part is missing, damaged or not of this architecture, or a LoRA does not fit.
@@ -110,10 +113,10 @@ def open_source(
     vae = load_autoencoder(places.vae)
     base_shift, max_shift = read_shifts(places.folder)
     source = Source(
-        transformer=open_transformer(places.transformer),
+        transformer=open_transformer(places.transformer, mapped=mapped),
         autoencoder=Checkpoint.of(vae.config, vae),
-        clip=open_clip(places.clip, places.folder / "text_encoder"),
-        t5=open_t5(places.t5),
+        clip=open_clip(places.clip, places.folder / "text_encoder", mapped=mapped),
+        t5=open_t5(places.t5, mapped=mapped),
         tokenizer=places.tokenizer,
         tokenizer_2=places.tokenizer_2,
         base_shift=base_shift,
@@ -121,7 +124,7 @@ def open_source(
         name=Path(path).absolute().stem if Path(path).is_file() else Path(path).absolute().name,
         folder=places.folder,
         identity="\n".join(
-            [*(_stamp(each) for each in places), *(f"{_stamp(file)} {strength}" for file, strength in loras)]
+            [*(stamp(each) for each in places), *(f"{stamp(file)} {strength}" for file, strength in loras)]
         ),
     )
     return source.with_loras(loras)
@@ -150,7 +153,7 @@ def _merged(
     return replace(network, read=merged)
 
 
-def _stamp(path: Path) -> str:
+def stamp(path: Path) -> str:
     """Name, size and time of change of a file, or of all in a folder."""
     files: list[Any] = sorted(path.rglob("*")) if path.is_dir() else [path]
     states = [(file, file.stat()) for file in files if file.is_file()]

@@ -1,16 +1,13 @@
-"""Weights on their way from torch into graphs, one at a time, and from graphs back into torch."""
+"""Weights on their way from torch into graphs, one at a time."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 
 import onnx_ir as ir
 import torch
 from torch import Tensor
 
 from openkontext.errors import InputError
-
-_FLOATS = (ir.DataType.BFLOAT16, ir.DataType.FLOAT16, ir.DataType.FLOAT)
 
 
 def lazy_tensors(
@@ -28,29 +25,6 @@ def lazy_tensors(
         name: ir.LazyTensor(partial(_convert, name, read, dtype), ir_dtype, ir.Shape(shape), name=name)
         for name, shape in shapes.items()
     }
-
-
-def read_weights(model: ir.Model, path: Path) -> dict[str, Tensor]:
-    """The weights of an opened graph in their stored type; copied, so that they can be trained.
-
-    Args:
-        model: a graph in a floating-point precision.
-        path: its file, for messages.
-
-    Raises:
-        InputError: a weight is stored in quantized form.
-    """
-    state = {}
-    for name, value in model.graph.initializers.items():
-        tensor = value.const_value
-        if tensor is None or tensor.dtype not in _FLOATS:
-            raise InputError(f"{path}: {name} is no floating-point weight; read the bf16 graph instead")
-        array = tensor.numpy().copy()
-        if tensor.dtype == ir.DataType.BFLOAT16:
-            state[name] = torch.from_numpy(array.view("int16")).view(torch.bfloat16)
-        else:
-            state[name] = torch.from_numpy(array)
-    return state
 
 
 def _convert(name: str, read: Callable[[str], Tensor], dtype: torch.dtype) -> ir.TensorProtocol:

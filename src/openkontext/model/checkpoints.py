@@ -11,12 +11,11 @@ FLUX.1: rotary axes in the ratio 2 : 7 : 7 with theta 10000; the autoencoder's g
 """
 
 import json
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +26,11 @@ from openkontext.model import config_json
 from openkontext.model.autoencoder import Autoencoder
 from openkontext.model.config import AutoencoderConfig, TransformerConfig
 from openkontext.model.floats import Floats, open_floats, part_of
+from openkontext.model.inferred import Format, Shapes, infer_autoencoder, infer_transformer
 from openkontext.model.packing import nunchaku_message
 from openkontext.model.transformer import FluxTransformer
 from openkontext.model.weights import Shape, WeightEntry, parse_json, read_json, write_json, write_weights
 
-Format: TypeAlias = Literal["bfl", "diffusers"]
-Shapes: TypeAlias = Mapping[str, Shape]
 ModelT = TypeVar("ModelT", bound=nn.Module)
 ConfigT = TypeVar("ConfigT")
 
@@ -59,16 +57,51 @@ class Checkpoint(Generic[ConfigT]):
         return cls(config, {name: tuple(tensor.shape) for name, tensor in state.items()}, state.__getitem__)
 
 
-def open_transformer(path: str | Path) -> Checkpoint[TransformerConfig]:
+def open_transformer(path: str | Path, *, mapped: bool = False) -> Checkpoint[TransformerConfig]:
     """Open a transformer of either format without loading it: a weight takes memory when it is read.
 
     Args:
         path: a `.safetensors` file, or a diffusers folder with a `config.json`.
+        mapped: give a view of the file, where it holds plain numbers, in place of a copy.
 
     Raises:
         InputError: the checkpoint is incomplete or not this architecture's; the message names the tensor.
     """
-    return _opened(_TRANSFORMER, Path(path), None, mapped=False)
+    return _opened(_TRANSFORMER, Path(path), None, mapped)
+
+
+def transformer_of(
+    floats: Floats, config: TransformerConfig | None = None, **known: Any
+) -> Checkpoint[TransformerConfig]:
+    """A transformer of opened tensors under either format's names.
+
+    Args:
+        floats: of it alone.
+        config: its configuration; None infers it from the shapes.
+        known: of its configuration, what no shape tells.
+
+    Raises:
+        InputError: it is incomplete or not this architecture's; the message names the tensor.
+    """
+    architecture = replace(_TRANSFORMER, infer=partial(infer_transformer, **known))
+    return _checkpoint(architecture, floats, config, mapped=False)
+
+
+def autoencoder_of(
+    floats: Floats, config: AutoencoderConfig | None = None, **known: Any
+) -> Checkpoint[AutoencoderConfig]:
+    """An autoencoder of opened tensors under either format's names.
+
+    Args:
+        floats: of it alone.
+        config: its configuration; None infers it from the shapes.
+        known: of its configuration, what no shape tells.
+
+    Raises:
+        InputError: it is incomplete or not this architecture's; the message names the tensor.
+    """
+    architecture = replace(_AUTOENCODER, infer=partial(infer_autoencoder, **known))
+    return _checkpoint(architecture, floats, config, mapped=False)
 
 
 def load_transformer(
@@ -181,12 +214,17 @@ def _opened(
     architecture: _Architecture[ModelT, ConfigT], path: Path, config: ConfigT | None, mapped: bool
 ) -> Checkpoint[ConfigT]:
     weights, said = _open(architecture, path)
+    if config is None and said is not None:
+        config = architecture.from_json(said, f"the configuration of {path}")
+    return _checkpoint(architecture, weights, config, mapped)
+
+
+def _checkpoint(
+    architecture: _Architecture[ModelT, ConfigT], weights: Floats, config: ConfigT | None, mapped: bool
+) -> Checkpoint[ConfigT]:
     format = _format_of(architecture, weights)
     if config is None:
-        if said is not None:
-            config = architecture.from_json(said, f"the configuration of {path}")
-        else:
-            config = _with_path(path, partial(architecture.infer, weights.shapes, format))
+        config = _with_path(weights.path, partial(architecture.infer, weights.shapes, format))
     with torch.device("meta"):
         model = architecture.build(config)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -308,62 +346,13 @@ def _with_path(path: Path, infer: Callable[[], ConfigT]) -> ConfigT:
         raise InputError(f"{path} says no configuration, and its shapes suit none") from None
 
 
-def _infer_transformer(shapes: Shapes, format: Format) -> TransformerConfig:
-    num_layers = _count(shapes, r"(?:double_blocks|transformer_blocks)\.(\d+)\.")
-    num_single_layers = _count(shapes, r"(?:single_blocks|single_transformer_blocks)\.(\d+)\.")
-    shape = _by_parameter(shapes, format, transformer_rows(num_layers, num_single_layers))
-    hidden_size, in_channels = shape("x_embedder.weight")
-    blocks = "transformer_blocks" if num_layers else "single_transformer_blocks"
-    (head_dim,) = shape(f"{blocks}.0.attn.norm_q.weight")
-    eighth = head_dim // 8
-    guidance = "guidance_in." if format == "bfl" else "time_text_embed.guidance_embedder."
-    return TransformerConfig(
-        in_channels=in_channels,
-        num_layers=num_layers,
-        num_single_layers=num_single_layers,
-        attention_head_dim=head_dim,
-        num_attention_heads=hidden_size // head_dim,
-        joint_attention_dim=shape("context_embedder.weight")[1],
-        pooled_projection_dim=shape("time_text_embed.text_embedder.linear_1.weight")[1],
-        guidance_embeds=any(name.startswith(guidance) for name in shapes),
-        axes_dims_rope=(eighth, (head_dim - eighth) // 2, (head_dim - eighth) // 2),
-    )
-
-
-def _infer_autoencoder(shapes: Shapes, format: Format) -> AutoencoderConfig:
-    levels = _count(shapes, r"encoder\.(?:down|down_blocks)\.(\d+)\.")
-    layers = _count(shapes, r"encoder\.(?:down|down_blocks)\.0\.(?:block|resnets)\.(\d+)\.")
-    shape = _by_parameter(shapes, format, autoencoder_rows(levels, layers))
-    return AutoencoderConfig(
-        block_out_channels=tuple(
-            shape(f"encoder.down_blocks.{i}.resnets.0.conv1.weight")[0] for i in range(levels)
-        ),
-        layers_per_block=layers,
-        latent_channels=shape("decoder.conv_in.weight")[1],
-    )
-
-
-def _count(shapes: Shapes, pattern: str) -> int:
-    """How many different numbers the names have at the group of a pattern that they begin with."""
-    matches = (re.match(pattern, name) for name in shapes)
-    return len({match[1] for match in matches if match})
-
-
-def _by_parameter(shapes: Shapes, format: Format, rows: list[Row]) -> Callable[[str], Shape]:
-    """Look up a stored shape by the name of the one parameter in it."""
-    if format == "diffusers":
-        return shapes.__getitem__
-    stored = {row.parts[0]: row.stored for row in rows}
-    return lambda name: shapes[stored[name]]
-
-
 _TRANSFORMER = _Architecture(
     name="transformer",
     build=FluxTransformer,
     bfl_rows=lambda config: transformer_rows(config.num_layers, config.num_single_layers),
     markers={"bfl": "img_in.weight", "diffusers": "x_embedder.weight"},
     prefixes=("", "model.diffusion_model.", "diffusion_model.", "model.", "transformer."),
-    infer=_infer_transformer,
+    infer=infer_transformer,
     to_json=config_json.transformer_to_json,
     from_json=config_json.transformer_from_json,
 )
@@ -376,7 +365,7 @@ _AUTOENCODER = _Architecture(
         "diffusers": "encoder.mid_block.resnets.0.conv1.weight",
     },
     prefixes=("", "vae.", "first_stage_model."),
-    infer=_infer_autoencoder,
+    infer=infer_autoencoder,
     to_json=config_json.autoencoder_to_json,
     from_json=config_json.autoencoder_from_json,
 )

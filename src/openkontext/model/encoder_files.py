@@ -57,13 +57,14 @@ _NOT_ENCODER = re.compile(
 _HEAD_WIDTH = 64
 
 
-def open_clip(path: Path, like: Path | None = None) -> Checkpoint[ClipTextConfig]:
+def open_clip(path: Path, like: Path | None = None, *, mapped: bool = False) -> Checkpoint[ClipTextConfig]:
     """Open CLIP's text encoder: a folder, a file of its own, or one that holds it among other networks.
 
     Args:
         path: where it is.
         like: folder of an encoder of the same shape, whose `config.json` says the number of heads to a file
             that does not.
+        mapped: give views of the file, where it holds plain numbers, in place of copies.
 
     Raises:
         InputError: it is incomplete, damaged or something else.
@@ -75,22 +76,62 @@ def open_clip(path: Path, like: Path | None = None) -> Checkpoint[ClipTextConfig
             said = read_json(like / "config.json")
             if said.get("hidden_size") == config.hidden_size and "num_attention_heads" in said:
                 config = replace(config, num_heads=said["num_attention_heads"])
-    return _checkpoint(floats, config, build_clip(config), "CLIP text encoder")
+    return clip_of(floats, config, mapped=mapped)
 
 
-def open_t5(path: Path) -> Checkpoint[T5EncoderConfig]:
+def clip_of(
+    floats: Floats, config: ClipTextConfig | None = None, *, mapped: bool = False
+) -> Checkpoint[ClipTextConfig]:
+    """CLIP's text encoder of opened tensors.
+
+    Args:
+        floats: of it alone, in transformers' names.
+        config: its numbers; None infers them from the shapes.
+        mapped: give views of the file, where it holds plain numbers, in place of copies.
+
+    Raises:
+        InputError: it is incomplete or something else.
+    """
+    config = config or _guarded(floats, _infer_clip, "CLIP text encoder")
+    return _checkpoint(floats, config, build_clip(config), "CLIP text encoder", mapped)
+
+
+def open_t5(path: Path, *, mapped: bool = False) -> Checkpoint[T5EncoderConfig]:
     """Open a T5 encoder: a folder, a file of its own, or one that holds it among other networks.
+
+    Args:
+        path: where it is.
+        mapped: give views of the file, where it holds plain numbers, in place of copies.
 
     Raises:
         InputError: it is incomplete, damaged or something else.
     """
     floats, config = _opened(path, _T5_PREFIXES, _T5_MARKER, T5Config, T5EncoderModel, t5_config)
+    return t5_of(floats, config, mapped=mapped)
+
+
+def t5_of(
+    floats: Floats, config: T5EncoderConfig | None = None, *, length: int | None = None, mapped: bool = False
+) -> Checkpoint[T5EncoderConfig]:
+    """A T5 encoder of opened tensors.
+
+    Args:
+        floats: of it alone, in transformers' names.
+        config: its numbers; None infers them from the shapes.
+        length: tokens of a prompt, where the configuration is inferred; None for FLUX.1's.
+        mapped: give views of the file, where it holds plain numbers, in place of copies.
+
+    Raises:
+        InputError: it is incomplete or something else.
+    """
     if _T5_EMBEDDING not in floats.shapes and _T5_ALIAS in floats.shapes:
         floats = Renamed(floats, {_T5_EMBEDDING: _T5_ALIAS} | {n: n for n in floats.shapes if n != _T5_ALIAS})
-    config = config or _guarded(floats, _infer_t5, "T5 encoder")
+    if config is None:
+        config = _guarded(floats, _infer_t5, "T5 encoder")
+        config = replace(config, length=length or config.length)
     with torch.device("meta"):
         model = build_t5(config)
-    return _checkpoint(floats, config, model, "T5 encoder")
+    return _checkpoint(floats, config, model, "T5 encoder", mapped)
 
 
 def holds_clip(floats: Floats) -> bool:
@@ -132,7 +173,9 @@ def _opened(
     return part, config
 
 
-def _checkpoint(floats: Floats, config: ConfigT, model: PreTrainedModel, what: str) -> Checkpoint[ConfigT]:
+def _checkpoint(
+    floats: Floats, config: ConfigT, model: PreTrainedModel, what: str, mapped: bool
+) -> Checkpoint[ConfigT]:
     shapes = {name: tuple(t.shape) for name, t in model.state_dict().items() if name != _T5_ALIAS}
     for name, shape in shapes.items():
         if floats.shapes.get(name) != shape:
@@ -143,7 +186,7 @@ def _checkpoint(floats: Floats, config: ConfigT, model: PreTrainedModel, what: s
         raise InputError(f"{floats.path}: unknown tensor {min(unknown)}; a {what} has no such thing")
 
     def read(name: str) -> Tensor:
-        return floats.read(name, 0, shapes[name][0])
+        return (floats.rows if mapped else floats.read)(name, 0, shapes[name][0])
 
     return Checkpoint(config, shapes, read)
 

@@ -84,6 +84,27 @@ class Renamed:
         return self._floats.read(self._names[name], start, stop)
 
 
+class Joined:
+    """The tensors of several files that make one network.
+
+    Args:
+        parts: of which each has names of its own.
+    """
+
+    def __init__(self, *parts: Floats) -> None:
+        self._of = {name: part for part in parts for name in part.shapes}
+        self.path, self.metadata = parts[0].path, parts[0].metadata
+        self.shapes: Mapping[str, Shape] = {name: part.shapes[name] for name, part in self._of.items()}
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """As `Floats.rows`."""
+        return self._of[name].rows(name, start, stop)
+
+    def read(self, name: str, start: int, stop: int) -> Tensor:
+        """As `Floats.read`."""
+        return self._of[name].read(name, start, stop)
+
+
 def open_floats(path: Path) -> Floats:
     """Open a checkpoint's file, or the index of several.
 

@@ -4,17 +4,12 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
-import torch
 from transformers import CLIPTextModel, PreTrainedModel, T5EncoderModel
-from transformers.utils import logging
 
 from openkontext.errors import InputError
 from openkontext.model.autoencoder import Autoencoder
 from openkontext.model.checkpoints import (
-    load_autoencoder,
-    load_transformer,
     save_autoencoder,
     save_transformer,
 )
@@ -22,8 +17,6 @@ from openkontext.model.config import ModelConfig
 from openkontext.model.text_encoders import clip_config, t5_config
 from openkontext.model.transformer import FluxTransformer
 from openkontext.model.weights import read_json, write_json
-
-PretrainedT = TypeVar("PretrainedT", bound=PreTrainedModel)
 
 _INDEX = "model_index.json"
 _SCHEDULER = Path("scheduler", "scheduler_config.json")
@@ -54,39 +47,6 @@ class Pipeline:
         )
 
 
-def load_pipeline(
-    path: str | Path,
-    *,
-    transformer: Path | None = None,
-    autoencoder: Path | None = None,
-    dtype: torch.dtype | None = None,
-) -> Pipeline:
-    """Load a FLUX pipeline folder, as diffusers and `save_pipeline` write it.
-
-    Args:
-        path: the folder with `model_index.json`.
-        transformer: checkpoint to take in place of the pipeline's own, such as a single file.
-        autoencoder: the same for the autoencoder.
-        dtype: converts the weights; None keeps the stored types.
-
-    Raises:
-        InputError: a part is missing, damaged or not of this architecture.
-    """
-    path = Path(path)
-    read_pipeline_index(path)
-    base_shift, max_shift = read_shifts(path)
-    return Pipeline(
-        transformer=load_transformer(transformer or path / "transformer", dtype=dtype),
-        autoencoder=load_autoencoder(autoencoder or path / "vae", dtype=dtype),
-        clip=load_clip(path / "text_encoder", dtype),
-        t5=_load_encoder(T5EncoderModel, path / "text_encoder_2", dtype),
-        tokenizer=path / "tokenizer",
-        tokenizer_2=path / "tokenizer_2",
-        base_shift=base_shift,
-        max_shift=max_shift,
-    )
-
-
 def read_pipeline_index(path: Path) -> None:
     """See that a folder is a FLUX pipeline with its tokenizers.
 
@@ -109,15 +69,6 @@ def read_shifts(path: Path) -> tuple[float, float]:
         scheduler.get("base_shift", Pipeline.base_shift),
         scheduler.get("max_shift", Pipeline.max_shift),
     )
-
-
-def load_clip(path: Path, dtype: torch.dtype | None = None) -> CLIPTextModel:
-    """CLIP's text encoder as transformers saves it; `dtype` converts it, None keeps the stored type.
-
-    Raises:
-        InputError: it is incomplete, damaged or something else.
-    """
-    return _load_encoder(CLIPTextModel, path, dtype)
 
 
 def save_pipeline(pipeline: Pipeline, path: str | Path) -> None:
@@ -167,32 +118,6 @@ def save_pipeline(pipeline: Pipeline, path: str | Path) -> None:
             "vae": ["diffusers", "AutoencoderKL"],
         },
     )
-
-
-def _load_encoder(encoder: type[PretrainedT], path: Path, dtype: torch.dtype | None) -> PretrainedT:
-    """Load a text encoder; what transformers would only warn of, a missing tensor, is an error here."""
-    read_json(path / "config.json")  # transformers would look for it elsewhere
-    logging.disable_progress_bar()  # the command shows its own
-    load: Any = encoder.from_pretrained
-    try:
-        model, report = load(
-            path,
-            dtype=dtype or "auto",
-            local_files_only=True,
-            ignore_mismatched_sizes=True,  # so that they are reported
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"{path} cannot be loaded as a {encoder.__name__}: {reason}") from None
-    for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        if report[problem]:
-            tensor = sorted(report[problem])[0]
-            raise InputError(
-                f"{path}: {problem.removesuffix('_keys')} tensor {tensor} in a {encoder.__name__}"
-            )
-    loaded: PretrainedT = model
-    return loaded
 
 
 def _save_encoder(model: PreTrainedModel, path: Path) -> None:

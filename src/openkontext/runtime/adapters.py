@@ -1,23 +1,18 @@
 """Adapters on the graphs of a repository: what they fit, and the graph that they are beside."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import onnx.inliner
 from numpy.typing import NDArray
 from onnx import ModelProto
 
 from openkontext.errors import InputError
 from openkontext.lora import Change
-from openkontext.runtime.lowering import with_types
 from openkontext.runtime.model_file import read_model
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
+from openkontext.runtime.opened_graph import opened_graph, typed_model
 
 STRENGTHS = "lora/strengths"
 """Input of a graph with adapters: 1, then the strength of each; float32."""
@@ -38,7 +33,7 @@ def parameter_shapes(path: Path, role: str) -> dict[str, tuple[int, ...]]:
     """
     from openkontext.runtime.passes.layers import linear_layers, stored_shape, vectors
 
-    graph = _opened(_typed(read_model(path), path), path).graph
+    graph = opened_graph(typed_model(read_model(path), path), path).graph
     shapes: dict[str, tuple[int, ...]] = {}
     for name, ((node, index), *_) in vectors(graph, role).items():
         value = node.inputs[index]
@@ -75,17 +70,17 @@ def beside(
     from openkontext.runtime.passes.side_branches import SideBranches
     from openkontext.runtime.stored_weights import stored_weight
 
-    typed = _typed(model, path)
+    typed = typed_model(model, path)
 
     @cache
     def layers() -> Mapping[str, Any]:
-        return linear_layers(_opened(typed, path).graph, role)
+        return linear_layers(opened_graph(typed, path).graph, role)
 
     @cache
     def read(name: str) -> NDArray[np.float32]:
         return stored_weight(typed, path, layers()[name.removesuffix(".weight")])
 
-    opened = _opened(typed, path)
+    opened = opened_graph(typed, path)
     branches = SideBranches(role, adapters, read, STRENGTHS)
     try:
         branches(opened)
@@ -93,26 +88,3 @@ def beside(
     except Exception as error:  # a damaged graph makes each library fail in its own ways
         reason = " ".join(str(error.__cause__ or error).split())[:200]
         raise InputError(f"{path}: cannot take a LoRA: {reason}") from error
-
-
-def _typed(model: ModelProto, path: Path) -> ModelProto:
-    try:
-        if model.functions:
-            model = onnx.inliner.inline_local_functions(model)
-        return with_types(model)
-    except Exception as error:  # a damaged graph makes each library fail in its own ways
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: cannot be read, it may be damaged: fetch it again ({reason})") from error
-
-
-def _opened(model: ModelProto, path: Path) -> "ir.Model":
-    """The graph to look at or to rewrite; its weights are read where they are asked for."""
-    # Imported here since it takes a third of a second that edits without adapters need not pay.
-    import onnx_ir as ir
-    from onnx_ir.passes.common import RemoveInitializersFromInputsPass
-
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)
-    opened = ir.serde.deserialize_model(model)
-    ir.external_data.set_base_dir(opened.graph, path.parent)
-    RemoveInitializersFromInputsPass()(opened)
-    return opened

@@ -9,6 +9,7 @@ from accelerate import PartialState
 from openkontext.errors import InputError
 from openkontext.export.exporting import export_repository
 from openkontext.export.loading import load_checkpoint
+from openkontext.export.source import Source
 from openkontext.model.lora import load_lora, merge_lora, save_lora
 from openkontext.model.pipeline import Pipeline, save_pipeline
 from openkontext.model.transformer import FluxTransformer
@@ -42,10 +43,10 @@ def run_stage(recipe: Recipe, run: RunRecipe, work: Path, processes: int = 1) ->
     Raises:
         InputError: the model or the pairs cannot be read.
     """
-    model, folder = begins_with(recipe, work), folder_of(recipe, work)
+    folder = folder_of(recipe, work)
     if recipe.pairs is not None:
         with PartialState().main_process_first():  # the others find it made
-            counted = build_cache(recipe.pairs, folder / "pairs", TeacherModel.load(model))
+            counted = build_cache(recipe.pairs, folder / "pairs", _base(recipe, work))
         if rank() == 0:
             report(*counted)
     launch(_run, processes, recipe, run, work)
@@ -73,9 +74,13 @@ def begins_with(recipe: Recipe, work: Path) -> str | Path:
     return path
 
 
+def _base(recipe: Recipe, work: Path) -> TeacherModel:
+    return TeacherModel.load(begins_with(recipe, work), recipe.parts)
+
+
 def _run(recipe: Recipe, run: RunRecipe, work: Path) -> None:
     """What each process does."""
-    base, folder = TeacherModel.load(begins_with(recipe, work)), folder_of(recipe, work)
+    base, folder = _base(recipe, work), folder_of(recipe, work)
     if isinstance(recipe, FinetuneRecipe):
         model = train_finetune(recipe, base, PairExamples(folder / "pairs"), folder / "run", run)
     else:
@@ -109,7 +114,7 @@ def export_stage(recipe: Recipe, work: Path, out: Path, overwrite: bool = False)
     Raises:
         InputError: `out` exists or cannot be written.
     """
-    base, folder = TeacherModel.load(begins_with(recipe, work)), folder_of(recipe, work)
+    base, folder = _base(recipe, work), folder_of(recipe, work)
     pipeline: Pipeline = base.pipeline
     if recipe.rank:
         merge_lora(pipeline.transformer, load_lora(folder / LORA))
@@ -119,7 +124,8 @@ def export_stage(recipe: Recipe, work: Path, out: Path, overwrite: bool = False)
     if recipe.pairs is not None:
         said = {pair.instruction for pair in PairExamples(folder / "pairs").pairs}
     config = dataclasses.replace(_said(recipe, base.config, said), name=out.name)
-    export_repository(pipeline, out, config=config, overwrite=overwrite)
+    source = dataclasses.replace(Source.of(pipeline), folder=base.folder)  # whose licence and policy stay
+    export_repository(source, out, config=config, overwrite=overwrite)
 
 
 def _said(recipe: Recipe, config: RepositoryConfig, instructions: set[str]) -> RepositoryConfig:

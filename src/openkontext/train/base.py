@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 from openkontext import latents
-from openkontext.export.loading import import_repository, load_checkpoint
+from openkontext.errors import InputError
+from openkontext.export.loading import in_torch, open_model
+from openkontext.export.origin import said_config
+from openkontext.export.parts import MissingPartsError
 from openkontext.model.autoencoder import Autoencoder
 from openkontext.model.pipeline import Pipeline
 from openkontext.model.text_encoders import encode_text
@@ -26,25 +29,26 @@ class TeacherModel:
 
     pipeline: Pipeline
     config: RepositoryConfig
+    folder: Path | None = None
+    """Where its licence and model card lie, if it has any."""
 
     @classmethod
-    def load(cls, name: str | Path) -> "TeacherModel":
+    def load(cls, name: str | Path, parts: str | Path | None = None) -> "TeacherModel":
         """Load a model.
 
         Args:
-            name: "nano", a repository that `openkontext export` made, a diffusers pipeline folder, or a
-                single transformer file inside one.
+            name: "nano", a repository (fetched, exported here or by another tool, in any precision), or a
+                checkpoint of any kind that `openkontext export` takes.
+            parts: a pipeline folder with whatever a single file does not hold; None for the one it is in.
 
         Raises:
             InputError: there is no such model, or it cannot be read back.
         """
-        path = Path(name)
-        if (path / "model_index.json").is_file() or path.suffix == ".safetensors":
-            pipeline = load_checkpoint(path)
-            config = RepositoryConfig.load(pipeline.tokenizer.parent)
-        else:
-            repository = Repository.open(name)
-            pipeline, config = import_repository(repository.path), repository.config
+        try:
+            source = open_model(name, parts, mapped=True)
+        except MissingPartsError as error:
+            raise InputError(f'{error}, or `parts = "FOLDER"` in a recipe') from None
+        pipeline, config = in_torch(source), said_config(source, Path(name).stem)
         numbers = pipeline.config
         config = dataclasses.replace(
             config,
@@ -52,8 +56,10 @@ class TeacherModel:
             text_length=numbers.t5.length,
             scaling_factor=numbers.autoencoder.scaling_factor,
             shift_factor=numbers.autoencoder.shift_factor,
+            base_shift=source.base_shift,
+            max_shift=source.max_shift,
         )
-        return cls(pipeline, config)
+        return cls(pipeline, config, source.folder)
 
     def shift(self, tokens: int) -> float:
         """The schedule's shift mu for a picture of so many tokens."""

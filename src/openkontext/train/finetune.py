@@ -33,7 +33,10 @@ class FinetuneRecipe:
     pairs: str
     """The pairs: a table, a shard or a folder of these; see `openkontext.train.records`."""
     model: str = "nano"
-    """What to begin with: "nano", a repository, or a checkpoint in diffusers' layout."""
+    """What to begin with: "nano", a repository, fetched ones too, or a checkpoint of any kind that `export`
+    takes."""
+    parts: str | None = None
+    """A pipeline folder with whatever a single file in `model` does not hold; None for the one it is in."""
     rank: int = 16
     """Rank of the adapter; 0 trains all of the transformer's weights."""
     alpha: float = 16.0

@@ -22,6 +22,8 @@ class GuidanceRecipe:
 
     model: str | None = None
     """The teacher: a model as in `finetune`; None for the `checkpoint` of the work folder."""
+    parts: str | None = None
+    """As in `finetune`."""
     pairs: str | None = None
     """Pairs as in `finetune`; None for the rendered ones in the work folder's `latents`."""
     rank: int = 0

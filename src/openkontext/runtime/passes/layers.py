@@ -13,6 +13,9 @@ import onnx_ir as ir
 
 from openkontext.runtime.passes.nodes import is_plain_gemm
 
+FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+"""Types of numbers that are not quantized."""
+
 _QUANTIZERS = frozenset(
     {
         "QuantizeLinear",
@@ -38,6 +41,8 @@ _BLOCKS: Mapping[str, re.Pattern[str]] = {
     ),
     "clip": re.compile(r"(?:^|\.)(encoder\.layers\.\d+\..+)$"),
     "t5": re.compile(r"(?:^|\.)(encoder\.block\.\d+\..+)$"),
+    "vae": re.compile(r"(?:^|\.)(decoder\.(?:conv_\w+|(?:mid_block|up_blocks\.\d+)\..+))$"),
+    "vae_encoder": re.compile(r"(?:^|\.)(encoder\.(?:conv_\w+|(?:mid_block|down_blocks\.\d+)\..+))$"),
 }
 """Role of a graph -> the part of a dotted name that is the layer's in diffusers' and transformers' words."""
 
@@ -78,7 +83,7 @@ def linear_layers(graph: ir.Graph, role: str) -> dict[str, LinearLayer]:
         graph: as it was exported, its initializers not among its inputs.
         role: "transformer", "clip" or "t5".
     """
-    stored = _stored(graph)
+    stored = stored_values(graph)
     products: dict[str, list[ir.Node]] = {}
     for node in graph.all_nodes():
         if node.domain or node.op_type not in ("MatMul", "Gemm") or node.inputs[1] not in stored:
@@ -95,21 +100,21 @@ def vectors(graph: ir.Graph, role: str) -> dict[str, list[tuple[ir.Node, int]]]:
 
     By the nodes that take them, since exporters store equal ones, such as norms of ones, but once.
     """
-    stored = _stored(graph)
+    stored = stored_values(graph)
     found: dict[str, list[tuple[ir.Node, int]]] = {}
     for node in graph.all_nodes():
         for index, parameter in _VECTORS.get(node.op_type if not node.domain else "", ()):
             value = node.inputs[index] if index < len(node.inputs) else None
-            if value is None or value not in stored or not _is_vector(value):
+            if value is None or value not in stored or not is_vector(value):
                 continue
-            scopes = [_scope(node)] if _scope(node) else list(_stored_names(value))
+            scopes = [scope_of(node)] if scope_of(node) else list(_stored_names(value))
             name = next((layer for raw in scopes if (layer := canonical(raw, role))), None)
             if name is not None:
                 found.setdefault(f"{name}.{parameter}", []).append((node, index))
     return found
 
 
-def _stored(graph: ir.Graph) -> set[ir.Value | None]:
+def stored_values(graph: ir.Graph) -> set[ir.Value | None]:
     """The values that are the same in every call: stored, or computed from such alone; in one pass."""
     found: set[ir.Value | None] = set(graph.initializers.values())
     for node in graph:
@@ -119,14 +124,14 @@ def _stored(graph: ir.Graph) -> set[ir.Value | None]:
     return found
 
 
-def _scope(node: ir.Node) -> str:
+def scope_of(node: ir.Node) -> str:
     """What a node's name says of its module; empty where it says nothing."""
     return (node.name or "").strip("/").rpartition("/")[0].replace("/", ".")
 
 
 def _raw_names(node: ir.Node) -> Iterator[str]:
     """What a node's own name says of its module, then what the names of its weights say."""
-    if scope := _scope(node):
+    if scope := scope_of(node):
         yield scope
     assert node.inputs[1] is not None
     yield from _stored_names(node.inputs[1])
@@ -215,7 +220,7 @@ def _smoothing(x: ir.Value, name: str, role: str, stored: Set[ir.Value | None]) 
     for value in node.inputs:
         if value is None or value not in stored:
             continue
-        if canonical(_scope(node), role) == name or "_pre_quant_scale" in (value.name or ""):
+        if canonical(scope_of(node), role) == name or "_pre_quant_scale" in (value.name or ""):
             return value
     return None
 
@@ -236,13 +241,22 @@ def _output(
             return value, bias
         if branch is not None and other is branch:
             branch = None
-        elif bias is None and other in stored and _is_vector(other):
+        elif bias is None and other in stored and is_vector(other):
             bias = other
         else:
             return value, bias
         value = adder.outputs[0]
 
 
-def _is_vector(value: ir.Value) -> bool:
+def float_type(layer: LinearLayer, graph: ir.Graph) -> ir.DataType:
+    """The type that a layer computes in."""
+    for value in (layer.bias, layer.y, *graph.outputs):
+        if value is not None and value.dtype in FLOATS:
+            return value.dtype
+    return ir.DataType.FLOAT
+
+
+def is_vector(value: ir.Value) -> bool:
+    """Whether a stored value has numbers along its last axis alone."""
     shape = stored_shape(value)
     return shape is not None and len(shape) > 0 and 1 < int(np.prod(shape)) == shape[-1]

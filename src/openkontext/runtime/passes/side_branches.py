@@ -12,11 +12,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from openkontext.lora import Change, Decomposed, Kronecker, LowRank, Replaced, Whole
-from openkontext.runtime.passes.layers import LinearLayer, linear_layers, stored_shape, vectors
+from openkontext.runtime.passes.layers import LinearLayer, float_type, linear_layers, stored_shape, vectors
 from openkontext.runtime.passes.nodes import Builder, int64s
 
 _FLOAT = ir.DataType.FLOAT
-_FLOATS = frozenset({_FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 Term: TypeAlias = tuple[int, LowRank | Kronecker | Whole, NDArray[np.float32] | None]
 """Number of an adapter, what it adds to a weight, and factors [out] of what comes out of that, if any."""
@@ -78,7 +77,7 @@ class SideBranches(ir.passes.InPlacePass):
     def _beside(self, layer: LinearLayer, changes: Sequence[tuple[int, str, Change]]) -> None:
         """Add to what a layer gives."""
         build = Builder()
-        dtype = _dtype_of(layer, self._graph)
+        dtype = float_type(layer, self._graph)
         terms: list[Term] = []
         added: list[ir.Value] = []
         for number, parameter, change in changes:
@@ -268,11 +267,3 @@ def _concatenated(terms: Sequence[Term]) -> tuple[NDArray[np.float32], NDArray[n
 def _columns(value: ir.Value | None) -> int | None:
     shape = None if value is None else stored_shape(value)
     return shape[1] if shape is not None and len(shape) == 2 else None
-
-
-def _dtype_of(layer: LinearLayer, graph: ir.Graph) -> ir.DataType:
-    """The type that a layer computes in."""
-    for value in (layer.bias, layer.y, *graph.outputs):
-        if value is not None and value.dtype in _FLOATS:
-            return value.dtype
-    return _FLOAT
