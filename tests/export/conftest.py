@@ -55,16 +55,26 @@ CONFIG = ModelConfig(
 @pytest.fixture
 def pipeline(tmp_path) -> Pipeline:
     """A small model in float32."""
+    return small_pipeline(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared_pipeline(tmp_path_factory) -> Pipeline:
+    """The same, made once for a file of tests; not to be changed."""
+    return small_pipeline(tmp_path_factory.mktemp("pipeline"))
+
+
+def small_pipeline(folder) -> Pipeline:
     for name in ("tokenizer", "tokenizer_2"):
-        (tmp_path / "parts" / name).mkdir(parents=True)
-        (tmp_path / "parts" / name / "tokenizer.json").write_text(f'{{"of": "{name}"}}')
+        (folder / "parts" / name).mkdir(parents=True)
+        (folder / "parts" / name / "tokenizer.json").write_text(f'{{"of": "{name}"}}')
     return Pipeline(
         transformer=small_models.randomize(FluxTransformer(CONFIG.transformer), 1).eval(),
         autoencoder=small_models.randomize(Autoencoder(CONFIG.autoencoder), 2).eval(),
         clip=small_models.randomize(build_clip(CONFIG.clip), 3).eval(),
         t5=small_models.randomize(build_t5(CONFIG.t5), 4).eval(),
-        tokenizer=tmp_path / "parts" / "tokenizer",
-        tokenizer_2=tmp_path / "parts" / "tokenizer_2",
+        tokenizer=folder / "parts" / "tokenizer",
+        tokenizer_2=folder / "parts" / "tokenizer_2",
         base_shift=0.3,
         max_shift=0.9,
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 from openkontext.errors import InputError
 from openkontext.model.checkpoints import Checkpoint
 from openkontext.model.config import AutoencoderConfig, ClipTextConfig, TransformerConfig
+from openkontext.model.encoder_files import clip_of
 from openkontext.model.text_encoders import build_clip
 from openkontext.model.weights import Shape
 from openkontext.runtime import load_graph
@@ -145,38 +146,55 @@ def _column(node: ir.Node) -> int | None:
     return int(index.numpy().reshape(())) if index is not None and index.size == 1 else None
 
 
-def heads_of(network: Checkpoint[ClipTextConfig], path: Path) -> Checkpoint[ClipTextConfig]:
-    """CLIP's text encoder with as many attention heads as its graph has, which no weight's shape tells.
+def clip_of_graph(floats: GraphFloats) -> Checkpoint[ClipTextConfig]:
+    """CLIP's text encoder of a graph that does not say its numbers.
 
-    Args:
-        network: read from the graph, with a guess.
-        path: of the graph, which is run, and compared with torch for each number that divides the width.
+    No weight's shape tells the number of attention heads: the graph is run, and compared with torch for each
+    number that divides the width.
 
     Raises:
-        InputError: the graph computes something else than CLIP's text encoder.
+        InputError: it is not whole, or the graph computes something else.
     """
+    network = clip_of(floats)
+    end = _end_token(floats.graph)
     config = network.config
+    if end is not None:  # the one before begins a text, in all vocabularies of CLIP
+        config = replace(config, bos_token_id=max(end - 1, 0), eos_token_id=end)
     ids = np.full((1, config.length), config.eos_token_id, np.int64)
     count = max(2, config.length // 2)
-    ids[0, :count] = np.random.default_rng(0).integers(0, config.bos_token_id, count)
-    ids[0, 0] = config.bos_token_id
-    graph = load_graph(path, role="clip", threads=1)
+    words = [word for word in range(config.vocab_size) if word != config.eos_token_id]
+    ids[0, :count] = np.random.default_rng(0).choice(words, count)
+    graph = load_graph(floats.path, role="clip", threads=1)
     wanted = torch.from_numpy(np.asarray(graph.run(input_ids=ids)["pooled_embeddings"], np.float32))
     state = {name: network.read(name).float() for name in network.shapes}
     divisors = [heads for heads in range(1, config.hidden_size + 1) if config.hidden_size % heads == 0]
-    errors = {}
     for heads in sorted(divisors, key=lambda heads: heads != config.num_heads):
         clip = build_clip(replace(config, num_heads=heads)).eval()
         clip.load_state_dict(state)
         with torch.no_grad():
             pooled = clip(input_ids=torch.from_numpy(ids)).pooler_output
-        errors[heads] = float((pooled - wanted).norm() / wanted.norm())
-        if errors[heads] < _AGREES:
+        if float((pooled - wanted).norm() / wanted.norm()) < _AGREES:
             return replace(network, config=replace(config, num_heads=heads))
     raise InputError(
-        f"{path} computes something else than CLIP's text encoder of {config.num_layers} layers: "
+        f"{floats.path} computes something else than CLIP's text encoder of {config.num_layers} layers: "
         "start from the model's checkpoint instead"
     )
+
+
+def _end_token(graph: ir.Graph) -> int | None:
+    """The token whose first place CLIP's graph looks up; None where it takes the highest id."""
+    for node in graph.all_nodes():
+        if node.op_type != "ArgMax" or node.inputs[0] is None:
+            continue
+        value: ir.Value | None = node.inputs[0]
+        while value is not None and (producer := value.producer()) is not None:
+            if producer.op_type == "Equal":
+                tensors = [ir.convenience.get_const_tensor(each) for each in producer.inputs if each]
+                return next(
+                    (int(t.numpy().reshape(())) for t in tensors if t is not None and t.size == 1), None
+                )
+            value = producer.inputs[0] if producer.op_type in ("Cast", "Identity") else None
+    return None
 
 
 _AGREES = 0.02

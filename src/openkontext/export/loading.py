@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from openkontext.errors import InputError
 from openkontext.export.graph_builder import CONFIG_KEY
-from openkontext.export.graph_weights import GraphFloats, heads_of, norm_groups, rotary_numbers
+from openkontext.export.graph_weights import GraphFloats, clip_of_graph, norm_groups, rotary_numbers
 from openkontext.export.parts import Parts
 from openkontext.export.source import Source, open_source, stamp
 from openkontext.files import CHECKPOINT_SUFFIXES
@@ -163,7 +163,7 @@ def in_torch(source: Source) -> Pipeline:
 
 def _clip(floats: GraphFloats) -> Checkpoint[ClipTextConfig]:
     said = _said(floats, ClipTextConfig)
-    return clip_of(floats, said) if said else heads_of(clip_of(floats), floats.path)
+    return clip_of(floats, said) if said else clip_of_graph(floats)
 
 
 def _said(floats: GraphFloats, config_type: Callable[..., ConfigT]) -> ConfigT | None:
