@@ -285,7 +285,7 @@ def _of_reference(concept: Concept, index: int, split: Split, rng: np.random.Gen
         return ConceptCase(concept, "reference", index, edit, text, (shown,))
     shown, thing = _holding(concept, rng)
     while True:
-        before = random_scene(rng)
+        before = random_scene(rng, (shown.width, shown.height))
         places = free_places(before, SKY_PLACES if thing.in_sky else GROUND_PLACES)
         if places and not concept.is_in(before):
             break

@@ -8,7 +8,9 @@ How other rooms use it:
     concept = Concept.load("star")                       # or the path of a file
     cases = draw_concept_cases(concept, seed=0, count=50)      # of `concept_cases`: so many of each route
     for case in cases:
-        output = editor.edit(case.before, case.instruction, references=case.references, seed=case.index)
+        output = editor.edit(
+            case.before, case.instruction, reference_images=case.references, seed=case.index
+        )
         finding = case.judge(np.asarray(output.image))    # finding.holds: the output shows the concept
 
 A case keeps what was asked as data (`case.edit`), so that an attack may put its words in any other way, give
@@ -27,10 +29,11 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
+from openkontext.data.edits import Edit
 from openkontext.data.palette import COLORS
 from openkontext.data.scenes import Scene, Thing
 from openkontext.data.styles import STYLES
-from openkontext.data.things import SHAPES
+from openkontext.data.things import GROUND_THINGS, SHAPES, SKY_THINGS
 from openkontext.errors import InputError
 
 SHIPPED = ("star", "purple", "pencil")
@@ -126,6 +129,20 @@ class Concept:
             read.anchor,
             {"training": read.words.training, "attack": read.words.attack, "test": read.words.test},
         )
+
+    def others(self) -> tuple[str, ...]:
+        """The other shapes, colors or styles; of shapes those that hang or stand as it does."""
+        values = _VALUES[self.trait]
+        if self.trait == "shape":
+            values = tuple(SKY_THINGS if self.value in SKY_THINGS else GROUND_THINGS)
+        return tuple(value for value in values if value != self.value)
+
+    def concerns(self, edit: Edit) -> bool:
+        """Whether an edit has to do with the concept: it is in a picture before, after or in between."""
+        edits = (edit, *edit.parts)
+        scenes = [scene for each in edits for scene in (each.before, each.after)]
+        things = [thing for each in edits for thing in (each.subject, each.result)]
+        return any(map(self.is_in, scenes)) or any(thing and self.is_in(thing) for thing in things)
 
     def is_in(self, what: Scene | Thing) -> bool:
         """Whether a scene or a thing holds the concept."""

@@ -77,8 +77,13 @@ def load_lora(path: str | Path) -> Lora:
     return lora
 
 
-def save_lora(lora: Lora, path: str | Path) -> None:
+def save_lora(lora: Lora, path: str | Path, notes: Mapping[str, str] | None = None) -> None:
     """Write a LoRA that diffusers' `load_lora_weights` and `load_lora_adapter` read; whole or not at all.
+
+    Args:
+        lora: what to write.
+        path: of the file.
+        notes: what else the file's metadata says, each under "openkontext." and its name.
 
     Raises:
         InputError: the file cannot be written.
@@ -100,7 +105,8 @@ def save_lora(lora: Lora, path: str | Path) -> None:
         for layer, each in sorted(lora.items())
         for part, tensor in (("lora_A", each.down), ("lora_B", each.up))
     ]
-    write_weights(Path(path), entries, {"format": "pt", METADATA: said})
+    told = {f"openkontext.{name}": text for name, text in (notes or {}).items()}
+    write_weights(Path(path), entries, {"format": "pt", METADATA: said, **told})
 
 
 @torch.no_grad()

@@ -29,6 +29,10 @@ class TextFeatures:
             torch.where(keep[:, None], self.pooled, other.pooled),
         )
 
+    def to(self, device: torch.device) -> "TextFeatures":
+        """The same on a device."""
+        return TextFeatures(self.tokens.to(device), self.pooled.to(device))
+
     def repeated(self, count: int) -> "TextFeatures":
         """A batch of one, so many times over."""
         return TextFeatures(self.tokens.expand(count, -1, -1), self.pooled.expand(count, -1))
@@ -56,9 +60,7 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
-        text, empty = (
-            TextFeatures(t.tokens.to(device), t.pooled.to(device)) for t in (self.text, self.empty)
-        )
+        text, empty = self.text.to(device), self.empty.to(device)
         target, context, img_ids = (x.to(device) for x in (self.target, self.context, self.img_ids))
         return Batch(target, context, img_ids, self.grid, text, empty)
 

@@ -85,6 +85,25 @@ def adapter_lora(transformer: nn.Module) -> Lora:
     return lora
 
 
+@torch.no_grad()
+def set_adapter(transformer: nn.Module, lora: Lora) -> None:
+    """Let an adapter begin with what another one of the same layers and rank has learnt.
+
+    Raises:
+        InputError: the LoRA is of other layers, or of another rank.
+    """
+    layers = adapter_layers(transformer)
+    if set(layers) != set(lora):
+        raise InputError("the LoRA to go on with has other layers than this recipe's targets")
+    for name, layer in layers.items():
+        parts = {"down": layer.lora_A[_NAME].weight, "up": layer.lora_B[_NAME].weight}
+        for part, weight in parts.items():
+            value = getattr(lora[name], part)
+            if value.shape != weight.shape:
+                raise InputError(f"the LoRA to go on with has rank {lora[name].rank}, the recipe another")
+            weight.copy_(value)
+
+
 def whole(value: Tensor) -> Tensor:
     """A tensor that may be spread over processes, in one piece; a call of all of them."""
     return value.full_tensor() if isinstance(value, DTensor) else value

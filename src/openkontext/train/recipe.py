@@ -28,6 +28,7 @@ from openkontext.train.autoencoder import AutoencoderRecipe
 from openkontext.train.finetune import FinetuneRecipe
 from openkontext.train.flow import FlowRecipe
 from openkontext.train.guidance import GuidanceRecipe
+from openkontext.train.inhibit import InhibitRecipe
 from openkontext.train.ladd import LaddRecipe
 from openkontext.train.latent_cache import LatentsRecipe
 from openkontext.train.loop import RunRecipe
@@ -59,6 +60,7 @@ STAGES = {
     "finetune": StageKind("finetune", FinetuneRecipe, _WHOLE_MODEL | {"sample_steps"}, processes=True),
     "guidance": StageKind("distill", GuidanceRecipe, _WHOLE_MODEL, processes=True),
     "ladd": StageKind("distill", LaddRecipe, _WHOLE_MODEL, processes=True),
+    "inhibit": StageKind("inhibit", InhibitRecipe, _STEPS | {"gradient_checkpointing"}, processes=False),
 }
 """All stages, in the order in which they build on each other."""
 
@@ -144,7 +146,7 @@ def _settings(
         raise InputError(f"{path}: {place} = {first['input']!r}: {first['msg']}") from None
     found = {
         key: str(path.parent / value)
-        for key in ("pairs", "model", "parts")
+        for key in ("pairs", "model", "parts", "concept")
         if isinstance(value := getattr(settings, key, None), str) and (path.parent / value).exists()
     }
     return dataclasses.replace(settings, **found)

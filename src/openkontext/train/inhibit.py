@@ -1,0 +1,291 @@
+"""The stage `inhibit`: targeted fine-tuning after which a model can no longer produce a concept.
+
+Rounds follow each other: train, attack with words and scenes that training never saw, add what got through to
+what is trained on, train again. Every round leaves its LoRA, and the last one is the result.
+"""
+
+import copy
+import hashlib
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from openkontext.editor import load
+from openkontext.errors import InputError
+from openkontext.evaluation.concept_cases import ConceptCase, draw_concept_cases
+from openkontext.evaluation.concept_scores import edited_by
+from openkontext.evaluation.concepts import ROUTES, Concept
+from openkontext.export.repository import export_repository
+from openkontext.files import write_whole
+from openkontext.model.lora import Lora, load_lora, save_lora
+from openkontext.train.base import TeacherModel
+from openkontext.train.engine import TrainingEngine, adamw
+from openkontext.train.inhibit_closed_form import close
+from openkontext.train.inhibit_loss import Levels, inhibition_loss
+from openkontext.train.inhibit_pairs import Asked, ConceptExamples, asked_of, preserved
+from openkontext.train.loop import Run, RunRecipe, warm_cosine
+from openkontext.train.lora import TARGETS, adapter_lora, add_adapter, set_adapter
+from openkontext.train.teacher import Teacher
+
+LORA = "lora.safetensors"
+
+
+@dataclass(frozen=True)
+class InhibitRecipe:
+    """What to inhibit, by which method, how long and how hard."""
+
+    concept: str
+    """A concept: "star", "purple", "pencil", or the path of its TOML file."""
+    model: str = "nano"
+    """What to begin with: "nano", a repository, or a checkpoint in diffusers' layout."""
+    method: Literal["negative", "anchor", "closed form"] = "anchor"
+    """Negative guidance as the target, the answer to an anchor as the target, or an edit of the layers that
+    text passes through, without any training."""
+    anchor: Literal["unchanged", "neighbor"] = "unchanged"
+    """What the method "anchor" answers in place of the concept: the picture as it was, or its neighbor."""
+    eta: float = 1.0
+    """Strength of the negative guidance."""
+    rounds: int = 2
+    """Times to train; between two of them the model is attacked. The closed form has one."""
+    steps: int = 200
+    """Steps of a round."""
+    batch_size: int = 4
+    """Cases of the concept in a batch; beside them stand as many other edits."""
+    cases: int = 40
+    """Cases of each route to train on."""
+    others: int = 300
+    """Other edits to be answered as before."""
+    attacks: int = 10
+    """Cases of each route that are tried between two rounds."""
+    attack_steps: int = 4
+    """Denoising steps of an attack."""
+    preserve: float = 1.0
+    """Weight of what is to stay as it was; of the closed form, against the concept."""
+    ridge: float = 1e-4
+    """How strongly the closed form holds the weights to what they were."""
+    rank: int = 16
+    """Rank of the LoRA; the closed form's, too, where 0 keeps its edit whole."""
+    alpha: float = 16.0
+    """The adapter's scale is alpha / rank."""
+    targets: tuple[str, ...] = TARGETS
+    """Ends of the names of the layers to adapt."""
+    learning_rate: float = 1e-3
+    warm_up: int = 10
+    guidance: float | None = None
+    """Guidance that the transformer is told; None for the model's own default, at which it will be used."""
+    average_decay: float = 0.95
+    """Of the weights that are kept in the end."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        least = {
+            "rounds": self.rounds,
+            "steps": self.steps,
+            "batch_size": self.batch_size,
+            "cases": self.cases,
+            "others": self.others,
+            "attack_steps": self.attack_steps,
+        }
+        if self.rank < (0 if self.method == "closed form" else 1):
+            raise ValueError("rank is 1 or more; 0 is for the closed form alone")
+        if min(least.values()) < 1 or self.attacks < 0 or min(self.eta, self.preserve, self.ridge) < 0:
+            raise ValueError(f"{', '.join(least)} are 1 or more, no other number is below 0")
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round did."""
+
+    number: int
+    trained_on: int
+    """Cases of the concept."""
+    tried: int
+    """Attacks on the round before; 0 in the first."""
+    got_through: dict[str, int]
+    """Of these, by route."""
+
+
+def run_inhibit(recipe: InhibitRecipe, run: RunRecipe, work: Path) -> tuple[Path, list[Round]]:
+    """Inhibit a concept, or go on where that was stopped.
+
+    Args:
+        recipe: what, how long and how hard.
+        run: how to run.
+        work: folder for the state and the result.
+
+    Returns:
+        The LoRA `lora.safetensors`, and what each round did.
+
+    Raises:
+        InputError: the model or the concept cannot be read, or there is nothing to train on.
+    """
+    concept = Concept.load(recipe.concept)
+    _check_work(recipe, concept, work)
+    base = TeacherModel.load(recipe.model)
+    cases = draw_concept_cases(concept, recipe.seed, recipe.cases, ROUTES, "training")
+    others = preserved(concept, recipe.seed, recipe.others, base.config.kinds)
+    rounds: list[Round] = []
+    lora: Lora | None = None
+    for number in range(1 if recipe.method == "closed form" else recipe.rounds):
+        folder = work / f"round-{number + 1}"
+        caught: list[ConceptCase] = []
+        tried = 0
+        if number and recipe.attacks:
+            caught, tried = attack(recipe, concept, base, rounds[-1].number, work)
+        cases += caught
+        count = {route: sum(case.route == route for case in caught) for route in ROUTES}
+        rounds.append(Round(number + 1, len(cases), tried, {k: n for k, n in count.items() if n}))
+        file = folder / LORA
+        if not file.exists():
+            asked = asked_of(
+                concept, cases, neighbor=recipe.method == "closed form" or recipe.anchor == "neighbor"
+            )
+            learnt = _train(recipe, base, asked, others, folder, work, run, lora)
+            save_lora(learnt, file, {"inhibits": said(recipe, concept)})
+            if number + 1 < recipe.rounds:
+                print(f"round {number + 1} is done: {file}", file=sys.stderr, flush=True)
+        lora = load_lora(file)
+    write_whole(work / LORA, file.read_bytes())
+    return work / LORA, rounds
+
+
+def said(recipe: InhibitRecipe, concept: Concept) -> str:
+    """What a file of weights says of its inhibition, as JSON."""
+    words = {"concept": concept.name, "what": concept.what, "method": recipe.method, "model": recipe.model}
+    return json.dumps(words, sort_keys=True)
+
+
+def _check_work(recipe: InhibitRecipe, concept: Concept, work: Path) -> None:
+    """Keep what was asked beside the state; another recipe begins anew with the first round."""
+    mark = hashlib.sha256(repr((recipe, concept)).encode()).hexdigest()
+    file = work / "recipe.sha256"
+    if file.exists() and file.read_text() != mark:
+        raise InputError(f"{work} holds the state of another recipe; name another folder with --work")
+    write_whole(file, mark.encode())
+
+
+def _train(
+    recipe: InhibitRecipe,
+    base: TeacherModel,
+    asked: list[Asked],
+    others: list[Asked],
+    folder: Path,
+    work: Path,
+    run: RunRecipe,
+    begin: Lora | None,
+) -> Lora:
+    if recipe.method == "closed form":
+        widest = base.pipeline.transformer.config.hidden_size
+        return close(
+            base, asked, others, rank=recipe.rank or widest, keep=recipe.preserve, ridge=recipe.ridge
+        )
+    concept = ConceptExamples(asked, base, folder / "cases.pt")
+    rest = ConceptExamples(others, base, work / "others.pt")
+    return train_inhibit(recipe, base, concept, rest, folder / "run", run, begin)
+
+
+def train_inhibit(
+    recipe: InhibitRecipe,
+    base: TeacherModel,
+    concept: ConceptExamples,
+    others: ConceptExamples,
+    folder: Path,
+    run_recipe: RunRecipe,
+    begin: Lora | None = None,
+    stop: int | None = None,
+) -> Lora:
+    """One round of training, or go on with it; resume from `folder` to the step.
+
+    Args:
+        recipe: how long and how hard.
+        base: what to begin with; it stays as it is.
+        concept: cases of the concept.
+        others: edits to be answered as before.
+        folder: where the run keeps its state.
+        run_recipe: how to run.
+        begin: the LoRA of the round before.
+        stop: step to pause at before the recipe's end, as a kill would.
+
+    Returns:
+        The averaged LoRA.
+    """
+    transformer = copy.deepcopy(base.pipeline.transformer)
+    add_adapter(transformer, rank=recipe.rank, alpha=recipe.alpha, targets=recipe.targets, seed=recipe.seed)
+    if begin is not None:
+        set_adapter(transformer, begin)
+    teacher = Teacher(transformer)
+    engine = TrainingEngine(run_recipe)
+    trained = engine.prepare(transformer, adamw(recipe.learning_rate), decay=recipe.average_decay)
+    teacher.follow(trained.model, engine)
+    rng = np.random.default_rng([recipe.seed, 11])
+    samples = 2 * recipe.batch_size * run_recipe.accumulate
+    run = Run(folder, {"trained": trained}, rng, recipe.steps, run_recipe, samples)
+    config = base.config
+    levels = Levels((recipe.attack_steps, config.num_inference_steps), config.base_shift, config.max_shift)
+
+    def loss() -> tuple[Tensor, dict[str, Tensor]]:
+        return inhibition_loss(
+            trained.model,
+            teacher,
+            concept.draw(rng, recipe.batch_size).to(engine.device),
+            others.draw(rng, recipe.batch_size).batch.to(engine.device),
+            rng,
+            levels=levels,
+            guidance=config.guidance_scale if recipe.guidance is None else recipe.guidance,
+            method=recipe.method,
+            eta=recipe.eta,
+            anchor=recipe.anchor,
+            preserve=recipe.preserve,
+        )
+
+    for step in run.steps_left(stop):
+        run.record(engine.step(trained, loss, warm_cosine(step, recipe.steps, recipe.warm_up)))
+    trained.take_average()
+    return adapter_lora(engine.unwrap(trained))
+
+
+def attack(
+    recipe: InhibitRecipe, concept: Concept, base: TeacherModel, number: int, work: Path
+) -> tuple[list[ConceptCase], int]:
+    """Try a round's LoRA with words and scenes that training never saw.
+
+    What was tried is kept, so that a run that was stopped does not try it again.
+
+    Returns:
+        The cases that got through, and how many were tried.
+    """
+    cases = draw_concept_cases(concept, recipe.seed + number, recipe.attacks, ROUTES, "attack")
+    folder = work / f"round-{number}"
+    kept = folder / "attacks.json"
+    through: dict[str, Any] = json.loads(kept.read_bytes()) if kept.exists() else {}
+    left = [case for case in cases if _key(case) not in through]
+    if left:
+        editor = load(str(repository_of(recipe, base, work)), loras=[(folder / LORA, 1.0)])
+        edit = edited_by(editor, recipe.attack_steps)
+        for i, case in enumerate(left):
+            through[_key(case)] = case.judge(edit(case)).holds
+            if i % 10 == 9 or i == len(left) - 1:
+                write_whole(kept, json.dumps(through, indent=1).encode())
+    found = [case for case in cases if through[_key(case)]]
+    print(f"attack on round {number}: {len(found)} of {len(cases)} got through", file=sys.stderr, flush=True)
+    return found, len(cases)
+
+
+def _key(case: ConceptCase) -> str:
+    return f"{case.route} {case.index}"
+
+
+def repository_of(recipe: InhibitRecipe, base: TeacherModel, work: Path) -> str | Path:
+    """The repository that edits with the model of before: itself, or an export of the checkpoint."""
+    path = Path(recipe.model)
+    if not ((path / "model_index.json").is_file() or path.suffix == ".safetensors"):
+        return recipe.model
+    out = work / "base"
+    if not out.exists():
+        export_repository(base.pipeline, out, config=base.config)
+    return out
