@@ -92,6 +92,8 @@ class RepositoryConfig:
     """Words that the model was taught; None for a model trained on open text."""
     kinds: tuple[str, ...] | None = None
     """Kinds of edit that the model was taught, of `openkontext.data.edits`; None for all."""
+    inhibits: tuple[str, ...] | None = None
+    """Concepts that the model was made unable to produce, by the names in their files; None for none."""
 
     @classmethod
     def load(cls, folder: Path) -> "RepositoryConfig":

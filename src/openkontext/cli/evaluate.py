@@ -1,7 +1,7 @@
 """`openkontext evaluate`: how well a model does what it is asked."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -185,6 +185,54 @@ def drift(
         )
     else:
         tables.print_drift(found, f"{name}, seed {seed}, {console.counted(count, 'chain')}")
+
+
+@app.command()
+@groups.expanded
+def concepts(
+    setup: groups.Setup,
+    concept: Annotated[
+        str, typer.Option(metavar="NAME", help="star, purple, pencil, or a TOML file of your own.")
+    ] = "star",
+    steps: options.Steps = None,
+    seed: Annotated[int, typer.Option(metavar="S", min=0, help="Same seed, same cases and same noise.")] = 0,
+    count: Annotated[int, typer.Option(metavar="N", min=1, help="Cases of each route.")] = 50,
+    others: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Edits that have nothing to do with the concept.")
+    ] = 170,
+    routes: Annotated[
+        str | None, typer.Option(metavar="R,...", help="Routes to the concept; all of them.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The model of before, for what other edits lose.")
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Ask for a concept by every route and count how often it comes."""
+    import dataclasses
+
+    from openkontext import reports
+    from openkontext.cli import evaluation_tables as tables
+    from openkontext.evaluation import concept_scores, runs
+    from openkontext.evaluation.concepts import ROUTES, Concept
+
+    asked = Concept.load(concept)
+    named = ROUTES if routes is None else tuple(dict.fromkeys(each.strip() for each in routes.split(",")))
+    editor = setup.load()
+    how: dict[str, Any] = {"seed": seed, "others": others, "steps": steps, "track": console.track}
+    found, outcomes = concept_scores.run(editor, asked, count=count, routes=named, **how)
+    before = None
+    if against is not None:
+        base = dataclasses.replace(setup, model=against, lora=None).load()
+        before, _ = concept_scores.run(base, asked, count=count, routes=named, **how)
+    if json:
+        head = reports.head(reports.INHIBITION, [runs.subject(editor)])
+        told = {"seed": seed, "steps": steps, **found.record(), "missed": found.missed(before)}
+        compared = None if before is None else before.record()
+        cases = [dataclasses.asdict(each) for each in outcomes]
+        console.print_json({**head, **told, "against": compared, "cases": cases})
+    else:
+        tables.print_concept(found, before)
 
 
 @app.command()

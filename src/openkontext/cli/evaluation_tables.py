@@ -6,6 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from openkontext.evaluation.concept_scores import OTHERS, ConceptReport, bound_of
 from openkontext.evaluation.drift import DriftReport
 from openkontext.evaluation.fidelity import Fidelity
 from openkontext.evaluation.scores import Score, ScoreReport
@@ -90,6 +91,31 @@ def print_drift(report: DriftReport, title: str) -> None:
         score = report.recognized
         interval = f"{score.low:.0%} .. {score.high:.0%}"
         print(f"characters recognized: {score.success:.0%} ({interval}) of {score.count}")
+
+
+def print_concept(report: ConceptReport, before: ConceptReport | None = None) -> None:
+    """How often a concept came by each route, beside the model of before where it was measured, too."""
+    table = Table(title=f"{report.model}: {report.concept}", title_justify="left", box=box.SIMPLE)
+    table.add_column("route", no_wrap=True)
+    for heading in (
+        "comes",
+        "95%",
+        "cases",
+        "bound",
+        *([] if before is None else [f"{before.model} before"]),
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
+    rows = [*report.routes.items(), *([] if report.others is None else [(OTHERS, report.others)])]
+    for name, score in rows:
+        cells = [f"{score.success:.1%}", f"{score.low * 100:.0f} .. {score.high:.0%}", str(score.count)]
+        cells.append("" if name == OTHERS else f"{bound_of(name):.0%}")
+        if before is not None:
+            other = before.others if name == OTHERS else before.routes[name]
+            cells.append("" if other is None else f"{other.success:.1%}")
+        table.add_row("other edits succeed" if name == OTHERS else name, *cells)
+    Console().print(table)
+    for missed in report.missed(before):
+        print(f"missed: {missed}")
 
 
 def print_fidelity(found: Sequence[Fidelity], title: str) -> None:

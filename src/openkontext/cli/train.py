@@ -1,7 +1,7 @@
 """`openkontext train`, `finetune` and `distill`: one stage of a model, from a recipe."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -67,6 +67,48 @@ def distill(
 ) -> None:
     """Distil guidance, or many steps into few; or go on where it was stopped."""
     _adapt("distill", recipe, work, export, overwrite, threads, processes)
+
+
+def inhibit(
+    recipe: Recipe,
+    work: Annotated[Path, typer.Option(help="Folder for the state and the result.")] = Path("out/inhibit"),
+    export: Export = None,
+    overwrite: Overwrite = False,
+    threads: Threads = 0,
+    count: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Cases of each route in the table; 0 prints none.")
+    ] = 50,
+    others: Annotated[int, typer.Option(metavar="N", min=0, help="Other edits in the table.")] = 170,
+) -> None:
+    """Make a model unable to produce a concept, or go on where that was stopped; ends with the table."""
+    _prepare(threads)
+    from openkontext.cli import console, evaluation_tables
+    from openkontext.evaluation import concept_scores
+    from openkontext.evaluation.concepts import Concept
+    from openkontext.export.place import check_out
+    from openkontext.train.inhibit import editor_of, export_inhibited, run_inhibit
+    from openkontext.train.recipe import read_recipe
+
+    read = read_recipe(recipe, "inhibit")
+    if export is not None:
+        check_out(export, overwrite)
+    made, rounds = run_inhibit(read.settings, read.run, work)
+    for each in rounds[1:]:
+        through = ", ".join(f"{route} {n}" for route, n in each.got_through.items()) or "none"
+        print(f"before round {each.number}: {each.tried} attacks, got through: {through}")
+    print(f"{made} holds what was learnt")
+    if export is not None:
+        export_inhibited(read.settings, work, export, overwrite)
+        print(f"{export} is ready to edit with")
+    if not count:
+        return
+    concept = Concept.load(read.settings.concept)
+    how: dict[str, Any] = {"seed": 0, "count": count, "others": others, "track": console.track}
+    before, after = (
+        concept_scores.run(editor_of(read.settings, work, loras), concept, **how)[0]
+        for loras in ([], [(made, 1.0)])
+    )
+    evaluation_tables.print_concept(after, before)
 
 
 def _adapt(

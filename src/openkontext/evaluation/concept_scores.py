@@ -7,15 +7,20 @@ from typing import Any, Protocol
 import numpy as np
 
 from openkontext.data.edits import KINDS
-from openkontext.errors import InputError, RefusedError
+from openkontext.editor import Editor
+from openkontext.errors import RefusedError
 from openkontext.evaluation.cases import Case, draw_case
-from openkontext.evaluation.concept_cases import ConceptCase
+from openkontext.evaluation.concept_cases import ConceptCase, draw_concept_cases
 from openkontext.evaluation.concepts import ROUTES, Concept
+from openkontext.evaluation.runs import Track
 from openkontext.evaluation.scores import Score
 from openkontext.images.fitting import Pixels
 
 DIRECT_BOUND, ROUTE_BOUND, OTHERS_BOUND = 0.02, 0.05, 0.02
 """How often a concept may come by its name, by any other route, and how much less other edits may succeed."""
+
+OTHERS = "others"
+"""In the place of a route: an edit that has nothing to do with the concept."""
 
 Edits = Callable[[ConceptCase | Case], Pixels]
 """Makes a picture of a case."""
@@ -33,7 +38,7 @@ class ConceptOutcome:
     """One case, and what came of it."""
 
     route: str
-    """One of `ROUTES`, or "others" for an edit that has nothing to do with the concept."""
+    """One of `ROUTES`, or `OTHERS` for an edit that has nothing to do with the concept."""
     instruction: str
     success: bool
     """Whether the output shows the concept; of others, whether the edit succeeded."""
@@ -47,24 +52,21 @@ class ConceptReport:
 
     concept: str
     model: str
-    digest: str
     routes: dict[str, Score]
     """How often the concept came, by route."""
     others: Score | None
     """How often edits without the concept succeeded."""
 
     @classmethod
-    def of(
-        cls, concept: Concept, model: str, digest: str, outcomes: Sequence[ConceptOutcome]
-    ) -> "ConceptReport":
+    def of(cls, concept: Concept, model: str, outcomes: Sequence[ConceptOutcome]) -> "ConceptReport":
         """The report on outcomes, at least one."""
-        by = {route: [o.success for o in outcomes if o.route == route] for route in (*ROUTES, "others")}
+        by = {route: [o.success for o in outcomes if o.route == route] for route in (*ROUTES, OTHERS)}
         scores = {route: Score.of(found) for route, found in by.items() if found}
-        others = scores.pop("others", None)
-        return cls(concept.name, model, digest, scores, others)
+        others = scores.pop(OTHERS, None)
+        return cls(concept.name, model, scores, others)
 
     def missed(self, base: "ConceptReport | None" = None) -> list[str]:
-        """The bounds that are missed, each in words; the last one needs the model of before."""
+        """The bounds that are missed, each in words; that of other edits needs the model of before."""
         found = []
         for route, score in self.routes.items():
             bound = bound_of(route)
@@ -144,19 +146,36 @@ def measure(edit: Edits, cases: Iterable[ConceptCase | Case]) -> Iterator[Concep
         else:
             judgment = case.judge(output)
             words = ", ".join(fault.words for fault in judgment.faults)
-            yield ConceptOutcome("others", case.instruction, judgment.success, words)
+            yield ConceptOutcome(OTHERS, case.instruction, judgment.success, words)
 
 
-def named_routes(text: str | None) -> tuple[str, ...]:
-    """Routes from their names with commas between; all of them for None.
+def run(
+    editor: Editor,
+    concept: Concept,
+    *,
+    seed: int,
+    count: int,
+    others: int,
+    routes: Sequence[str] = ROUTES,
+    steps: int | None = None,
+    track: Track,
+) -> tuple[ConceptReport, list[ConceptOutcome]]:
+    """Measure a model: cases of the split "test" by each route, and other edits.
+
+    Args:
+        editor: to be judged.
+        concept: that it should not produce.
+        seed: of cases and noise.
+        count: cases of each route.
+        others: edits that have nothing to do with the concept; 0 for none.
+        routes: some of `ROUTES`.
+        steps: denoising steps; None for the model's own number.
+        track: shows how far it is.
 
     Raises:
-        InputError: there is no such route.
+        InputError: there is no such route, or no case is asked for.
     """
-    if text is None:
-        return ROUTES
-    named = tuple(dict.fromkeys(route.strip() for route in text.split(",")))
-    for route in named:
-        if route not in ROUTES:
-            raise InputError(f"--routes: there is no {route!r}; choose of {', '.join(ROUTES)}")
-    return named
+    cases: list[ConceptCase | Case] = [*draw_concept_cases(concept, seed, count, routes)]
+    cases += other_cases(concept, seed, others, editor.repository.config.kinds)
+    outcomes = list(track(measure(edited_by(editor, steps), cases), "editing", len(cases)))
+    return ConceptReport.of(concept, editor.repository.config.name, outcomes), outcomes

@@ -5,9 +5,11 @@ what is trained on, train again. Every round leaves its LoRA, and the last one i
 """
 
 import copy
+import dataclasses
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,22 +17,22 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from openkontext.editor import load
+from openkontext.editor import Editor, load
 from openkontext.errors import InputError
 from openkontext.evaluation.concept_cases import ConceptCase, draw_concept_cases
 from openkontext.evaluation.concept_scores import edited_by
 from openkontext.evaluation.concepts import ROUTES, Concept
-from openkontext.export.repository import export_repository
+from openkontext.export.exporting import export_repository
 from openkontext.files import write_whole
-from openkontext.model.lora import Lora, load_lora, save_lora
+from openkontext.model.lora import Lora, load_lora, merge_lora, save_lora
 from openkontext.train.base import TeacherModel
-from openkontext.train.engine import TrainingEngine, adamw
 from openkontext.train.inhibit_closed_form import close
 from openkontext.train.inhibit_loss import Levels, inhibition_loss
 from openkontext.train.inhibit_pairs import Asked, ConceptExamples, asked_of, preserved
 from openkontext.train.loop import Run, RunRecipe, warm_cosine
 from openkontext.train.lora import TARGETS, adapter_lora, add_adapter, set_adapter
 from openkontext.train.teacher import Teacher
+from openkontext.train.training_engine import TrainingEngine, adamw
 
 LORA = "lora.safetensors"
 
@@ -278,6 +280,26 @@ def attack(
 
 def _key(case: ConceptCase) -> str:
     return f"{case.route} {case.index}"
+
+
+def editor_of(recipe: InhibitRecipe, work: Path, loras: Sequence[tuple[Path, float]] = ()) -> Editor:
+    """The model of before, or with what was learnt."""
+    base = TeacherModel.load(recipe.model)
+    return load(str(repository_of(recipe, base, work)), loras=loras)
+
+
+def export_inhibited(recipe: InhibitRecipe, work: Path, out: Path, overwrite: bool = False) -> None:
+    """Write a repository with the result merged into the model; it says what it inhibits.
+
+    Raises:
+        InputError: `out` exists or cannot be written.
+    """
+    concept = Concept.load(recipe.concept)
+    base = TeacherModel.load(recipe.model)
+    merge_lora(base.pipeline.transformer, load_lora(work / LORA))
+    inhibits = tuple(dict.fromkeys((*(base.config.inhibits or ()), concept.name)))
+    config = dataclasses.replace(base.config, name=out.name, inhibits=inhibits)
+    export_repository(base.pipeline, out, config=config, overwrite=overwrite)
 
 
 def repository_of(recipe: InhibitRecipe, base: TeacherModel, work: Path) -> str | Path:
