@@ -85,13 +85,11 @@ def inhibit(
     from openkontext.cli import console, evaluation_tables
     from openkontext.evaluation import concept_scores
     from openkontext.evaluation.concepts import Concept
-    from openkontext.export.place import check_out
-    from openkontext.train.inhibit import editor_of, export_inhibited, run_inhibit
+    from openkontext.train.inhibit import check, editor_of, export_inhibited, run_inhibit
     from openkontext.train.recipe import read_recipe
 
     read = read_recipe(recipe, "inhibit")
-    if export is not None:
-        check_out(export, overwrite)
+    check(read.settings, work, export, overwrite)
     made, rounds = run_inhibit(read.settings, read.run, work)
     for each in rounds[1:]:
         through = ", ".join(f"{route} {n}" for route, n in each.got_through.items()) or "none"

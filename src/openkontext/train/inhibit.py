@@ -23,6 +23,7 @@ from openkontext.evaluation.concept_cases import ConceptCase, draw_concept_cases
 from openkontext.evaluation.concept_scores import edited_by
 from openkontext.evaluation.concepts import ROUTES, Concept
 from openkontext.export.exporting import export_repository
+from openkontext.export.place import check_out
 from openkontext.files import write_whole
 from openkontext.model.lora import Lora, load_lora, merge_lora, save_lora
 from openkontext.train.base import TeacherModel
@@ -127,7 +128,6 @@ def run_inhibit(recipe: InhibitRecipe, run: RunRecipe, work: Path) -> tuple[Path
         InputError: the model or the concept cannot be read, or there is nothing to train on.
     """
     concept = Concept.load(recipe.concept)
-    _check_work(recipe, concept, work)
     base = TeacherModel.load(recipe.model)
     cases = draw_concept_cases(concept, recipe.seed, recipe.cases, ROUTES, "training")
     others = preserved(concept, recipe.seed, recipe.others, base.config.kinds)
@@ -162,8 +162,15 @@ def said(recipe: InhibitRecipe, concept: Concept) -> str:
     return json.dumps(words, sort_keys=True)
 
 
-def _check_work(recipe: InhibitRecipe, concept: Concept, work: Path) -> None:
-    """Keep what was asked beside the state; another recipe begins anew with the first round."""
+def check(recipe: InhibitRecipe, work: Path, export: Path | None = None, overwrite: bool = False) -> None:
+    """See that a run can begin or go on, and that its result can be put where it is wanted.
+
+    Raises:
+        InputError: the concept cannot be read, the work folder is another recipe's, or `export` is in use.
+    """
+    concept = Concept.load(recipe.concept)
+    if export is not None:
+        check_out(export, overwrite)
     mark = hashlib.sha256(repr((recipe, concept)).encode()).hexdigest()
     file = work / "recipe.sha256"
     if file.exists() and file.read_text() != mark:

@@ -79,7 +79,8 @@ def close(
 
     Args:
         base: the model; it stays as it is.
-        asked: instructions with the concept; those whose anchor asks for nothing tell of none.
+        asked: instructions with the concept; those whose anchor asks for nothing do not name it, and no text
+            tells them from harmless ones, so that they are kept.
         others: instructions to keep.
         rank: of the LoRA that is made; the layers' own rank keeps the edit whole.
         keep: see `edited_weight`.
@@ -93,7 +94,8 @@ def close(
         raise InputError("no case names the concept, so that there is no anchor to map it to")
     tokens, pooled, lengths = features(base, [text for text, _ in pairs])
     anchor_tokens, anchor_pooled, anchor_lengths = features(base, [text for _, text in pairs])
-    kept_tokens, kept_pooled, _ = features(base, [each.instruction for each in others])
+    unnamed = [each.instruction for each in asked if each.anchor == NEUTRAL]
+    kept_tokens, kept_pooled, _ = features(base, [*(each.instruction for each in others), *unnamed])
     # Where an anchor has another number of tokens, their places do not answer to each other.
     aligned = [i for i, (a, b) in enumerate(zip(lengths, anchor_lengths, strict=True)) if a == b]
     if not aligned:
