@@ -11,9 +11,14 @@ from openkontext.images.fitting import Pixels
 
 
 def line_plot(
-    lines: Mapping[str, Sequence[float]], title: str, x_label: str, y_label: str, bound: float | None = None
+    lines: Mapping[str, Sequence[float]],
+    title: str,
+    x_label: str,
+    y_label: str,
+    bound: float | None = None,
+    places: Sequence[float] | None = None,
 ) -> Pixels:
-    """Lines over 1, 2, 3, ...
+    """Lines over 1, 2, 3, ... or over other places.
 
     Args:
         lines: values by the line's name.
@@ -21,6 +26,7 @@ def line_plot(
         x_label: what is counted.
         y_label: what the values are, with their unit.
         bound: a value to mark by a dashed line.
+        places: where the values stand, as many as each line has; None for 1, 2, 3, ...
 
     Returns:
         uint8 [height, width, 3].
@@ -36,7 +42,7 @@ def line_plot(
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     axes = figure.subplots()
     for name, values in lines.items():
-        axes.plot(range(1, len(values) + 1), values, marker="o", label=name)
+        axes.plot(places or range(1, len(values) + 1), values, marker="o", label=name)
     if bound is not None:
         axes.axhline(bound, color="gray", linestyle="--", linewidth=1)
     axes.set_title(title)

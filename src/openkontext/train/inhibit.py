@@ -26,6 +26,7 @@ from openkontext.export.exporting import export_repository
 from openkontext.export.place import check_out
 from openkontext.files import write_whole
 from openkontext.model.lora import Lora, load_lora, merge_lora, save_lora
+from openkontext.repository import is_checkpoint
 from openkontext.train.base import TeacherModel
 from openkontext.train.inhibit_closed_form import close
 from openkontext.train.inhibit_loss import Levels, inhibition_loss
@@ -46,6 +47,8 @@ class InhibitRecipe:
     """A concept: "star", "purple", "pencil", or the path of its TOML file."""
     model: str = "nano"
     """What to begin with: "nano", a repository, or a checkpoint in diffusers' layout."""
+    parts: str | None = None
+    """A pipeline folder with what a checkpoint in one file does not hold."""
     method: Literal["negative", "anchor", "closed form"] = "anchor"
     """Negative guidance as the target, the answer to an anchor as the target, or an edit of the layers that
     text passes through, without any training."""
@@ -128,7 +131,7 @@ def run_inhibit(recipe: InhibitRecipe, run: RunRecipe, work: Path) -> tuple[Path
         InputError: the model or the concept cannot be read, or there is nothing to train on.
     """
     concept = Concept.load(recipe.concept)
-    base = TeacherModel.load(recipe.model)
+    base = TeacherModel.load(recipe.model, recipe.parts)
     cases = draw_concept_cases(concept, recipe.seed, recipe.cases, ROUTES, "training")
     others = preserved(concept, recipe.seed, recipe.others, base.config.kinds)
     rounds: list[Round] = []
@@ -291,7 +294,7 @@ def _key(case: ConceptCase) -> str:
 
 def editor_of(recipe: InhibitRecipe, work: Path, loras: Sequence[tuple[Path, float]] = ()) -> Editor:
     """The model of before, or with what was learnt."""
-    base = TeacherModel.load(recipe.model)
+    base = TeacherModel.load(recipe.model, recipe.parts)
     return load(str(repository_of(recipe, base, work)), loras=loras)
 
 
@@ -302,7 +305,7 @@ def export_inhibited(recipe: InhibitRecipe, work: Path, out: Path, overwrite: bo
         InputError: `out` exists or cannot be written.
     """
     concept = Concept.load(recipe.concept)
-    base = TeacherModel.load(recipe.model)
+    base = TeacherModel.load(recipe.model, recipe.parts)
     merge_lora(base.pipeline.transformer, load_lora(work / LORA))
     inhibits = tuple(dict.fromkeys((*(base.config.inhibits or ()), concept.name)))
     config = dataclasses.replace(base.config, name=out.name, inhibits=inhibits)
@@ -311,8 +314,7 @@ def export_inhibited(recipe: InhibitRecipe, work: Path, out: Path, overwrite: bo
 
 def repository_of(recipe: InhibitRecipe, base: TeacherModel, work: Path) -> str | Path:
     """The repository that edits with the model of before: itself, or an export of the checkpoint."""
-    path = Path(recipe.model)
-    if not ((path / "model_index.json").is_file() or path.suffix == ".safetensors"):
+    if not is_checkpoint(Path(recipe.model)):
         return recipe.model
     out = work / "base"
     if not out.exists():
