@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pair_files import write_jsonl
 from torch import Tensor
 
 from openkontext.cli import main
@@ -290,6 +291,23 @@ def test_rounds_from_the_command_line_and_a_repository_that_says_so(
     (tmp_path / "recipe.toml").write_text(RECIPE.replace("rank = 2", "rank = 3"))
     assert main(command[:4]) == 2
     assert "holds the state of another recipe" in capsys.readouterr().err
+
+
+def test_pairs_of_ones_own_train_one_round(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_jsonl(tmp_path)
+    pairs = 'concept = "logo"\npairs = "pairs.jsonl"\nother_pairs = "pairs.jsonl"'
+    recipe = RECIPE.replace('concept = "star"', pairs)
+    (tmp_path / "recipe.toml").write_text(recipe)
+    command = ["inhibit", str(tmp_path / "recipe.toml"), "--work", str(tmp_path / "work")]
+    assert main(command) == 2
+    assert "pairs have no judge" in capsys.readouterr().err
+    (tmp_path / "recipe.toml").write_text(recipe.replace("rounds = 2", "rounds = 1"))
+    assert main(command) == 0
+    told = json.loads(Weights(tmp_path / "work" / "lora.safetensors").metadata["openkontext.inhibits"])
+    assert told["concept"] == "logo"
+    (tmp_path / "recipe.toml").write_text(recipe.replace('other_pairs = "pairs.jsonl"', ""))
+    assert main(command) == 2
+    assert "belong together" in capsys.readouterr().err
 
 
 def test_what_a_lora_says_of_itself_is_read_back(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def inhibit(
     if export is not None:
         export_inhibited(read.settings, work, export, overwrite)
         print(f"{export} is ready to edit with")
-    if not count:
+    if not count or read.settings.pairs is not None:  # pairs of one's own have no judge
         return
     concept = Concept.load(read.settings.concept)
     how: dict[str, Any] = {"seed": 0, "count": count, "others": others, "track": console.track}

@@ -30,7 +30,14 @@ from openkontext.repository import is_checkpoint
 from openkontext.train.base import TeacherModel
 from openkontext.train.inhibit_closed_form import close
 from openkontext.train.inhibit_loss import Levels, inhibition_loss
-from openkontext.train.inhibit_pairs import Asked, ConceptExamples, asked_of, preserved
+from openkontext.train.inhibit_pairs import (
+    Asked,
+    ConceptDraws,
+    ConceptExamples,
+    ConceptPairs,
+    asked_of,
+    preserved,
+)
 from openkontext.train.loop import Run, RunRecipe, warm_cosine
 from openkontext.train.lora import TARGETS, adapter_lora, add_adapter, set_adapter
 from openkontext.train.teacher import Teacher
@@ -44,7 +51,12 @@ class InhibitRecipe:
     """What to inhibit, by which method, how long and how hard."""
 
     concept: str
-    """A concept: "star", "purple", "pencil", or the path of its TOML file."""
+    """A concept: "star", "purple", "pencil", or the path of its TOML file; with `pairs` any name."""
+    pairs: str | None = None
+    """Pairs that show the concept, as `finetune` takes them; None draws cases of the concept's file. They
+    train one round, since no judge can tell what gets through."""
+    other_pairs: str | None = None
+    """Pairs to be answered as before; they belong to `pairs`."""
     model: str = "nano"
     """What to begin with: "nano", a repository, or a checkpoint in diffusers' layout."""
     parts: str | None = None
@@ -97,6 +109,10 @@ class InhibitRecipe:
             "others": self.others,
             "attack_steps": self.attack_steps,
         }
+        if (self.pairs is None) != (self.other_pairs is None):
+            raise ValueError("pairs and other_pairs belong together")
+        if self.pairs and (self.rounds > 1 or self.method == "closed form" or self.anchor == "neighbor"):
+            raise ValueError("pairs have no judge, no neighbor: rounds is 1, and neither is asked for")
         if self.rank < (0 if self.method == "closed form" else 1):
             raise ValueError("rank is 1 or more; 0 is for the closed form alone")
         if min(least.values()) < 1 or self.attacks < 0 or min(self.eta, self.preserve, self.ridge) < 0:
@@ -130,8 +146,10 @@ def run_inhibit(recipe: InhibitRecipe, run: RunRecipe, work: Path) -> tuple[Path
     Raises:
         InputError: the model or the concept cannot be read, or there is nothing to train on.
     """
-    concept = Concept.load(recipe.concept)
     base = TeacherModel.load(recipe.model, recipe.parts)
+    if recipe.pairs and recipe.other_pairs:
+        return _run_pairs(recipe, base, run, work)
+    concept = Concept.load(recipe.concept)
     cases = draw_concept_cases(concept, recipe.seed, recipe.cases, ROUTES, "training")
     others = preserved(concept, recipe.seed, recipe.others, base.config.kinds)
     rounds: list[Round] = []
@@ -142,7 +160,8 @@ def run_inhibit(recipe: InhibitRecipe, run: RunRecipe, work: Path) -> tuple[Path
         tried = 0
         if number and recipe.attacks:
             caught, tried = attack(recipe, concept, base, rounds[-1].number, work)
-        cases += caught
+        # What got through is a quarter of what the next round sees, few as it may be.
+        cases += caught * max(1, len(cases) // (3 * len(caught))) if caught else []
         count = {route: sum(case.route == route for case in caught) for route in ROUTES}
         rounds.append(Round(number + 1, len(cases), tried, {k: n for k, n in count.items() if n}))
         file = folder / LORA
@@ -151,7 +170,7 @@ def run_inhibit(recipe: InhibitRecipe, run: RunRecipe, work: Path) -> tuple[Path
                 concept, cases, neighbor=recipe.method == "closed form" or recipe.anchor == "neighbor"
             )
             learnt = _train(recipe, base, asked, others, folder, work, run, lora)
-            save_lora(learnt, file, {"inhibits": said(recipe, concept)})
+            save_lora(learnt, file, {"inhibits": said(recipe, concept.what)})
             if number + 1 < recipe.rounds:
                 print(f"round {number + 1} is done: {file}", file=sys.stderr, flush=True)
         lora = load_lora(file)
@@ -159,10 +178,32 @@ def run_inhibit(recipe: InhibitRecipe, run: RunRecipe, work: Path) -> tuple[Path
     return work / LORA, rounds
 
 
-def said(recipe: InhibitRecipe, concept: Concept) -> str:
+def _run_pairs(
+    recipe: InhibitRecipe, base: TeacherModel, run: RunRecipe, work: Path
+) -> tuple[Path, list[Round]]:
+    assert recipe.pairs is not None
+    concept, others = (
+        ConceptPairs(str(data), work / folder, base)
+        for data, folder in ((recipe.pairs, "pairs"), (recipe.other_pairs, "other-pairs"))
+    )
+    learnt = train_inhibit(recipe, base, concept, others, work / "round-1" / "run", run)
+    save_lora(learnt, work / LORA, {"inhibits": said(recipe, "what its pairs show")})
+    return work / LORA, [Round(1, len(concept), 0, {})]
+
+
+def said(recipe: InhibitRecipe, what: str) -> str:
     """What a file of weights says of its inhibition, as JSON."""
-    words = {"concept": concept.name, "what": concept.what, "method": recipe.method, "model": recipe.model}
+    words = {"concept": name_of(recipe), "what": what, "method": recipe.method, "model": recipe.model}
     return json.dumps(words, sort_keys=True)
+
+
+def name_of(recipe: InhibitRecipe) -> str:
+    """What the concept is called.
+
+    Raises:
+        InputError: its file cannot be read.
+    """
+    return recipe.concept if recipe.pairs else Concept.load(recipe.concept).name
 
 
 def check(recipe: InhibitRecipe, work: Path, export: Path | None = None, overwrite: bool = False) -> None:
@@ -171,7 +212,7 @@ def check(recipe: InhibitRecipe, work: Path, export: Path | None = None, overwri
     Raises:
         InputError: the concept cannot be read, the work folder is another recipe's, or `export` is in use.
     """
-    concept = Concept.load(recipe.concept)
+    concept = recipe.concept if recipe.pairs else Concept.load(recipe.concept)
     if export is not None:
         check_out(export, overwrite)
     mark = hashlib.sha256(repr((recipe, concept)).encode()).hexdigest()
@@ -204,8 +245,8 @@ def _train(
 def train_inhibit(
     recipe: InhibitRecipe,
     base: TeacherModel,
-    concept: ConceptExamples,
-    others: ConceptExamples,
+    concept: ConceptDraws,
+    others: ConceptDraws,
     folder: Path,
     run_recipe: RunRecipe,
     begin: Lora | None = None,
@@ -304,10 +345,9 @@ def export_inhibited(recipe: InhibitRecipe, work: Path, out: Path, overwrite: bo
     Raises:
         InputError: `out` exists or cannot be written.
     """
-    concept = Concept.load(recipe.concept)
     base = TeacherModel.load(recipe.model, recipe.parts)
     merge_lora(base.pipeline.transformer, load_lora(work / LORA))
-    inhibits = tuple(dict.fromkeys((*(base.config.inhibits or ()), concept.name)))
+    inhibits = tuple(dict.fromkeys((*(base.config.inhibits or ()), name_of(recipe))))
     config = dataclasses.replace(base.config, name=out.name, inhibits=inhibits)
     export_repository(base.pipeline, out, config=config, overwrite=overwrite)
 

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from openkontext.images import to_model
 from openkontext.latents import PATCH, context_positions, position_ids
 from openkontext.train.base import TeacherModel
 from openkontext.train.batch import Batch, Grid, TextFeatures
+from openkontext.train.pairs import PairExamples, build_cache, report
 
 _STREAM = 0x1B17
 """First word of the random state of edits to preserve, so that no other stream can be the same."""
@@ -121,6 +123,43 @@ class _Encoded:
     references: tuple[Tensor, ...]
     text: tuple[Tensor, Tensor]
     anchor: tuple[Tensor, Tensor]
+
+
+class ConceptDraws(Protocol):
+    """Where batches of inhibition come from."""
+
+    def draw(self, rng: np.random.Generator, count: int) -> ConceptBatch:
+        """Edits of one size; all chance comes from `rng`."""
+
+
+class ConceptPairs:
+    """Pairs of one's own, to be answered as if nothing were asked.
+
+    Args:
+        data: the pairs, as `finetune` takes them.
+        folder: of their cache.
+        base: encodes.
+
+    Raises:
+        InputError: there is no usable pair, or one has no picture before of the size of that after.
+    """
+
+    def __init__(self, data: str, folder: Path, base: TeacherModel) -> None:
+        report(*build_cache(data, folder, base))
+        self._examples = PairExamples(folder)
+        for pair in self._examples.pairs:
+            if pair.context != pair.target:
+                raise InputError(f"{data}: {pair.name} needs a picture before of the same size as after")
+        pooled, text = base.encode_text([NEUTRAL])
+        self._neutral = TextFeatures(text, pooled)
+
+    def __len__(self) -> int:
+        return len(self._examples.pairs)
+
+    def draw(self, rng: np.random.Generator, count: int) -> ConceptBatch:
+        """Pairs of one size; sizes by their share."""
+        batch = self._examples.draw(rng, count)
+        return ConceptBatch(batch, batch.context, self._neutral.repeated(count), self._neutral)
 
 
 class ConceptExamples:

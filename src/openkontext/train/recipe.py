@@ -146,7 +146,7 @@ def _settings(
         raise InputError(f"{path}: {place} = {first['input']!r}: {first['msg']}") from None
     found = {
         key: str(path.parent / value)
-        for key in ("pairs", "model", "parts", "concept")
+        for key in ("pairs", "other_pairs", "model", "parts", "concept")
         if isinstance(value := getattr(settings, key, None), str) and (path.parent / value).exists()
     }
     return dataclasses.replace(settings, **found)
