@@ -1,8 +1,10 @@
 """Settings that every test shares; they must be made before torch is imported."""
 
 import os
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -15,6 +17,26 @@ os.environ["OPENKONTEXT_HOME"] = _home.name  # nor leaves anything in the user's
 # The same examples in every run, and no time limit: the machine may be busy.
 hypothesis.settings.register_profile("house", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("house")
+
+
+# pytest-xdist has these two hooks; whoever runs without it needs neither.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than cores: many a test waits for a process, a clock or a browser."""
+    return len(os.sched_getaffinity(0)) + 1 if sys.platform == "linux" else os.cpu_count() or 1
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Each worker goes through its own part of the tests in order, and takes from others once it is through.
+
+    So what a file sets up is set up by one worker alone; the default deals every file out to all.
+    """
+    if config.getvalue("dist") != "load":
+        return None  # another was asked for
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
