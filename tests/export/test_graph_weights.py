@@ -22,7 +22,7 @@ from openkontext.repository import Repository, RepositoryConfig
 
 PARTS = ("transformer", "autoencoder", "clip", "t5")
 SETTINGS = RepositoryConfig(
-    name="theirs", licence="MIT", text_length=12, clip_length=9, scaling_factor=0.7, shift_factor=-0.2
+    name="theirs", license="MIT", text_length=12, clip_length=9, scaling_factor=0.7, shift_factor=-0.2
 )
 
 

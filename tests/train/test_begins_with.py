@@ -41,7 +41,7 @@ batch_size = 1
 precision = "no"
 """
 SETTINGS = RepositoryConfig(
-    name="small", licence="MIT", text_length=16, clip_length=9, sizes=((64, 64),), num_inference_steps=1
+    name="small", license="MIT", text_length=16, clip_length=9, sizes=((64, 64),), num_inference_steps=1
 )
 
 

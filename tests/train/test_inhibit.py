@@ -223,7 +223,7 @@ def test_a_round_that_was_stopped_ends_with_the_same_bits(
         assert torch.equal(layer.down, halves[name].down)
         assert torch.equal(layer.up, halves[name].up)
     assert max(layer.delta.abs().max() for layer in whole.values()) > 0
-    # The next round begins with what this one has learnt.
+    # The next round begins with what this one has learned.
     further = train_inhibit(recipe, toy, *pairs, tmp_path / "next", RunRecipe(), begin=whole, stop=0)
     assert all(torch.equal(further[name].up, layer.up) for name, layer in whole.items())
 

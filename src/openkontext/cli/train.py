@@ -94,7 +94,7 @@ def inhibit(
     for each in rounds[1:]:
         through = ", ".join(f"{route} {n}" for route, n in each.got_through.items()) or "none"
         print(f"before round {each.number}: {each.tried} attacks, got through: {through}")
-    print(f"{made} holds what was learnt")
+    print(f"{made} holds what was learned")
     if export is not None:
         export_inhibited(read.settings, work, export, overwrite)
         print(f"{export} is ready to edit with")

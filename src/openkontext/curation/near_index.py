@@ -1,7 +1,7 @@
 """Pictures that look alike among many: an inverted file of PDQ hashes by FAISS, most of it on the disk.
 
 Up to `EXACT` hashes it has one list and compares with every hash. Above, it compares with the hashes of the
-`_PROBES` lists whose centres lie nearest; of copies that differ in 8 bits it finds all, in 16 bits 98%.
+`_PROBES` lists whose centers lie nearest; of copies that differ in 8 bits it finds all, in 16 bits 98%.
 Only the last `SEGMENT` hashes lie in memory, 40 bytes each; those before are mapped from files.
 """
 
@@ -16,7 +16,7 @@ from openkontext.files import beside
 from openkontext.safety.known.pdq import BITS, BYTES
 
 EXACT = 200_000
-"""Hashes up to which no neighbour is missed."""
+"""Hashes up to which no neighbor is missed."""
 SEGMENT = 1 << 21
 """Hashes that lie in memory at most."""
 _LIST = 512
@@ -24,7 +24,7 @@ _LIST = 512
 _MOST_LISTS = 4096
 _PROBES = 32
 _SAMPLE = 32
-"""Hashes that each centre is chosen from."""
+"""Hashes that each center is chosen from."""
 _SEED = 1
 
 
@@ -32,7 +32,7 @@ class NearIndex:
     """Hashes with numbers of their owners; the nearest are found, and none is taken out."""
 
     def __init__(self, folder: Path, expected: int, sample: NDArray[np.uint8], distance: int) -> None:
-        """Choose the centres.
+        """Choose the centers.
 
         Args:
             folder: of the files that it writes.
@@ -45,8 +45,8 @@ class NearIndex:
         faiss.omp_set_num_threads(1)  # its own threads wait for each other by spinning
         self._folder, self._distance = folder, distance
         lists = min(list_count(expected), max(1, len(sample)))
-        self._centres = faiss.IndexBinaryFlat(BITS)
-        self._current = faiss.IndexBinaryIVF(self._centres, BITS, lists)
+        self._centers = faiss.IndexBinaryFlat(BITS)
+        self._current = faiss.IndexBinaryIVF(self._centers, BITS, lists)
         clustering = self._current.cp
         clustering.seed, clustering.niter = _SEED, 4
         clustering.max_points_per_centroid, clustering.min_points_per_centroid = _SAMPLE, 1
@@ -108,5 +108,5 @@ def list_count(expected: int) -> int:
 
 
 def sample_size(expected: int) -> int:
-    """Hashes that the centres of an index of so many are chosen from."""
+    """Hashes that the centers of an index of so many are chosen from."""
     return list_count(expected) * _SAMPLE

@@ -124,7 +124,7 @@ def export_stage(recipe: Recipe, work: Path, out: Path, overwrite: bool = False)
     if recipe.pairs is not None:
         said = {pair.instruction for pair in PairExamples(folder / "pairs").pairs}
     config = dataclasses.replace(_said(recipe, base.config, said), name=out.name)
-    source = dataclasses.replace(Source.of(pipeline), folder=base.folder)  # whose licence and policy stay
+    source = dataclasses.replace(Source.of(pipeline), folder=base.folder)  # whose license and policy stay
     export_repository(source, out, config=config, overwrite=overwrite)
 
 

@@ -30,7 +30,7 @@ class TeacherModel:
     pipeline: Pipeline
     config: RepositoryConfig
     folder: Path | None = None
-    """Where its licence and model card lie, if it has any."""
+    """Where its license and model card lie, if it has any."""
 
     @classmethod
     def load(cls, name: str | Path, parts: str | Path | None = None) -> "TeacherModel":

@@ -169,8 +169,8 @@ def run_inhibit(recipe: InhibitRecipe, run: RunRecipe, work: Path) -> tuple[Path
             asked = asked_of(
                 concept, cases, neighbor=recipe.method == "closed form" or recipe.anchor == "neighbor"
             )
-            learnt = _train(recipe, base, asked, others, folder, work, run, lora)
-            save_lora(learnt, file, {"inhibits": said(recipe, concept.what)})
+            learned = _train(recipe, base, asked, others, folder, work, run, lora)
+            save_lora(learned, file, {"inhibits": said(recipe, concept.what)})
             if number + 1 < recipe.rounds:
                 print(f"round {number + 1} is done: {file}", file=sys.stderr, flush=True)
         lora = load_lora(file)
@@ -186,8 +186,8 @@ def _run_pairs(
         ConceptPairs(str(data), work / folder, base)
         for data, folder in ((recipe.pairs, "pairs"), (recipe.other_pairs, "other-pairs"))
     )
-    learnt = train_inhibit(recipe, base, concept, others, work / "round-1" / "run", run)
-    save_lora(learnt, work / LORA, {"inhibits": said(recipe, "what its pairs show")})
+    learned = train_inhibit(recipe, base, concept, others, work / "round-1" / "run", run)
+    save_lora(learned, work / LORA, {"inhibits": said(recipe, "what its pairs show")})
     return work / LORA, [Round(1, len(concept), 0, {})]
 
 
@@ -334,7 +334,7 @@ def _key(case: ConceptCase) -> str:
 
 
 def editor_of(recipe: InhibitRecipe, work: Path, loras: Sequence[tuple[Path, float]] = ()) -> Editor:
-    """The model of before, or with what was learnt."""
+    """The model of before, or with what was learned."""
     base = TeacherModel.load(recipe.model, recipe.parts)
     return load(str(repository_of(recipe, base, work)), loras=loras)
 

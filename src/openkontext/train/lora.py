@@ -87,7 +87,7 @@ def adapter_lora(transformer: nn.Module) -> Lora:
 
 @torch.no_grad()
 def set_adapter(transformer: nn.Module, lora: Lora) -> None:
-    """Let an adapter begin with what another one of the same layers and rank has learnt.
+    """Let an adapter begin with what another one of the same layers and rank has learned.
 
     Raises:
         InputError: the LoRA is of other layers, or of another rank.

@@ -56,7 +56,7 @@ class PairRecord:
     instruction: str
     """What was asked."""
     others: Mapping[str, Any] = field(default_factory=dict)
-    """What else is said of it, such as its licence; of Parquet only in a span."""
+    """What else is said of it, such as its license; of Parquet only in a span."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What clients ask for: an edit, and the fields that routes take.
 
-A route has an own model of its fields (`RouteInputs`). A job keeps them under the names of `queue.options`;
+A route has an own model of its fields (`RouteInputs`). A job keeps them under the names of
+`queue.job_options`;
 answers and errors use the client's names.
 """
 
