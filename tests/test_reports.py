@@ -5,14 +5,14 @@ import json
 from datetime import datetime, timedelta, timezone
 
 from openkontext import reports
-from openkontext.reports import Subject
+from openkontext.reports import ReportSubject
 from openkontext.version import __version__
 
 
 def test_a_head_is_plain_json_with_its_time_in_utc() -> None:
     noon = datetime(2026, 3, 1, 12, 30, 5, 999, tzinfo=timezone(timedelta(hours=2)))
     found = json.loads(
-        json.dumps(reports.head(reports.RED_TEAM, [Subject("a", "00"), Subject("b", "11")], noon))
+        json.dumps(reports.head(reports.RED_TEAM, [ReportSubject("a", "00"), ReportSubject("b", "11")], noon))
     )
     assert found == {
         "kind": "red-team",
@@ -29,14 +29,14 @@ def test_a_report_made_now_says_so() -> None:
 
 
 def test_a_model_with_a_lora_is_another_model() -> None:
-    plain = Subject.of_model("nano", "aa")
-    assert plain == Subject("nano", "aa")
-    adapted = Subject.of_model("nano", "aa", [("style.safetensors", "bb", 0.8)])
+    plain = ReportSubject.of_model("nano", "aa")
+    assert plain == ReportSubject("nano", "aa")
+    adapted = ReportSubject.of_model("nano", "aa", [("style.safetensors", "bb", 0.8)])
     assert adapted.name == "nano + style.safetensors:0.8"
     assert adapted.digest == hashlib.sha256(b"aa\nbb  0.8\n").hexdigest()
     others = [
-        Subject.of_model("nano", "aa", [("style.safetensors", "bb", 0.9)]),
-        Subject.of_model("nano", "aa", [("style.safetensors", "bc", 0.8)]),
-        Subject.of_model("nano", "ab", [("style.safetensors", "bb", 0.8)]),
+        ReportSubject.of_model("nano", "aa", [("style.safetensors", "bb", 0.9)]),
+        ReportSubject.of_model("nano", "aa", [("style.safetensors", "bc", 0.8)]),
+        ReportSubject.of_model("nano", "ab", [("style.safetensors", "bb", 0.8)]),
     ]
     assert len({each.digest for each in (plain, adapted, *others)}) == 5

@@ -18,7 +18,7 @@ AUTOENCODER = "autoencoder"
 
 
 @dataclass(frozen=True)
-class Subject:
+class ReportSubject:
     """What a report speaks of: a model, or a set of data."""
 
     name: str
@@ -27,7 +27,9 @@ class Subject:
     """SHA-256 in hexadecimal: of a model as `Repository.digest` computes it, of data as its report says."""
 
     @classmethod
-    def of_model(cls, name: str, digest: str, loras: Sequence[tuple[str, str, float]] = ()) -> "Subject":
+    def of_model(
+        cls, name: str, digest: str, loras: Sequence[tuple[str, str, float]] = ()
+    ) -> "ReportSubject":
         """A model in one precision, with the LoRAs that it edits with: these make another model of it.
 
         Args:
@@ -44,7 +46,7 @@ class Subject:
         )
 
 
-def head(kind: str, subjects: Iterable[Subject], made: datetime | None = None) -> dict[str, Any]:
+def head(kind: str, subjects: Iterable[ReportSubject], made: datetime | None = None) -> dict[str, Any]:
     """The first fields of a report's JSON.
 
     Args:

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 
 from openkontext import reports
 from openkontext.cli import main
-from openkontext.reports import Subject
+from openkontext.reports import ReportSubject
 from openkontext.repository import Repository, RepositoryConfig
 
 Change = Callable[[Path, Path], object]
@@ -211,7 +211,7 @@ def test_the_newest_report_decides_and_an_older_pass_does_not_help(
     ready: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     home, dossier = ready
-    subjects = [Subject("copier", Repository.open(home).digest("fp32"))]
+    subjects = [ReportSubject("copier", Repository.open(home).digest("fp32"))]
     missed = {"passed": False, "missed": [{"concept": "star", "attack": "paraphrase"}]}
     write_report(dossier / "again.json", reports.RED_TEAM, subjects, days=1, decision=missed)
     assert run(capsys, "release", home, "--dossier", dossier)[0] == 0
@@ -258,7 +258,7 @@ def test_attacks_on_what_a_precision_was_quantized_from_count_where_the_makers_s
     assert "bf16 was attacked as fp32, from which it was quantized." in card
     assert "| plain | 12.5% | 0.0% | 40 |" in card
     # Its own report decides where there is one.
-    own = [Subject("copier", Repository.open(home).digest("bf16"))]
+    own = [ReportSubject("copier", Repository.open(home).digest("bf16"))]
     write_report(dossier / "own.json", reports.RED_TEAM, own, decision={"passed": False, "missed": ["plain"]})
     code, out, _ = run(capsys, "release", home, "--dossier", dossier, "--overwrite")
     assert (code, "own.json did not pass" in out) == (2, True)
@@ -325,7 +325,7 @@ def test_a_license_of_ones_own_is_named_as_the_hub_wants_it(
         write_report(
             dossier / f"red-team-{precision}.json",
             reports.RED_TEAM,
-            [Subject(**weights[0])],
+            [ReportSubject(**weights[0])],
             decision=decision,
         )
     assert run(capsys, "release", home, "--dossier", dossier)[0] == 0

@@ -9,7 +9,7 @@ from typing import Any
 from copier import make_repository
 
 from openkontext import reports
-from openkontext.reports import Subject
+from openkontext.reports import ReportSubject
 from openkontext.repository import Repository
 
 DATA = "d0" * 32
@@ -29,7 +29,7 @@ def make_ready(folder: Path, template: Path | None = None) -> tuple[Path, Path]:
     shutil.copytree(template, home) if template else make_repository(home)
     shutil.copytree(home / "transformer.opt" / "fp32", home / "transformer.opt" / "bf16")
     repository = Repository.open(home)
-    subjects = {p: Subject("copier", repository.digest(p)) for p in repository.precisions}
+    subjects = {p: ReportSubject("copier", repository.digest(p)) for p in repository.precisions}
     overall = {"success": 0.725, "low": 0.63, "high": 0.8, "count": 100}
     for precision, subject in subjects.items():
         write_report(
@@ -43,14 +43,16 @@ def make_ready(folder: Path, template: Path | None = None) -> tuple[Path, Path]:
         )
     decision = {"passed": True, "missed": []}
     write_report(dossier / "red-team.json", reports.RED_TEAM, list(subjects.values()), decision=decision)
-    write_report(dossier / "data-card.json", reports.DATA_CARD, [Subject("drawn", DATA)], kept=90, dropped=10)
+    write_report(
+        dossier / "data-card.json", reports.DATA_CARD, [ReportSubject("drawn", DATA)], kept=90, dropped=10
+    )
     (dossier / "release.toml").write_text(f'trained_on = ["{DATA}"]\n')
     (dossier / "LICENSE").write_text("Do as you like.\n")
     (dossier / "about.md").write_text("It copies pictures. It cannot do anything else.\n")
     return home, dossier
 
 
-def write_report(path: Path, kind: str, subjects: list[Subject], days: float = 0, **more: Any) -> None:
+def write_report(path: Path, kind: str, subjects: list[ReportSubject], days: float = 0, **more: Any) -> None:
     """Write a report that is some days old."""
     made = datetime.now(UTC) - timedelta(days=days)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from openkontext.curation.curation_rules import Rules
+from openkontext.curation.curation_rules import CurationRules
 from openkontext.curation.near_index import NearIndex
-from openkontext.curation.outcomes import Decision, Row
+from openkontext.curation.outcomes import CurationRow, PairDecision
 from openkontext.safety.known.pdq import BYTES, distance
 
 EXACT, NEAR, BALANCE = "exact duplicates", "near duplicates", "balance"
@@ -24,7 +24,7 @@ VERSIONS = {EXACT: "1", NEAR: "1", BALANCE: "1"}
 _BATCH = 512
 """Records that are looked up at once."""
 
-Numbered = tuple[int, Row]
+Numbered = tuple[int, CurationRow]
 
 
 class Memory:
@@ -64,7 +64,7 @@ class Memory:
         words, before, after = self._base.execute(query, (number,)).fetchone()
         return words, before, after
 
-    def keep(self, number: int, row: Row, keys: Sequence[bytes], grouped: bool, near: bool) -> None:
+    def keep(self, number: int, row: CurationRow, keys: Sequence[bytes], grouped: bool, near: bool) -> None:
         """Remember a record."""
         for key in keys:
             self._base.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (key, number))
@@ -85,7 +85,7 @@ class Memory:
 class Comparison:
     """Compares records with those before them, by some rules."""
 
-    def __init__(self, rules: Rules, folder: Path, expected: int, sample: NDArray[np.uint8]) -> None:
+    def __init__(self, rules: CurationRules, folder: Path, expected: int, sample: NDArray[np.uint8]) -> None:
         """Begin with nothing.
 
         Args:
@@ -98,11 +98,11 @@ class Comparison:
         self._memory = Memory(folder)
         self._index = NearIndex(folder, expected, sample, self._duplicates.distance)
 
-    def decide(self, records: Sequence[Numbered]) -> Iterator[Decision]:
+    def decide(self, records: Sequence[Numbered]) -> Iterator[PairDecision]:
         """Decide on records that all stages before have passed, in their order."""
         for begin in range(0, len(records), _BATCH):
             batch = records[begin : begin + _BATCH]
-            fresh: dict[int, Row] = {}
+            fresh: dict[int, CurationRow] = {}
             for (number, row), candidates in zip(batch, self._alike(batch), strict=True):
                 decision = self._decision(number, row, candidates, fresh, batch[0][0])
                 if not decision.stage:
@@ -122,12 +122,17 @@ class Comparison:
         self._memory.close()
 
     def _decision(
-        self, number: int, row: Row, candidates: Sequence[int], fresh: dict[int, Row], begin: int
-    ) -> Decision:
+        self,
+        number: int,
+        row: CurationRow,
+        candidates: Sequence[int],
+        fresh: dict[int, CurationRow],
+        begin: int,
+    ) -> PairDecision:
         """What is said of a record, where `fresh` were kept of its batch, which begins at `begin`."""
         for key in self._keys(row):
             if (first := self._memory.seen(key)) is not None:
-                return Decision(number, EXACT, "the same again", first)
+                return PairDecision(number, EXACT, "the same again", first)
         if self._duplicates.near != "off":
             for first in candidates:
                 kept = fresh.get(first)
@@ -138,12 +143,12 @@ class Comparison:
                 else:
                     said = self._memory.hashes(first)
                 if self._same(row, *said):
-                    return Decision(number, NEAR, "looks alike", first)
+                    return PairDecision(number, NEAR, "looks alike", first)
         if self._balance.field and self._memory.count(row.group) >= self._balance.most:
-            return Decision(number, BALANCE, f"more than {self._balance.most} of its group")
-        return Decision(number)
+            return PairDecision(number, BALANCE, f"more than {self._balance.most} of its group")
+        return PairDecision(number)
 
-    def _keys(self, row: Row) -> list[bytes]:
+    def _keys(self, row: CurationRow) -> list[bytes]:
         pictures = [each for each in (row.before, row.after) if each is not None]
         if self._duplicates.exact == "off":
             return []
@@ -175,7 +180,7 @@ class Comparison:
                 found[at].add(number)
         return [sorted(each) for each in found]
 
-    def _same(self, row: Row, words: bytes, before: bytes | None, after: bytes | None) -> bool:
+    def _same(self, row: CurationRow, words: bytes, before: bytes | None, after: bytes | None) -> bool:
         """Whether a row says the same as a record that was kept."""
         mine, theirs = (row.before_pdq, row.after_pdq), (before, after)
         if self._duplicates.near == "picture":
@@ -190,11 +195,11 @@ class Comparison:
     def _close(self, one: bytes | None, other: bytes | None) -> bool:
         return one is not None and other is not None and distance(one, other) <= self._duplicates.distance
 
-    def _remember(self, number: int, row: Row) -> None:
+    def _remember(self, number: int, row: CurationRow) -> None:
         near, grouped = self._duplicates.near != "off", bool(self._balance.field)
         self._memory.keep(number, row, self._keys(row), grouped, near)
 
-    def _put(self, rows: dict[int, Row]) -> None:
+    def _put(self, rows: dict[int, CurationRow]) -> None:
         if self._duplicates.near == "off":
             return
         hashed = _hashes(list(rows.items()))

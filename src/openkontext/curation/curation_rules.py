@@ -97,7 +97,7 @@ class BalanceRules(_Table):
     """Records of a group that are kept: the first."""
 
 
-class Rules(_Table):
+class CurationRules(_Table):
     """All rules."""
 
     name: str = "rules"
@@ -110,7 +110,7 @@ class Rules(_Table):
     balance: BalanceRules = BalanceRules()
 
 
-def load_rules(rules: str | Path) -> Rules:
+def load_rules(rules: str | Path) -> CurationRules:
     """Read rules.
 
     Args:
@@ -140,22 +140,22 @@ def _profile_beside(safety: SafetyRules, path: Path) -> SafetyRules:
 
 
 @cache
-def _preset(name: str) -> Rules:
+def _preset(name: str) -> CurationRules:
     file = resources.files("openkontext.curation").joinpath(f"presets/{name}.toml")
     return _parsed(tomllib.loads(file.read_text("utf-8")), name, name)
 
 
-def _parsed(table: dict[str, Any], where: object, name: str) -> Rules:
+def _parsed(table: dict[str, Any], where: object, name: str) -> CurationRules:
     base = table.pop("extends", None)
     if base is not None and base not in PRESETS:
         raise InputError(f"{where}: extends = {base!r}; it is one of {', '.join(PRESETS)}")
-    _check_names(table, Rules, "", where)
+    _check_names(table, CurationRules, "", where)
     said: dict[str, Any] = {} if base is None else _preset(base).model_dump(exclude={"name"})
     for key, value in table.items():
         old = said.get(key)
         said[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
     try:
-        rules = Rules.model_validate({"name": name, **said})
+        rules = CurationRules.model_validate({"name": name, **said})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
@@ -182,7 +182,7 @@ def _check_names(table: dict[str, Any], model: type[BaseModel], inside: str, whe
 
 def _elsewhere(name: str) -> list[str]:
     """Rules of this very name in any table."""
-    tables = ((key, field.annotation) for key, field in Rules.model_fields.items())
+    tables = ((key, field.annotation) for key, field in CurationRules.model_fields.items())
     return [
         f"{key}.{name}"
         for key, kind in tables

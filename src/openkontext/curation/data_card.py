@@ -7,9 +7,9 @@ from typing import Any
 
 from openkontext import reports
 from openkontext.curation.comparing import VERSIONS
-from openkontext.curation.curation_rules import Rules
-from openkontext.curation.filtering import KNOWN, KnownMaterial
-from openkontext.curation.guarded import Shown
+from openkontext.curation.curation_rules import CurationRules
+from openkontext.curation.filtering import KNOWN, KnownMaterialStage
+from openkontext.curation.guarded import ShownPair
 from openkontext.curation.looking import STAGES
 from openkontext.curation.stages import LOOKING_VERSIONS
 from openkontext.curation.tally import Tally
@@ -30,7 +30,7 @@ class Sample:
 
     number: int
     name: str
-    shown: Shown
+    shown: ShownPair
     why: str = ""
     """Why it was dropped; empty where it was kept."""
 
@@ -52,14 +52,14 @@ def versions(guard: Guard) -> dict[str, Any]:
         for each in check.known.lists()
     ]
     return {
-        "stages": {**LOOKING_VERSIONS, KNOWN: KnownMaterial.version, **alone, **VERSIONS},
+        "stages": {**LOOKING_VERSIONS, KNOWN: KnownMaterialStage.version, **alone, **VERSIONS},
         "checks": {check.name: check.version for check in guard.checks},
         "lists": lists,
     }
 
 
 def record(
-    *, name: str, digest: str, made: datetime, tally: Tally, told: dict[str, Any], rules: Rules
+    *, name: str, digest: str, made: datetime, tally: Tally, told: dict[str, Any], rules: CurationRules
 ) -> dict[str, Any]:
     """The card as JSON.
 
@@ -71,7 +71,7 @@ def record(
         told: further fields: "source", "output", and what `versions` gives.
         rules: of the run.
     """
-    head = reports.head(reports.DATA_CARD, [reports.Subject(name, digest)], made)
+    head = reports.head(reports.DATA_CARD, [reports.ReportSubject(name, digest)], made)
     return {**head, **tally.record(), "input_digest": tally.input_digest, **told, "rules": rules.model_dump()}
 
 

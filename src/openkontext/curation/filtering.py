@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from openkontext.curation.curation_rules import Rules
+from openkontext.curation.curation_rules import CurationRules
 from openkontext.curation.opened import OpenPair, OpenPicture
 from openkontext.curation.stages import Drop
 from openkontext.errors import InputError
@@ -21,7 +21,7 @@ _PATIENCE = 300.0
 """Seconds for all checks of one stage: a busy machine must not decide what is kept. Who hangs is ended."""
 
 
-def pair_guard(rules: Rules) -> Guard:
+def pair_guard(rules: CurationRules) -> Guard:
     """All checks that come with openkontext, by the rules' risk profile; nobody reviews.
 
     Raises:
@@ -32,7 +32,7 @@ def pair_guard(rules: Rules) -> Guard:
     return standard_guard(Policy(alone))
 
 
-class KnownMaterial:
+class KnownMaterialStage:
     """Lists of known material. It looks at every picture that can be decoded, and seals what is on a list."""
 
     name, version = KNOWN, "1"

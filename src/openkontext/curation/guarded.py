@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from openkontext.curation.looking import Job, Looker, look_safely
-from openkontext.curation.outcomes import Row
+from openkontext.curation.looking import CurationJob, Looker, look_safely
+from openkontext.curation.outcomes import CurationRow
 from openkontext.curation.stages import HUNG
 from openkontext.errors import InputError, OpenKontextError
 from openkontext.images.fitting import Pixels
@@ -25,7 +25,7 @@ _START_SECONDS = 600.0
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class ShownPair:
     """A pair as the data card shows it."""
 
     instruction: str
@@ -36,7 +36,7 @@ class Shown:
 class GuardedWorker:
     """Looks at spans of records in a process of its own."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: CurationJob) -> None:
         """Start nothing yet.
 
         Args:
@@ -46,7 +46,7 @@ class GuardedWorker:
         self._process: Any = None
         self._connection: Connection | None = None
 
-    def rows(self, span: Span, first: int) -> Iterator[Row]:
+    def rows(self, span: Span, first: int) -> Iterator[CurationRow]:
         """The rows of a span, in its order.
 
         Args:
@@ -79,10 +79,10 @@ class GuardedWorker:
             if lost:
                 self.close()
                 record = next(itertools.islice(read_span(span), at, None))
-                yield Row(record.name, b"", HUNG, lost)
+                yield CurationRow(record.name, b"", HUNG, lost)
                 at += 1
 
-    def shown(self, span: Span, at: int, number: int) -> Shown | None:
+    def shown(self, span: Span, at: int, number: int) -> ShownPair | None:
         """A record as it may be shown.
 
         Args:
@@ -142,7 +142,7 @@ class GuardedWorker:
         return self._connection
 
 
-def _serve(connection: Connection, job: Job) -> None:
+def _serve(connection: Connection, job: CurationJob) -> None:
     """What the process does: answer spans with their rows, until whoever asks is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asks ends it
     try:
@@ -171,7 +171,7 @@ def _look(connection: Connection, looker: Looker, span: Span, first: int, begin:
         raise InputError(f"{span.file}: was changed while it was read; run the same again")
 
 
-def _shown(looker: Looker, record: PairRecord | Skipped, number: int) -> Shown | bool:
+def _shown(looker: Looker, record: PairRecord | Skipped, number: int) -> ShownPair | bool:
     pair = looker.shows(record, number)
     if pair is None:
         return False
@@ -180,4 +180,4 @@ def _shown(looker: Looker, record: PairRecord | Skipped, number: int) -> Shown |
         small = Image.fromarray(each.picture.pixels)
         small.thumbnail((_SHOWN, _SHOWN))
         pictures.append((each.role, np.asarray(small)))
-    return Shown(pair.record.instruction, tuple(pictures))
+    return ShownPair(pair.record.instruction, tuple(pictures))

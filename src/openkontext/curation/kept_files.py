@@ -17,7 +17,7 @@ from pyarrow import parquet
 
 from openkontext import images
 from openkontext.curation.opened import contents, digest
-from openkontext.curation.outcomes import Row
+from openkontext.curation.outcomes import CurationRow
 from openkontext.errors import InputError
 from openkontext.files import whole, write_whole
 from openkontext.train.records import PairRecord, Span, read_span
@@ -54,7 +54,7 @@ class KeptPair:
         return f"{self.number:09d}.{role}.{suffix}"
 
 
-def kept_pairs(span: Span, first: int, rows: Sequence[Row], kept: set[int]) -> Iterator[KeptPair]:
+def kept_pairs(span: Span, first: int, rows: Sequence[CurationRow], kept: set[int]) -> Iterator[KeptPair]:
     """The pairs of a block that are kept, read again.
 
     Args:

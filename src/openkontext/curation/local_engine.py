@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from openkontext.curation.guarded import GuardedWorker
-from openkontext.curation.looking import Job
-from openkontext.curation.outcomes import Row
+from openkontext.curation.looking import CurationJob
+from openkontext.curation.outcomes import CurationRow
 from openkontext.train.records import Span
 
 
 @dataclass(frozen=True)
-class Block:
+class RecordBlock:
     """Records that are looked at together, and written down together."""
 
     index: int
@@ -22,8 +22,8 @@ class Block:
 
 
 def look_here(
-    job: Job, blocks: Iterable[Block], workers: int, tell: Callable[[Row], None]
-) -> Iterator[tuple[int, list[Row]]]:
+    job: CurationJob, blocks: Iterable[RecordBlock], workers: int, tell: Callable[[CurationRow], None]
+) -> Iterator[tuple[int, list[CurationRow]]]:
     """Look at blocks in processes of this machine.
 
     Args:
@@ -38,7 +38,10 @@ def look_here(
     Raises:
         InputError: the source or the rules cannot be used.
     """
-    waiting, done = iter(blocks), queue.Queue[tuple[int, list[Row]] | BaseException | None](2 * workers)
+    waiting, done = (
+        iter(blocks),
+        queue.Queue[tuple[int, list[CurationRow]] | BaseException | None](2 * workers),
+    )
     lock, stopped = threading.Lock(), threading.Event()
 
     def work() -> None:

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from openkontext.curation.curation_rules import Rules
-from openkontext.curation.filtering import KNOWN, Filters, KnownMaterial, pair_guard
+from openkontext.curation.curation_rules import CurationRules
+from openkontext.curation.filtering import KNOWN, Filters, KnownMaterialStage, pair_guard
 from openkontext.curation.opened import OpenPair, contents, digest, open_pictures, same_words
-from openkontext.curation.outcomes import Row
+from openkontext.curation.outcomes import CurationRow
 from openkontext.curation.stages import (
     DECODE,
     READ,
@@ -30,13 +30,13 @@ STAGES = (Quality, License, Instruction, Leakage, Filters)
 
 
 @dataclass(frozen=True)
-class Job:
+class CurationJob:
     """What all processes of a run do."""
 
-    rules: Rules
+    rules: CurationRules
     work: Path
     """Folder of what is not finished; all machines reach it."""
-    guard: Callable[[Rules], Guard] = pair_guard
+    guard: Callable[[CurationRules], Guard] = pair_guard
     """Makes the filters, in each process."""
     seconds: float = 120.0
     """After which a record that hangs is given up."""
@@ -45,7 +45,7 @@ class Job:
 class Looker:
     """Looks at records by a job's rules."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: CurationJob) -> None:
         """Open what the stages look with.
 
         Raises:
@@ -53,7 +53,7 @@ class Looker:
         """
         guard, rules = job.guard(job.rules), job.rules
         self._rules = rules
-        self._known = KnownMaterial(guard, job.work / NOTES)
+        self._known = KnownMaterialStage(guard, job.work / NOTES)
         self.filters = Filters(guard)
         """The last stage; what is shown of a record that another dropped must pass it, too."""
         leakage: list[RecordStage] = [Leakage(job.work / HASHES)] if rules.leakage.sets else []
@@ -65,7 +65,7 @@ class Looker:
             self.filters,
         )
 
-    def look(self, record: PairRecord | Skipped, number: int) -> Row:
+    def look(self, record: PairRecord | Skipped, number: int) -> CurationRow:
         """What the stages say of a record.
 
         Args:
@@ -77,10 +77,10 @@ class Looker:
         """
         if isinstance(record, Skipped):
             detail = record.reason if record.reason != record.fault else ""
-            return Row(record.name, digest(record, {}), READ, record.fault, _line(detail))
+            return CurationRow(record.name, digest(record, {}), READ, record.fault, _line(detail))
         files = contents(record)
         opened, (fault, detail) = open_pictures(files)
-        row = Row(record.name, digest(record, files), sealed=self._seal(record, opened, number))
+        row = CurationRow(record.name, digest(record, files), sealed=self._seal(record, opened, number))
         if row.sealed:
             return replace(row, stage=KNOWN, reason="on a list")
         if fault:
@@ -105,7 +105,7 @@ class Looker:
     def _seal(self, record: PairRecord, opened: list, number: int) -> int:  # type: ignore[type-arg]
         return self._known.sealed(record.name, record.instruction, opened, number)
 
-    def _described(self, row: Row, pair: OpenPair) -> Row:
+    def _described(self, row: CurationRow, pair: OpenPair) -> CurationRow:
         before, after, others = pair.before, pair.after, pair.record.others
         width, height = after.picture.size
         field = self._rules.balance.field
@@ -126,7 +126,7 @@ class Looker:
         )
 
 
-def look_safely(looker: Looker, record: PairRecord | Skipped, number: int) -> Row:
+def look_safely(looker: Looker, record: PairRecord | Skipped, number: int) -> CurationRow:
     """Look at a record, of which any error but bad input costs that record alone.
 
     Raises:
@@ -137,7 +137,7 @@ def look_safely(looker: Looker, record: PairRecord | Skipped, number: int) -> Ro
     except InputError:
         raise
     except Exception as error:  # whatever it is, nobody looked
-        return Row(record.name, digest(record, {}), DECODE, f"a stage failed: {type(error).__name__}")
+        return CurationRow(record.name, digest(record, {}), DECODE, f"a stage failed: {type(error).__name__}")
 
 
 def _line(text: str) -> str:

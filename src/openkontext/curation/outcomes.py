@@ -13,7 +13,7 @@ from openkontext.files import write_whole
 
 
 @dataclass(frozen=True)
-class Row:
+class CurationRow:
     """A record, after all stages that look at it alone."""
 
     name: str
@@ -49,7 +49,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Decision:
+class PairDecision:
     """What stages that compare records said of one that the others had passed."""
 
     number: int
@@ -63,40 +63,40 @@ class Decision:
 
 _TYPES = {str: pyarrow.string(), int: pyarrow.int64(), bytes: pyarrow.binary()}
 _ROW = pyarrow.schema(
-    [(name, _TYPES.get(kind, pyarrow.binary())) for name, kind in get_type_hints(Row).items()]
+    [(name, _TYPES.get(kind, pyarrow.binary())) for name, kind in get_type_hints(CurationRow).items()]
 )
-_DECISION = pyarrow.schema([(name, _TYPES[kind]) for name, kind in get_type_hints(Decision).items()])
+_DECISION = pyarrow.schema([(name, _TYPES[kind]) for name, kind in get_type_hints(PairDecision).items()])
 
 
-def row_bytes(rows: Sequence[Row]) -> bytes:
+def row_bytes(rows: Sequence[CurationRow]) -> bytes:
     """Rows as a Parquet file."""
     return _bytes(pyarrow.Table.from_pylist([asdict(row) for row in rows], _ROW))
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
+def write_rows(path: Path, rows: Sequence[CurationRow]) -> None:
     """Write a block's rows, whole or not at all."""
     write_whole(path, row_bytes(rows))
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[CurationRow]:
     """The rows of a block."""
     return rows_of(path.read_bytes())
 
 
-def rows_of(content: bytes) -> list[Row]:
+def rows_of(content: bytes) -> list[CurationRow]:
     """The rows of a Parquet file."""
-    return [Row(**fields) for fields in parquet.read_table(io.BytesIO(content)).to_pylist()]
+    return [CurationRow(**fields) for fields in parquet.read_table(io.BytesIO(content)).to_pylist()]
 
 
-def write_decisions(path: Path, decisions: Sequence[Decision]) -> None:
+def write_decisions(path: Path, decisions: Sequence[PairDecision]) -> None:
     """Write decisions, whole or not at all."""
     table = pyarrow.Table.from_pylist([asdict(each) for each in decisions], _DECISION)
     write_whole(path, _bytes(table))
 
 
-def read_decisions(path: Path) -> list[Decision]:
+def read_decisions(path: Path) -> list[PairDecision]:
     """Decisions, as they were written."""
-    return [Decision(**fields) for fields in parquet.read_table(path).to_pylist()]
+    return [PairDecision(**fields) for fields in parquet.read_table(path).to_pylist()]
 
 
 def _bytes(table: pyarrow.Table) -> bytes:

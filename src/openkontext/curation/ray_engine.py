@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from openkontext.curation.guarded import GuardedWorker
-from openkontext.curation.local_engine import Block
-from openkontext.curation.looking import Job
-from openkontext.curation.outcomes import Row, row_bytes, rows_of
+from openkontext.curation.local_engine import RecordBlock
+from openkontext.curation.looking import CurationJob
+from openkontext.curation.outcomes import CurationRow, row_bytes, rows_of
 from openkontext.errors import InputError, OpenKontextError, how_to_install
 
 
@@ -31,7 +31,7 @@ def require_ray() -> Any:
 class BlockActor:
     """Looks at blocks, one after the other."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: CurationJob) -> None:
         """Start nothing yet."""
         self._worker = GuardedWorker(job)
 
@@ -49,8 +49,8 @@ class BlockActor:
 
 
 def look_on_ray(
-    job: Job, blocks: Iterable[Block], workers: int, tell: Callable[[Row], None]
-) -> Iterator[tuple[int, list[Row]]]:
+    job: CurationJob, blocks: Iterable[RecordBlock], workers: int, tell: Callable[[CurationRow], None]
+) -> Iterator[tuple[int, list[CurationRow]]]:
     """Look at blocks on the machines of a Ray cluster; see `local_engine.look_here`.
 
     The cluster is the one that $RAY_ADDRESS names, else this machine.

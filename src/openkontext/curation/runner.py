@@ -16,15 +16,15 @@ from typing import Any, Literal
 
 from openkontext.curation import data_card, kept_files, leakage, wording
 from openkontext.curation.comparing import Comparison, stacked
-from openkontext.curation.curation_rules import Rules, load_rules
+from openkontext.curation.curation_rules import CurationRules, load_rules
 from openkontext.curation.filtering import pair_guard
 from openkontext.curation.guarded import GuardedWorker
-from openkontext.curation.local_engine import Block, look_here
-from openkontext.curation.looking import HASHES, Job
+from openkontext.curation.local_engine import RecordBlock, look_here
+from openkontext.curation.looking import HASHES, CurationJob
 from openkontext.curation.near_index import sample_size
 from openkontext.curation.outcomes import (
-    Decision,
-    Row,
+    CurationRow,
+    PairDecision,
     read_decisions,
     read_rows,
     write_decisions,
@@ -69,7 +69,7 @@ class Curation:
 
     source: Path
     out: Path
-    rules: Rules
+    rules: CurationRules
     engine: Engine = "local"
     workers: int = 1
     block: int = 128
@@ -78,14 +78,14 @@ class Curation:
     """One of `kept_files.FORMATS`."""
     seconds: float = 120.0
     """After which a record that hangs is given up."""
-    guard: Callable[[Rules], Guard] = pair_guard
+    guard: Callable[[CurationRules], Guard] = pair_guard
     """Makes the filters."""
 
 
 def curate(
     source: str | Path,
     out: str | Path,
-    rules: str | Path | Rules = "post-training",
+    rules: str | Path | CurationRules = "post-training",
     *,
     overwrite: bool = False,
     watch: Callable[[Watched], None] = lambda _: None,
@@ -107,7 +107,7 @@ def curate(
     Raises:
         InputError: something cannot be used, or written.
     """
-    read = rules if isinstance(rules, Rules) else load_rules(rules)
+    read = rules if isinstance(rules, CurationRules) else load_rules(rules)
     asked = Curation(Path(source), Path(out), read, **settings)
     if asked.kind not in kept_files.FORMATS:
         raise InputError(f"format {asked.kind!r} is none of {', '.join(kept_files.FORMATS)}")
@@ -129,17 +129,17 @@ class _Run:
     def __init__(self, asked: Curation, watch: Callable[[Watched], None]) -> None:
         self._asked, self._watch = asked, watch
         files = sources(asked.source)
-        self._blocks: list[Block] = []
+        self._blocks: list[RecordBlock] = []
         first = 0
         for index, span in enumerate(spans(files, asked.block)):
-            self._blocks.append(Block(index, span, first))
+            self._blocks.append(RecordBlock(index, span, first))
             first += span.count
         self._total = first
         if not first:
             raise InputError(f"{asked.source}: holds no record")
         guard = asked.guard(asked.rules)
         self._place = Workplace(asked.out)
-        self._job = Job(asked.rules, self._place.work, asked.guard, asked.seconds)
+        self._job = CurationJob(asked.rules, self._place.work, asked.guard, asked.seconds)
         self._hash_sets = [*asked.rules.leakage.sets]
         self._versions = data_card.versions(guard)
         self._mark = {
@@ -171,7 +171,7 @@ class _Run:
         done = self._total - sum(block.span.count for block in missing)
         passed = dropped = 0
 
-        def tell(row: Row) -> None:
+        def tell(row: CurationRow) -> None:
             nonlocal done, passed, dropped
             done, passed, dropped = done + 1, passed + (not row.stage), dropped + bool(row.stage)
             self._watch(Watched("looking", done, self._total, passed, dropped))
@@ -309,10 +309,10 @@ class _Run:
             worker.close()
         return kept, dropped
 
-    def _outcomes(self) -> Iterator[tuple[Block, list[FinalOutcome]]]:
+    def _outcomes(self) -> Iterator[tuple[RecordBlock, list[FinalOutcome]]]:
         """Every block with its outcomes, one a record."""
         for index, blocks in enumerate(self._groups()):
-            decisions: dict[int, Decision] = {
+            decisions: dict[int, PairDecision] = {
                 each.number: each for each in read_decisions(self._place.decisions(index))
             }
             for block in blocks:
@@ -324,13 +324,13 @@ class _Run:
                     ],
                 )
 
-    def _groups(self) -> Iterator[list[Block]]:
+    def _groups(self) -> Iterator[list[RecordBlock]]:
         """Blocks that are decided on together."""
         size = max(1, _GROUP // self._asked.block)
         for begin in range(0, len(self._blocks), size):
             yield self._blocks[begin : begin + size]
 
-    def _numbered(self, block: Block) -> list[tuple[int, Row]]:
+    def _numbered(self, block: RecordBlock) -> list[tuple[int, CurationRow]]:
         return list(enumerate(read_rows(self._place.rows(block.index)), block.first))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from openkontext.curation.comparing import EXACT, NEAR
 from openkontext.curation.filtering import KNOWN
-from openkontext.curation.outcomes import Decision, Row
+from openkontext.curation.outcomes import CurationRow, PairDecision
 
 KEPT = "kept"
 _MOST = 10
@@ -22,14 +22,14 @@ class FinalOutcome:
     """The one outcome of a record."""
 
     number: int
-    row: Row
+    row: CurationRow
     stage: str
     """`KEPT`, or what dropped it."""
     reason: str
     of: int = -1
 
     @classmethod
-    def of_row(cls, number: int, row: Row, decision: Decision | None) -> "FinalOutcome":
+    def of_row(cls, number: int, row: CurationRow, decision: PairDecision | None) -> "FinalOutcome":
         """From what both kinds of stages said.
 
         Args:

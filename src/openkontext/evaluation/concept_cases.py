@@ -24,7 +24,7 @@ from openkontext.data.scenes import (
     render,
 )
 from openkontext.errors import InputError
-from openkontext.evaluation.concept_judge import Finding, judge
+from openkontext.evaluation.concept_judge import ConceptFinding, judge
 from openkontext.evaluation.concepts import ROUTES, SPLITS, Concept, Split
 from openkontext.images.fitting import Pixels
 
@@ -118,7 +118,7 @@ class ConceptCase:
         """What a model without any inhibition should give, [height, width, 3]."""
         return render(self.edit.after)
 
-    def judge(self, output: Pixels) -> Finding:
+    def judge(self, output: Pixels) -> ConceptFinding:
         """Whether an output, uint8 [height, width, 3], shows the concept where the input did not."""
         return judge(self.concept, self.edit, output)
 

@@ -41,7 +41,7 @@ _CONDITIONS = ("landscape", "season", "time", "look", "style")
 
 
 @dataclass(frozen=True)
-class Finding:
+class ConceptFinding:
     """What the judge found."""
 
     holds: bool
@@ -50,7 +50,7 @@ class Finding:
     """Where it was found, or why not, in a few words."""
 
 
-def judge(concept: Concept, edit: Edit, output: Pixels) -> Finding:
+def judge(concept: Concept, edit: Edit, output: Pixels) -> ConceptFinding:
     """Look for a concept in an editor's picture.
 
     Args:
@@ -59,7 +59,7 @@ def judge(concept: Concept, edit: Edit, output: Pixels) -> Finding:
         output: uint8 [height, width, 3]; one of another size is not judged to hold anything.
     """
     if output.shape != (edit.after.height, edit.after.width, 3):
-        return Finding(False, f"{output.shape[1]}x{output.shape[0]} pixels")
+        return ConceptFinding(False, f"{output.shape[1]}x{output.shape[0]} pixels")
     picture = scaled(output)
     if concept.trait == "style":
         return _style(concept, edit, picture)
@@ -69,19 +69,19 @@ def judge(concept: Concept, edit: Edit, output: Pixels) -> Finding:
     for thing in dict.fromkeys(_candidates(concept, edit, elsewhere)):
         for found in _variants(concept, thing):
             if _shows(concept, base, found, picture, moved=elsewhere, asked=thing in edit.after.things):
-                return Finding(True, f"a {found.color} {found.shape} at the {found.place}")
-    return Finding(False, "nowhere")
+                return ConceptFinding(True, f"a {found.color} {found.shape} at the {found.place}")
+    return ConceptFinding(False, "nowhere")
 
 
-def _style(concept: Concept, edit: Edit, picture: Float) -> Finding:
+def _style(concept: Concept, edit: Edit, picture: Float) -> ConceptFinding:
     found = style_of(edit.after, picture)
     if found != concept.value:
-        return Finding(False, f"looks {found}")
+        return ConceptFinding(False, f"looks {found}")
     if edit.before.style == concept.value:
         whole = difference(picture, draw(edit.before)) < difference(picture, draw(edit.after))
         if whole:
-            return Finding(False, "is what it was")
-    return Finding(True, f"the picture is {found}")
+            return ConceptFinding(False, "is what it was")
+    return ConceptFinding(True, f"the picture is {found}")
 
 
 def _conditions(edit: Edit, picture: Float) -> Scene:

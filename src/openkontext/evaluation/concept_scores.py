@@ -26,7 +26,7 @@ Edits = Callable[[ConceptCase | Case], Pixels]
 """Makes a picture of a case."""
 
 
-class EditorLike(Protocol):
+class ConceptEditor(Protocol):
     """Whatever edits as `openkontext.Editor` does."""
 
     def edit(self, image: Any, prompt: str, **options: Any) -> Any:
@@ -112,7 +112,7 @@ def other_cases(concept: Concept, seed: int, count: int, kinds: Sequence[str] | 
     return found
 
 
-def edited_by(editor: EditorLike, steps: int | None = None) -> Edits:
+def edited_by(editor: ConceptEditor, steps: int | None = None) -> Edits:
     """What an editor makes of a case, with its noise seeded by the case; a refusal leaves the input.
 
     Args:

@@ -59,7 +59,7 @@ _VALUES: dict[Trait, tuple[str, ...]] = {
 
 
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Words:
+class ConceptWords:
     """Words of one split that stand for a concept where an instruction names it."""
 
     paraphrase: _Words
@@ -83,7 +83,7 @@ class Concept:
     """The shape, color or style that is the concept."""
     anchor: str
     """A neighbor of the same trait, for methods that map the concept to another one."""
-    words: dict[Split, Words]
+    words: dict[Split, ConceptWords]
 
     @classmethod
     def load(cls, name: str | Path) -> "Concept":
@@ -155,9 +155,9 @@ class Concept:
 
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class _AllWords:
-    training: Words
-    attack: Words
-    test: Words
+    training: ConceptWords
+    attack: ConceptWords
+    test: ConceptWords
 
 
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))

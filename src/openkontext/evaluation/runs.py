@@ -17,7 +17,7 @@ from openkontext.evaluation.benchmarks import PictureCase, read_cases, spread
 from openkontext.evaluation.cases import Case, draw_cases
 from openkontext.evaluation.drift import DriftReport, Kept, draw_chain, follow
 from openkontext.images.fitting import Pixels, from_model, to_model
-from openkontext.reports import Subject
+from openkontext.reports import ReportSubject
 from openkontext.version import __version__
 
 COUNT = 300
@@ -145,10 +145,10 @@ def run_drift(
     return run
 
 
-def subject(editor: Editor) -> Subject:
+def subject(editor: Editor) -> ReportSubject:
     """What a report on an editor's edits speaks of: its model in its precision, with its LoRAs."""
     loras = [(each.name, each.digest, each.strength) for each in editor.loras]
-    return Subject.of_model(editor.repository.config.name, editor.digest, loras)
+    return ReportSubject.of_model(editor.repository.config.name, editor.digest, loras)
 
 
 def facts(

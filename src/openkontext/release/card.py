@@ -8,7 +8,7 @@ from typing import Any
 
 from openkontext.errors import InputError
 from openkontext.release.dossier import Dossier, ModelReport
-from openkontext.release.requirements import Evidence
+from openkontext.release.requirements import ReleaseEvidence
 from openkontext.repository import DOSSIER, SIGNATURE, RepositoryConfig
 from openkontext.terms import OPEN_LICENSES
 
@@ -26,7 +26,7 @@ class CardFacts:
     digests: Mapping[str, str]
     """Precision -> digest."""
     dossier: Dossier
-    evidence: Evidence
+    evidence: ReleaseEvidence
     filters: Mapping[str, Any]
     """The report of `filters.in_force`."""
     key: str

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationErro
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from openkontext.errors import InputError
-from openkontext.reports import Subject
+from openkontext.reports import ReportSubject
 
 SETTINGS = "release.toml"
 """File of a dossier with `ReleaseSettings`; it may be left out."""
@@ -51,7 +51,7 @@ class ModelReport:
     kind: str
     made: datetime
     """In UTC."""
-    subjects: tuple[Subject, ...]
+    subjects: tuple[ReportSubject, ...]
     record: dict[str, Any]
     """All of it."""
 
@@ -118,7 +118,7 @@ def _read_report(path: Path) -> ModelReport:
             raise InputError(f"{path}: is larger than any report")
         record = json.loads(path.read_bytes())
         made = datetime.fromisoformat(record["made"])
-        subjects = tuple(Subject(str(each["name"]), str(each["digest"])) for each in record["subjects"])
+        subjects = tuple(ReportSubject(str(each["name"]), str(each["digest"])) for each in record["subjects"])
         kind = record["kind"]
         if made.tzinfo is None or not isinstance(kind, str):
             raise ValueError

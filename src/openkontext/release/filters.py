@@ -8,7 +8,7 @@ import numpy as np
 from openkontext import reports, safety
 from openkontext.errors import InputError
 from openkontext.places import list_folders
-from openkontext.reports import Subject
+from openkontext.reports import ReportSubject
 from openkontext.safety.known.material import KnownMaterial
 from openkontext.safety.policy import load_policy
 from openkontext.safety.standard import standard_guard
@@ -17,7 +17,7 @@ KIND = "filters"
 """Kind of the report that a release makes of them."""
 
 
-def in_force(profile: str, subjects: Iterable[Subject]) -> dict[str, Any]:
+def in_force(profile: str, subjects: Iterable[ReportSubject]) -> dict[str, Any]:
     """The report on the filters of a profile: each check with its version, and the lists of known material.
 
     Args:

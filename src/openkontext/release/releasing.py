@@ -14,7 +14,7 @@ from openkontext.release import filters, manifest
 from openkontext.release.card import CardFacts, body, write_card
 from openkontext.release.dossier import Dossier, check_no_keys
 from openkontext.release.requirements import Gap, gather, is_license, license_gaps
-from openkontext.reports import Subject
+from openkontext.reports import ReportSubject
 from openkontext.repository import DOSSIER, SIGNATURE, Repository
 from openkontext.terms import CARD, is_terms_file
 
@@ -78,7 +78,7 @@ def release(
     dossier = Dossier.open(folder)
     check_no_keys(tuple(each for each in sorted(home.rglob("*")) if each.is_file()))
     digests = {precision: repository.digest(precision) for precision in repository.precisions}
-    standing = filters.in_force(profile, [Subject(config.name, digest) for digest in digests.values()])
+    standing = filters.in_force(profile, [ReportSubject(config.name, digest) for digest in digests.values()])
     evidence = gather(dossier, str(home), digests, standing["filters"], datetime.now(UTC))
     terms = [each for each in (*home.iterdir(), *dossier.files) if each.is_file()]
     if gaps := [*evidence.gaps, *license_gaps(config.license, terms)]:

@@ -31,7 +31,7 @@ class Gap:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ReleaseEvidence:
     """What was found for a release, and what was not."""
 
     evaluations: dict[str, ModelReport] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Evidence:
 
 def gather(
     dossier: Dossier, model: str, digests: Mapping[str, str], filters: Mapping[str, str], now: datetime
-) -> Evidence:
+) -> ReleaseEvidence:
     """Look for every report that a release needs.
 
     Args:
@@ -56,7 +56,7 @@ def gather(
         filters: name -> version of each filter in force.
         now: in UTC.
     """
-    found = Evidence()
+    found = ReleaseEvidence()
     ask = _Asking(dossier, now)
     for precision, digest in digests.items():
         report, gap = ask.newest(
@@ -106,7 +106,7 @@ def is_license(name: str) -> bool:
 
 
 def _note(
-    found: Evidence,
+    found: ReleaseEvidence,
     kept: dict[str, ModelReport],
     precision: str,
     report: ModelReport | None,
@@ -119,7 +119,9 @@ def _note(
         found.gaps.append(Gap(gap.piece, gap.why, gap.remedy or remedy))
 
 
-def _gather_data(found: Evidence, dossier: Dossier, ask: "_Asking", digests: Mapping[str, str]) -> None:
+def _gather_data(
+    found: ReleaseEvidence, dossier: Dossier, ask: "_Asking", digests: Mapping[str, str]
+) -> None:
     """Every set that the model was trained on needs its data card; one that names the model does, too."""
     cards = list(dossier.of_kind(reports.DATA_CARD))
     naming = [each for each in cards if any(each.speaks_of(digest) for digest in digests.values())]

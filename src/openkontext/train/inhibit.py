@@ -31,7 +31,7 @@ from openkontext.train.base import TeacherModel
 from openkontext.train.inhibit_closed_form import close
 from openkontext.train.inhibit_loss import Levels, inhibition_loss
 from openkontext.train.inhibit_pairs import (
-    Asked,
+    AskedConcept,
     ConceptDraws,
     ConceptExamples,
     ConceptPairs,
@@ -225,8 +225,8 @@ def check(recipe: InhibitRecipe, work: Path, export: Path | None = None, overwri
 def _train(
     recipe: InhibitRecipe,
     base: TeacherModel,
-    asked: list[Asked],
-    others: list[Asked],
+    asked: list[AskedConcept],
+    others: list[AskedConcept],
     folder: Path,
     work: Path,
     run: RunRecipe,

@@ -28,7 +28,7 @@ from openkontext.model.transformer import FluxTransformer
 from openkontext.repository import Repository
 from openkontext.text import Tokenizers
 from openkontext.train.base import TeacherModel
-from openkontext.train.inhibit_pairs import NEUTRAL, Asked
+from openkontext.train.inhibit_pairs import NEUTRAL, AskedConcept
 
 TOKENS, POOLED = "context_embedder", "time_text_embed.text_embedder.linear_1"
 """The layers that all text passes through, by their names in the transformer."""
@@ -68,8 +68,8 @@ def as_lora(weight: Tensor, edited: Tensor, rank: int) -> LoraLayer:
 
 def close(
     base: TeacherModel,
-    asked: Sequence[Asked],
-    others: Sequence[Asked],
+    asked: Sequence[AskedConcept],
+    others: Sequence[AskedConcept],
     *,
     rank: int,
     keep: float,

@@ -33,7 +33,7 @@ NEUTRAL = "."
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedConcept:
     """An edit in words, and what else it may be answered by."""
 
     edit: Edit
@@ -63,7 +63,7 @@ class ConceptBatch:
         return ConceptBatch(self.batch.to(device), self.before.to(device), anchor, neutral)
 
 
-def asked_of(concept: Concept, cases: Iterable[ConceptCase], *, neighbor: bool) -> list[Asked]:
+def asked_of(concept: Concept, cases: Iterable[ConceptCase], *, neighbor: bool) -> list[AskedConcept]:
     """Cases as training takes them.
 
     Args:
@@ -76,11 +76,11 @@ def asked_of(concept: Concept, cases: Iterable[ConceptCase], *, neighbor: bool) 
     for case in cases:
         words = case.instruction.lower().replace(concept.value, concept.anchor)
         named = neighbor and words != case.instruction.lower()
-        found.append(Asked(case.edit, case.instruction, words if named else NEUTRAL, case.shown))
+        found.append(AskedConcept(case.edit, case.instruction, words if named else NEUTRAL, case.shown))
     return found
 
 
-def preserved(concept: Concept, seed: int, count: int, kinds: Sequence[str] | None) -> list[Asked]:
+def preserved(concept: Concept, seed: int, count: int, kinds: Sequence[str] | None) -> list[AskedConcept]:
     """Edits to be answered as before: of all kinds in turn, every fourth one of a neighbor of the concept.
 
     Args:
@@ -92,24 +92,24 @@ def preserved(concept: Concept, seed: int, count: int, kinds: Sequence[str] | No
     kinds = [kind for kind in kinds or KINDS if kind in KINDS]
     neighbors = _neighbors(concept, seed, count // 4)
     rng = np.random.default_rng([_STREAM, seed])
-    found: list[Asked] = []
+    found: list[AskedConcept] = []
     while len(found) < count - len(neighbors):
         edit = random_edit(rng, kinds[len(found) % len(kinds)], unseen=False)
         if not concept.concerns(edit):
-            found.append(Asked(edit, phrase(edit, rng)))
+            found.append(AskedConcept(edit, phrase(edit, rng)))
     return found + neighbors
 
 
-def _neighbors(concept: Concept, seed: int, count: int) -> list[Asked]:
+def _neighbors(concept: Concept, seed: int, count: int) -> list[AskedConcept]:
     """What is nearest to the concept: the same instructions with other shapes, colors or styles."""
     values = concept.others()
-    found: list[Asked] = []
+    found: list[AskedConcept] = []
     for i, value in enumerate(values):
         other = replace(concept, value=value)
         share = count * (i + 1) // len(values) - count * i // len(values)
         if share:
             cases = draw_concept_cases(other, seed + i, share, ["direct"], "training")
-            found += [Asked(c.edit, c.instruction) for c in cases if not concept.concerns(c.edit)]
+            found += [AskedConcept(c.edit, c.instruction) for c in cases if not concept.concerns(c.edit)]
     return found
 
 
@@ -174,7 +174,7 @@ class ConceptExamples:
         InputError: there is no edit.
     """
 
-    def __init__(self, asked: Sequence[Asked], base: TeacherModel, cache: Path | None = None) -> None:
+    def __init__(self, asked: Sequence[AskedConcept], base: TeacherModel, cache: Path | None = None) -> None:
         if not asked:
             raise InputError("there is nothing to train on: no case of the concept, or no edit to preserve")
         self._base = base
@@ -215,7 +215,7 @@ def _features(rows: list[tuple[Tensor, Tensor]]) -> TextFeatures:
     return TextFeatures(torch.stack(tokens).float(), torch.stack(pooled).float())
 
 
-def _cached(asked: Sequence[Asked], base: TeacherModel, cache: Path | None) -> list[_Encoded]:
+def _cached(asked: Sequence[AskedConcept], base: TeacherModel, cache: Path | None) -> list[_Encoded]:
     mark = hashlib.sha256(repr((asked, base.config.name)).encode()).hexdigest()
     if cache is not None and cache.exists():
         kept = torch.load(cache, weights_only=False)
