@@ -4,7 +4,7 @@ Pixels are uint8 [H, W, 3] in sRGB, masks float32 [H, W] in 0..1; sizes are (wid
 """
 
 from openkontext.images.fitting import FITS, Fit, blend, from_model, side_by_side, to_model
-from openkontext.images.masks import MaskInput, has_hole, load_mask
+from openkontext.images.masks import MaskInput, has_hole, load_mask, marks_by_alpha
 from openkontext.images.opening import MAX_PIXELS, MEDIA_TYPES, identify, media_type, open_picture, read_bytes
 from openkontext.images.reading import (
     MAX_ASPECT,
@@ -35,6 +35,7 @@ __all__ = [
     "identify",
     "load",
     "load_mask",
+    "marks_by_alpha",
     "media_type",
     "open_picture",
     "read_bytes",

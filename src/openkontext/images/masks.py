@@ -95,6 +95,16 @@ def has_hole(source: MaskInput) -> bool:
     return alpha is not None and bool(alpha.min() < _HALF)
 
 
+def marks_by_alpha(source: MaskInput) -> bool:
+    """Whether a picture is transparent in one part and opaque in another, so that it may be its own mask.
+
+    Raises:
+        InputError: as for `load_mask`.
+    """
+    _, alpha, _ = _read(source)
+    return alpha is not None and bool(alpha.min() < _HALF <= alpha.max())
+
+
 def _read(source: MaskInput) -> tuple[Float, Float | None, bool]:
     """Brightness and opacity [H, W] in 0..1, None where there is none of it; whether they are inexact."""
     if not isinstance(source, Image.Image | np.ndarray) and hasattr(source, "__array__"):

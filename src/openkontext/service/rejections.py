@@ -9,11 +9,12 @@ class WrongInputError(InputError):
     Args:
         name: the field, as the client calls it.
         reason: what is wrong, and what to do.
+        place: of the request, where it stands: "body", "query" or "path".
     """
 
-    def __init__(self, name: str, reason: str) -> None:
+    def __init__(self, name: str, reason: str, place: str = "body") -> None:
         super().__init__(f"{name}: {reason}")
-        self.name, self.reason = name, reason
+        self.name, self.reason, self.place = name, reason, place
 
 
 class Refused(Exception):

@@ -81,7 +81,7 @@ def test_every_field_of_an_edit_is_reachable_over_http_or_named_as_not() -> None
     common = {
         "prompt": "make it night", "negative_prompt": "rain", "steps": 7, "guidance": 3.5,
         "true_cfg_scale": 2, "seed": 2**64 - 1, "fit": "pad", "keep_unchanged": False, "safety_tolerance": 1,
-        "cache": 0.1,
+        "cache": 0.1, "strength": 0.5, "max_sequence_length": 20,
     }  # fmt: skip
     reached, bare = set(), EditRequest(prompt="x")
     for shape in ({"width": 640, "height": 480}, {"size": "original"}, {"aspect_ratio": "3:2"}):
@@ -90,6 +90,12 @@ def test_every_field_of_an_edit_is_reachable_over_http_or_named_as_not() -> None
         for field in dataclasses.fields(EditRequest):
             if getattr(request, field.name) != getattr(bare, field.name):
                 reached.add(field.name)
+    for more in ({"crop_to_mask": True}, {"extend": {"left": 8}}, {"sigmas": [1, 0.5]}):
+        asked = KontextInputs.model_validate({"prompt": "x", **more}).asked("m", None)
+        request_with = edit_request(asked.options, image=b"a", mask_image=b"c")
+        (name,) = more
+        assert getattr(request_with, name) == more[name]
+        reached.add(name)
     stitched = KontextInputs.model_validate({"prompt": "x", "stitch": True}).asked("m", None)
     if edit_request(stitched.options, image=b"a", reference_images=[b"b"]).stitch:  # not with a mask
         reached.add("stitch")
@@ -154,6 +160,18 @@ def test_a_field_that_a_route_does_not_have_is_refused_by_its_name(
         (KONTEXT, {"width": 640, "height": 64, "aspect_ratio": "1:1"}, "aspect_ratio"),
         (KONTEXT, {"aspect_ratio": "22:9"}, "aspect_ratio"),
         (KONTEXT, {"mask": b64(png())}, "mask"),
+        (KONTEXT, {"strength": 0.5}, "strength"),
+        (KONTEXT, {"input_image": b64(png()), "strength": 0}, "strength"),
+        (KONTEXT, {"input_image": b64(png()), "crop_to_mask": True}, "crop_to_mask"),
+        (KONTEXT, {"extend": {"left": 8}}, "extend"),
+        (KONTEXT, {"input_image": b64(png()), "extend": {"middle": 8}}, "extend.middle"),
+        (KONTEXT, {"input_image": b64(png()), "extend": {"left": 0}}, "extend.left"),
+        (KONTEXT, {"input_image": b64(png()), "extend": {"left": True}}, "extend.left"),
+        (KONTEXT, {"input_image": b64(png()), "extend": "[" * 10**5}, "extend"),
+        (KONTEXT, {"sigmas": [0.5, 1]}, "sigmas"),
+        (KONTEXT, {"sigmas": [1, 0.5], "steps": 3}, "sigmas"),
+        (KONTEXT, {"sigmas": [True]}, "sigmas.0"),
+        (KONTEXT, {"max_sequence_length": 513}, "max_sequence_length"),
         (KONTEXT, {"steps": 0}, "steps"),
         (KONTEXT, {"guidance": 101}, "guidance"),
         (KONTEXT, {"true_cfg_scale": 0.5}, "true_cfg_scale"),
@@ -182,6 +200,7 @@ def test_a_field_that_a_route_does_not_have_is_refused_by_its_name(
         (EDITS, {"image": b64(png()), "quality": "best"}, "quality"),
         (EDITS, {"image": b64(png()), "quality": "high", "steps": 4}, "quality"),
         (EDITS, {"image": b64(png()), "input_fidelity": "low"}, "input_fidelity"),
+        (EDITS, {"image": b64(png()), "crop_to_mask": True}, "crop_to_mask"),
         (GENERATIONS, {"size": "99999x8"}, "size"),
         (GENERATIONS, {"size": "big"}, "size"),
         (GENERATIONS, {"background": "transparent"}, "background"),

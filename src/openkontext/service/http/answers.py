@@ -22,7 +22,7 @@ INSTEAD = {
     "cfg_scale": "true_cfg_scale",
 }  # fmt: skip
 """What the FLUX API's models take in place of fields that other APIs have."""
-KINDS = ("str", "bytes", "list[str]", "list[union[bytes,str]]", "ImageReference")
+KINDS = ("str", "bytes", "list[str]", "list[union[bytes,str]]", "ImageReference", "[key]")
 """What pydantic says besides of where an error is: which kind of a value it tried."""
 NO_PROMPTS = "is not taken: the model knows no picture as a prompt; edit one with /v1/flux-kontext-dev"
 
@@ -75,7 +75,7 @@ async def bad_input(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, InputError)
     if not isinstance(error, WrongInputError):
         return _answer(request, 422, str(error), {})
-    detail = {"loc": ["body", error.name], "msg": error.reason, "type": "value_error"}
+    detail = {"loc": [error.place, error.name], "msg": error.reason, "type": "value_error"}
     return _answer(request, 422, str(error), {}, [detail])
 
 

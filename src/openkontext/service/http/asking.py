@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from openkontext.lora.file import MAX_STRENGTH
+from openkontext.request import MAX_SIDE, MAX_STEPS, MAX_TOKENS
 from openkontext.service.people.end_users import MAX_NAME, chosen
 from openkontext.service.queue.job_options import CALLED, DELIVERY, FIELDS, OPTIONS
 from openkontext.service.rejections import WrongInputError
@@ -55,6 +56,8 @@ class Asked:
     mask: HandedPicture | None = None
     mask_is_alpha: bool = False
     """`mask` is the picture to edit, whose transparent part may change; it must have one."""
+    alpha_may_mask: bool = False
+    """Without a mask, the picture to edit is its own, where it is transparent in a part."""
     warnings: Sequence[str] = ()
     """What was asked and has no effect."""
     end_user: str | None = None
@@ -88,13 +91,28 @@ Ratio = Annotated[
 
 
 def _from_form(given: Any) -> Any:
-    """An object that a form sends as JSON."""
-    return json.loads(given) if isinstance(given, str) else given
+    """An object or a list that a form sends as JSON."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return json.loads(given)
+    except (ValueError, RecursionError):
+        raise ValueError("must be JSON") from None
 
 
-Strengths = dict[str, Annotated[float, Field(ge=-MAX_STRENGTH, le=MAX_STRENGTH)]]
+Strengths = dict[str, Annotated[float, Field(strict=True, ge=-MAX_STRENGTH, le=MAX_STRENGTH)]]
 Loras = Annotated[Strengths, BeforeValidator(_from_form, json_schema_input_type=Strengths)]
 """LoRAs by their names in the service's settings, each with its strength."""
+Pixels = dict[
+    Literal["left", "top", "right", "bottom"], Annotated[int, Field(strict=True, ge=1, le=MAX_SIDE)]
+]
+Sides = Annotated[Pixels, BeforeValidator(_from_form, json_schema_input_type=Pixels)]
+"""Pixels to add at the sides of a picture."""
+Falling = Annotated[
+    list[Annotated[float, Field(strict=True, gt=0, le=1)]], Field(min_length=1, max_length=MAX_STEPS)
+]
+Levels = Annotated[Falling, BeforeValidator(_from_form, json_schema_input_type=Falling)]
+"""Noise levels of the steps."""
 Kind = Literal["png", "jpeg", "webp"]
 """Formats that a result can have."""
 
@@ -108,7 +126,9 @@ class RouteInputs(BaseModel):
 
     prompt: str = Field(description="What to change, or to show.", examples=["make the ball red"])
     seed: int | None = Field(None, ge=0, le=2**64 - 1, description="Same seed, same picture.")
-    steps: int | None = Field(None, ge=1, le=1000, description="Denoising steps; the model's own by default.")
+    steps: int | None = Field(
+        None, ge=1, le=MAX_STEPS, description="Denoising steps; the model's own by default."
+    )
     guidance: float | None = Field(None, ge=0, le=100, description="How strictly to follow the prompt.")
     negative_prompt: str | None = Field(
         None, description="What not to show; counts where `true_cfg_scale` is above 1."
@@ -131,6 +151,25 @@ class RouteInputs(BaseModel):
         ge=0,
         le=1,
         description="How far steps may be foreseen, not computed; 0, none, by default.",
+    )
+    crop_to_mask: bool | None = Field(
+        None,
+        description="Whether the part around the mask alone is edited, at the model's full resolution.",
+    )
+    extend: Sides | None = Field(
+        None, description="Pixels to add at the sides, which alone change.", examples=[{"left": 256}]
+    )
+    strength: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="How much noise the picture is under when the steps begin; 1, noise alone, by default.",
+    )
+    sigmas: Levels | None = Field(
+        None, description="Noise levels of the steps, falling from 1 at most, in place of `steps`."
+    )
+    max_sequence_length: int | None = Field(
+        None, ge=1, le=MAX_TOKENS, description="T5 tokens after which the prompt is cut."
     )
     loras: Loras | None = Field(
         None, description="LoRAs of this service by name, each with its strength, most often in 0..1."

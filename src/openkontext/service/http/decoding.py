@@ -34,6 +34,8 @@ class Decoded:
     height: int
     content: bytes
     """The bytes to store."""
+    has_hole: bool = False
+    """Of a picture: whether it is transparent in a part, and not everywhere."""
 
 
 def check_picture(content: bytes, settings: Settings, name: str, *, mask: MaskKind = None) -> Decoded:
@@ -70,8 +72,8 @@ def check_picture(content: bytes, settings: Settings, name: str, *, mask: MaskKi
         raise InputError(f"{name}: decoding it took too much time or memory; hand in another file")
     if isinstance(answer, str):
         raise InputError(answer)
-    width, height = answer
-    return Decoded(width, height, content)
+    width, height, has_hole = answer
+    return Decoded(width, height, content, has_hole)
 
 
 def _decode(connection: Connection, settings: Settings, name: str, mask: MaskKind) -> None:
@@ -91,7 +93,7 @@ def _decode(connection: Connection, settings: Settings, name: str, mask: MaskKin
     connection.send(answer)
 
 
-def _look(content: bytes, settings: Settings, name: str, mask: MaskKind) -> tuple[int, int]:
+def _look(content: bytes, settings: Settings, name: str, mask: MaskKind) -> tuple[int, int, bool]:
     try:
         picture = images.open_picture(content, name)  # reads the head alone
     except InputError as error:
@@ -106,4 +108,5 @@ def _look(content: bytes, settings: Settings, name: str, mask: MaskKind) -> tupl
         raise InputError(f"{name}: has no transparent part; make transparent what may change")
     if mask:
         images.load_mask(content, (width, height))
-    return width, height
+    has_hole = not mask and picture.has_transparency_data and images.marks_by_alpha(content)
+    return width, height, has_hole

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import re
+from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from sqlalchemy import select
@@ -22,9 +23,20 @@ SAMPLE = re.compile(r"/v1/results/([^/]{1,100})/[^/]+")
 """Path of a result's address."""
 
 
+@dataclass(frozen=True)
+class KeptPicture:
+    """A picture in the store."""
+
+    digest: str
+    size: tuple[int, int]
+    """Width and height in pixels."""
+    has_hole: bool = False
+    """Whether it is transparent in a part, and not everywhere."""
+
+
 def store_picture(
     state: State, account_id: str, hosts: set[str], picture: HandedPicture, *, mask: MaskKind = None
-) -> str:
+) -> KeptPicture:
     """Read a picture, check it in a process of its own, and keep it.
 
     Args:
@@ -33,9 +45,6 @@ def store_picture(
         hosts: names with ports by which clients reach this service.
         picture: as it was handed in.
         mask: whether it is one, and of which kind.
-
-    Returns:
-        Its digest in the store.
 
     Raises:
         WrongInputError: it cannot be read, or is none.
@@ -46,7 +55,8 @@ def store_picture(
         decoded = check_picture(content, state.settings, name, mask=mask)
     except InputError as error:
         raise WrongInputError(name, str(error).removeprefix(f"{name}: ")) from error
-    return keep(state.database, state.store, decoded.content)
+    digest = keep(state.database, state.store, decoded.content)
+    return KeptPicture(digest, (decoded.width, decoded.height), decoded.has_hole)
 
 
 def own_result(account_id: str, hosts: set[str], content: bytes | str) -> str | None:

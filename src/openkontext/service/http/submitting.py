@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,7 +13,8 @@ from openkontext.errors import FieldError, InputError
 from openkontext.service.fetching import check_url
 from openkontext.service.http.access import Caller
 from openkontext.service.http.asking import Asked, HandedPicture, check_count
-from openkontext.service.http.pictures import own_result, store_picture
+from openkontext.service.http.decoding import MaskKind
+from openkontext.service.http.pictures import KeptPicture, own_result, store_picture
 from openkontext.service.http.state import State, get_state
 from openkontext.service.people import end_users
 from openkontext.service.people.accounts import note_source
@@ -36,7 +38,7 @@ def submit(request: Request, caller: Caller, asked: Asked, count: int = 1) -> li
     """
     state = get_state(request)
     settings, database = state.settings, state.database
-    _check(asked, settings)
+    _check(asked, settings, masked=asked.mask is not None or asked.alpha_may_mask)
     keys = _keys(asked.idempotency_key, count)
     fingerprint = _fingerprint(asked, count) if asked.idempotency_key else None
     end_user = end_users.hashed(settings, caller.account_id, asked.end_user) if asked.end_user else None
@@ -67,14 +69,14 @@ def base_url(request: Request, settings: Settings) -> str:
     return settings.public_url.rstrip("/") or str(request.base_url).rstrip("/")
 
 
-def _check(asked: Asked, settings: Settings) -> None:
+def _check(asked: Asked, settings: Settings, masked: bool) -> None:
     """Check all that can be checked before pictures are read, so that the client hears of it at once."""
     pictures = asked.pictures or asked.edits_parent
     try:
         edit_request(
             asked.options,
             image=b"" if pictures else None,
-            mask_image=b"" if asked.mask is not None else None,
+            mask_image=b"" if masked else None,
         )
     except FieldError as error:
         name = asked.called.get(error.field, error.field)
@@ -96,23 +98,27 @@ def _submission(request: Request, state: State, caller: Caller, asked: Asked) ->
     url = base_url(request, state.settings)
     hosts = {urlsplit(each).netloc.lower() for each in (url, str(request.base_url))}
     account_id, parent_id = caller.account_id, asked.parent_id
-    inputs = [store_picture(state, account_id, hosts, picture) for picture in asked.pictures]
+    stored = [store_picture(state, account_id, hosts, picture) for picture in asked.pictures]
     if parent_id is not None:
         parent = _parent(state, caller, parent_id)
-        inputs = [parent, *inputs] if asked.edits_parent else inputs
+        stored = [parent, *stored] if asked.edits_parent else stored
     elif asked.pictures:
         parent_id = own_result(account_id, hosts, asked.pictures[0].content)
+    _check_room_around(asked, stored, state.settings)
     mask = None
     if asked.mask is not None:
-        mask = store_picture(
-            state, account_id, hosts, asked.mask, mask="hole" if asked.mask_is_alpha else "any"
-        )
+        kind: MaskKind = "hole" if asked.mask_is_alpha else "any"
+        mask = store_picture(state, account_id, hosts, asked.mask, mask=kind).digest
+    elif asked.alpha_may_mask and stored and stored[0].has_hole:
+        mask = stored[0].digest
+    elif asked.alpha_may_mask:
+        _check(asked, state.settings, masked=False)
     return jobs.Submission(
         account_id=account_id,
         key_id=caller.key_id,
         model=asked.model,
         asked={},
-        inputs=inputs,
+        inputs=[picture.digest for picture in stored],
         mask=mask,
         parent_id=parent_id,
         base_url=url,
@@ -136,14 +142,26 @@ def _keys(key: str | None, count: int) -> list[str | None]:
     return [key if key is None or index == 0 else f"{key}/{index}" for index in range(count)]
 
 
-def _parent(state: State, caller: Caller, parent_id: str) -> str:
-    """Digest of the result of the caller's own task."""
+def _check_room_around(asked: Asked, pictures: Sequence[KeptPicture], settings: Settings) -> None:
+    """Refuse a picture that would be larger than the service reads, with what is added at its sides."""
+    if added := asked.options.get("extend"):
+        width, height = pictures[0].size
+        width += added.get("left", 0) + added.get("right", 0)
+        height += added.get("top", 0) + added.get("bottom", 0)
+        if width * height > settings.max_pixels:
+            reason = f"makes {width}x{height} pixels; at most {settings.max_pixels} can be made"
+            raise WrongInputError("extend", reason)
+
+
+def _parent(state: State, caller: Caller, parent_id: str) -> KeptPicture:
+    """The result of the caller's own task."""
     with state.database.reading() as session:
         job = owned.own(session, caller.account_id, parent_id)
         if job is None or job.output is None:
             reason = "you have no task of that id with a result; name one that is ready"
             raise WrongInputError("parent_id", reason)
-        return job.output
+        made = job.result or {}
+        return KeptPicture(job.output, (int(made.get("width", 0)), int(made.get("height", 0))))
 
 
 def _fingerprint(asked: Asked, count: int) -> str:

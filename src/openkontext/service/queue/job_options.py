@@ -14,20 +14,15 @@ PICTURES = ("image", "reference_images", "mask_image")
 BY_SERVICE = ("requester",)
 """Fields of `EditRequest` that no client sets: the service knows who asks."""
 NOT_OVER_HTTP = (
-    "crop_to_mask",
-    "extend",
-    "num_images_per_prompt",
-    "output_type",
-    "strength",
-    "sigmas",
-    "latents",
+    "num_images_per_prompt",  # OpenAI's `n`; an edit of its own each, so that each is judged and paid for
+    "output_type",  # results are files
+    "latents",  # these and embeddings would go round what the filters judge: the words
     "prompt_embeds",
     "pooled_prompt_embeds",
-    "max_sequence_length",
-    "callback_on_step_end",
+    "callback_on_step_end",  # a function
     "callback_on_step_end_tensor_inputs",
 )
-"""Fields of `EditRequest` that no route takes: they are for Python and the command line."""
+"""Fields of `EditRequest` that no route takes, each with the reason."""
 OPTIONS = tuple(
     field.name
     for field in dataclasses.fields(EditRequest)

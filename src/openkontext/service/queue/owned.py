@@ -40,7 +40,7 @@ def newest(session: Session, account_id: str, limit: int, after: str | None = No
     if after is not None:
         last = session.get(Job, after) if "\0" not in after else None  # it may be deleted meanwhile
         if last is None or last.account_id != account_id:
-            raise WrongInputError("after", "you have no such task; give the `next` of a page")
+            raise WrongInputError("after", "you have no such task; give the `next` of a page", "query")
         older = or_(Job.created < last.created, and_(Job.created == last.created, Job.id > last.id))
         mine = mine.where(older)
     return session.scalars(mine.order_by(Job.created.desc(), Job.id).limit(limit)).all()

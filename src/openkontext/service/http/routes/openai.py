@@ -211,6 +211,7 @@ class _Answer:
             called=inputs.called,
             pictures=pictures,
             mask=mask,
+            alpha_may_mask=bool(pictures) and mask is None and not inputs.stitch,
             warnings=inputs.warnings(model_names(self.state)),
             end_user=inputs.end_user,
             idempotency_key=key,

@@ -135,7 +135,9 @@ class JsonEdit(EditInputs):
     images: list[ImageReference] | None = Field(None, description="The picture to edit, then references.")
     image: str | list[str] | None = Field(None, description="The same as text, as some clients send it.")
     mask: ImageReference | str | None = Field(
-        None, description="Transparent where the picture may change; white, where it has no transparency."
+        None,
+        description="Transparent where the picture may change; white, where it has no transparency. Without "
+        "it, a picture that is transparent in a part changes there alone.",
     )
 
     def pictures(self) -> list[HandedPicture]:
@@ -159,7 +161,9 @@ class FormEdit(EditInputs):
     image: list[bytes | str] | None = Field(None, description="The picture to edit, then references.")
     image_list: list[bytes | str] | None = Field(None, alias="image[]", description="The same.")
     mask: bytes | str | None = Field(
-        None, description="Transparent where the picture may change; white, where it has no transparency."
+        None,
+        description="Transparent where the picture may change; white, where it has no transparency. Without "
+        "it, a picture that is transparent in a part changes there alone.",
     )
 
     def pictures(self) -> list[HandedPicture]:
