@@ -17,7 +17,7 @@ from PIL import Image
 
 from openkontext import compositing, images
 from openkontext.compositing import UNCHANGED, is_unchanged
-from openkontext.encoding import decode_picture, encode_picture, encode_text, of_the_same_words
+from openkontext.encoding import decode_picture, encode_picture, encode_text, of_the_same_words, rehearse
 from openkontext.errors import InputError, RefusedError
 from openkontext.inputs import Inputs, read_inputs
 from openkontext.latents import latent_mask, pack
@@ -136,8 +136,8 @@ class Editor:
     def preload(self) -> None:
         """Open what edits open when they first need it: graphs, tokenizers, filters, the signing key.
 
-        A service does so before it takes work. The filters look at a picture of our own meanwhile; services
-        elsewhere are not called.
+        A service does so before it takes work. A small model runs once, too, since every first run is slower.
+        The filters look at a picture of our own meanwhile; services elsewhere are not called.
 
         Raises:
             InputError: the model repository or the signing key cannot be used.
@@ -146,7 +146,7 @@ class Editor:
         from openkontext.provenance.signing import context
 
         self.components.preload()
-        self.tokenizers.encode("make it night")
+        rehearse(self.components, self.tokenizers)
         _ = self.digest
         preload(self.guard)
         default_signer()
@@ -292,7 +292,8 @@ class Editor:
         screening = self.guard.screen(
             asked(request, inputs, self.digest, self.loras, seed=seed, steps=count, guidance=guidance)
         )
-        screening.admit()
+        with self.components.opened_ahead():
+            screening.admit()
 
         # Encode words and pictures to what the transformer reads.
         text, negative = self._encode_text(request)

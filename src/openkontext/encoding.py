@@ -9,7 +9,7 @@ from openkontext import images
 from openkontext.errors import InputError
 from openkontext.repository import RepositoryConfig
 from openkontext.runtime import Components
-from openkontext.sampling import TextEmbeds
+from openkontext.sampling import TextEmbeds, denoise
 from openkontext.text import Tokenizers
 from openkontext.watching import as_floats
 
@@ -84,6 +84,32 @@ def decode_picture(components: Components, config: RepositoryConfig, latents: Fl
         raise InputError(f"{config.name} computed not-a-number values; check its files: openkontext doctor")
     decoded = components.decode(latents / np.float32(config.scaling_factor) + np.float32(config.shift_factor))
     return images.from_model(decoded)
+
+
+def rehearse(components: Components, tokenizers: Tokenizers) -> None:
+    """Read a text; with a small model, too, run every graph once on a grey picture, of which nothing comes.
+
+    Args:
+        components: of the model, opened.
+        tokenizers: of the model.
+    """
+    tokenizers.encode("make it night")
+    if not components.is_small:
+        return
+    config = components.repository.config
+    width, height = config.sizes[0]
+    (text,) = encode_text(components, tokenizers, "make it night")
+    grey = encode_picture(components, config, np.full((height, width, 3), 128, np.uint8))
+    steps = denoise(
+        components.transformer,
+        grey,
+        text,
+        sigmas=np.array([1, 0], np.float32),
+        guidance_scale=config.guidance_scale,
+        context=[grey],
+        positions=config.position_rule,
+    )
+    decode_picture(components, config, next(steps).latents)
 
 
 def _shaped(values: Any, like: Float, what: str) -> Float:

@@ -27,14 +27,20 @@ _EXTRAS = {
 def installed_runtimes() -> dict[str, str]:
     """Name and version of each package that brings files of the imported ONNX Runtime; plugins do not."""
     spec = importlib.util.find_spec("onnxruntime")
-    folders = {Path(folder) for folder in (spec and spec.submodule_search_locations) or ()}
+    folders = dict.fromkeys(
+        Path(folder).parent for folder in (spec and spec.submodule_search_locations) or ()
+    )
+    # By the names beside the files: `metadata.distributions` would read what every package says of itself.
+    found = [
+        metadata.Distribution.at(path)
+        for folder in folders
+        for path in sorted(folder.glob("*-info"))
+        if path.name.lower().startswith(("onnxruntime", "ort-", "ort_"))
+    ]
     return {
-        found.name.lower().replace("_", "-"): found.version
-        for found in metadata.distributions()
-        # The name first: reading what a package holds takes longer.
-        if (found.name or "").lower().startswith(("onnxruntime", "ort-", "ort_"))
-        and Path(str(found.locate_file("onnxruntime"))) in folders
-        and any(file.as_posix() == "onnxruntime/__init__.py" for file in found.files or ())
+        each.name.lower().replace("_", "-"): each.version
+        for each in found
+        if any(file.as_posix() == "onnxruntime/__init__.py" for file in each.files or ())
     }
 
 

@@ -262,7 +262,12 @@ class Repository:
             InputError: a graph, a data file or a tokenizer is missing (the message says how to get it), a
                 data file is cut short, or a graph is not one of its role or of another model than the rest.
         """
-        self.files(precision)
+        self._verified[precision] = self.files(precision)
+
+    @cached_property
+    def _verified(self) -> dict[str, list[Path]]:
+        """Precision -> its files, where `verify` found them whole: the digest need not parse them again."""
+        return {}
 
     def files(self, precision: str) -> list[Path]:
         """The files that make the model in one precision: settings, tokenizers, graphs and their data.
@@ -303,8 +308,12 @@ class Repository:
         Raises:
             InputError: as `verify`.
         """
-        files = {path.relative_to(self.path).as_posix(): path for path in self.files(precision)}
-        lines = "".join(f"{_sha256(files[name])}  {name}\n" for name in sorted(files))
+        found = self._verified.get(precision) or self.files(precision)
+        files = {path.relative_to(self.path).as_posix(): path for path in found}
+        try:
+            lines = "".join(f"{_sha256(files[name])}  {name}\n" for name in sorted(files))
+        except OSError as error:
+            raise InputError(f"{error.filename or self.path}: cannot be read: {error.strerror}") from None
         return hashlib.sha256(lines.encode()).hexdigest()
 
     def _transformers(self, precision: str) -> list[Path]:

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 from commands import EDIT, Run, names, save_photo
+from typer.main import get_command
 
 import openkontext
 from openkontext import images
+from openkontext.cli import app
 
 
 def test_doctor_tells_what_works(run: Run, copier: Path) -> None:
@@ -112,3 +114,11 @@ def test_ctrl_c_leaves_nothing_behind(copier: Path, tmp_path: Path) -> None:
     assert "Traceback" not in err
     assert names(tmp_path) == ["photo.png", "steps"]
     assert not [name for name in names(tmp_path / "steps") if not name.endswith(".png")]
+
+
+def test_every_command_and_group_that_the_help_lists_is_found(run: Run) -> None:
+    names = set(get_command(app).commands)
+    help_text = run("--help").out
+    for name in names:
+        assert f" {name} " in help_text
+        assert f"openkontext {name} " in run(name, "--help").out

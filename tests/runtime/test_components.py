@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from tiny import POOLED_WIDTH, TEXT_WIDTH, TINY, tiny_weights, write_tiny_repository
 
+from openkontext.errors import InputError
 from openkontext.repository import Repository
 from openkontext.runtime import Components, components, graph
 
@@ -105,3 +106,77 @@ def test_low_memory_lets_go_of_the_graph_before(
     assert weights in Path("/proc/self/maps").read_text()
     parts.t5(np.zeros((1, 8), np.int64))
     assert (weights in Path("/proc/self/maps").read_text()) != low_memory
+
+
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Roles of the graphs that are opened from now on."""
+    found: list[str] = []
+
+    def load(*arguments: Any, **named: Any) -> Any:
+        found.append(named["role"])
+        return graph.load_graph(*arguments, **named)
+
+    monkeypatch.setattr(components, "load_graph", load)
+    return found
+
+
+def test_graphs_opened_ahead_give_the_same_and_each_is_opened_once(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, ids = transformer_inputs(), np.arange(8)[None]
+    alone = Components(repository, repository.precision())
+    expected = alone.t5(ids), alone.transformer(**given)
+    roles = opened(monkeypatch)
+    parts = Components(repository, repository.precision())
+    parts.open_ahead()
+    parts.open_ahead()
+    np.testing.assert_array_equal(parts.t5(ids), expected[0])
+    np.testing.assert_array_equal(parts.transformer(**given), expected[1])
+    parts.preload()
+    parts.open_ahead()
+    assert sorted(roles) == ["clip", "t5", "transformer", "vae", "vae_encoder"]
+
+
+def test_what_was_opened_ahead_of_a_refusal_is_kept_and_the_rest_opened_when_called(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roles = opened(monkeypatch)
+    parts = Components(repository, repository.precision())
+    parts.open_ahead()
+    parts.stop_ahead()
+    parts.preload()
+    parts.stop_ahead()
+    assert sorted(roles) == ["clip", "t5", "transformer", "vae", "vae_encoder"]
+    parts.open_ahead()
+    parts.close()
+    parts.preload()
+    assert roles.count("t5") == 2
+
+
+def test_a_large_model_and_one_with_little_memory_open_nothing_ahead(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roles = opened(monkeypatch)
+    sparing = Components(repository, repository.precision(), low_memory=True)
+    sparing.open_ahead()
+    monkeypatch.setattr(components, "_SMALL", 100)
+    large = Components(repository, repository.precision())
+    large.open_ahead()
+    large.stop_ahead()
+    assert (sparing.is_small, large.is_small, roles) == (False, False, [])
+
+
+def test_a_graph_that_cannot_be_opened_ahead_is_told_of_by_its_call(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: Any, **named: Any) -> Any:
+        raise InputError(f"no {named['role']}")
+
+    monkeypatch.setattr(components, "load_graph", load)
+    parts = Components(repository, repository.precision())
+    parts.open_ahead()
+    with pytest.raises(InputError, match="no t5"):
+        parts.t5(np.arange(8)[None])
+    parts.stop_ahead()
+    with pytest.raises(InputError, match="no vae"):
+        parts.decode(np.zeros((1, 16, 4, 4), np.float32))

@@ -4,6 +4,7 @@ Each group of commands is a module here and is registered below; it imports what
 command, so that starting `openkontext` stays quick and needs none of the optional packages.
 """
 
+import copy
 import io
 import os
 import sys
@@ -94,13 +95,23 @@ def main(args: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
     try:
-        return app(args or ["--help"], prog_name="openkontext", standalone_mode=False) or 0
+        return _only(args)(args or ["--help"], prog_name="openkontext", standalone_mode=False) or 0
     except KeyboardInterrupt:
         return 130
     except Exception as error:
         if debug:
             raise
         return _report(error)
+
+
+def _only(args: list[str]) -> typer.Typer:
+    """The program with only the command that is asked for: to describe all takes longer than to run some."""
+    chosen = copy.copy(app)
+    chosen.registered_groups = [each for each in app.registered_groups if [each.name] == args[:1]]
+    chosen.registered_commands = [
+        each for each in app.registered_commands if each.callback and [each.callback.__name__] == args[:1]
+    ]
+    return chosen if chosen.registered_groups or chosen.registered_commands else app
 
 
 def run() -> NoReturn:

@@ -7,10 +7,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import rich.progress
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
 from openkontext.cli.options import in_options
 
 if TYPE_CHECKING:
@@ -27,6 +23,9 @@ def progress(description: str) -> Iterator[Callable[["EditStep"], None]]:
 
     On a terminal it moves and is gone afterwards; elsewhere its last state is one line.
     """
+    from rich.console import Console  # late, as below: `openkontext --help` shows none
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -60,6 +59,9 @@ def batch_progress(total: int) -> Iterator[Callable[[float, str], None]]:
     Yields:
         A function of how many are done, in parts too, and of what is being done.
     """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     console = Console(stderr=True)
     columns = (
         TextColumn("editing"),
@@ -78,6 +80,9 @@ def batch_progress(total: int) -> Iterator[Callable[[float, str], None]]:
 
 def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
     """The items one after the other, with a progress bar on stderr."""
+    import rich.progress
+    from rich.console import Console
+
     yield from rich.progress.track(
         items, description, total, console=Console(stderr=True), transient=sys.stderr.isatty()
     )

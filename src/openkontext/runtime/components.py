@@ -1,6 +1,7 @@
 """The five graphs of a repository as functions on numpy arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,16 @@ from openkontext.runtime.lowering import ARITHMETICS
 from openkontext.runtime.tensorrt import axis_ranges
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from openkontext.repository import Repository
 
 Float = NDArray[np.float32]
+
+_ORDER = ("t5", "clip", "vae_encoder", "transformer", "vae")
+"""The graphs as an edit calls them."""
+_SMALL = 256 << 20
+"""Bytes up to which a model is quickly opened."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,7 @@ class Components:
         self.offload = offload
         self._paged = False
         self._open: dict[str, Graph] = {}
+        self._ahead: dict[str, Future[Graph]] = {}
         self._loras: tuple[AppliedLora, ...] = ()
 
     @property
@@ -97,6 +106,7 @@ class Components:
             InputError: a file changes nothing that the model has, or is for a model of another size; the
                 LoRAs stay those before.
         """
+        self.stop_ahead()
         old = {each.fitted.file.digest: each.fitted for each in self._loras}
         new = tuple(
             AppliedLora(old.get(file.digest) or self._fit(file), strength) for file, strength in loras
@@ -153,8 +163,47 @@ class Components:
         for role in CONTRACT:
             self._graph(role)
 
+    @contextmanager
+    def opened_ahead(self) -> Iterator[None]:
+        """While something else is done: `open_ahead`, and `stop_ahead` where that ends in an error."""
+        self.open_ahead()
+        try:
+            yield
+        except BaseException:
+            self.stop_ahead()
+            raise
+
+    def open_ahead(self) -> None:
+        """Begin to open every graph of a small model in another thread, while something else is done.
+
+        A call waits for its own graph. Of a large model each is opened when it is called, as with
+        `low_memory`: whoever is refused meanwhile should not wait for it, and its steps take longer by far.
+        """
+        if self._open or self._ahead or not self.is_small:
+            return
+        from concurrent.futures import ThreadPoolExecutor  # late: nobody else needs it
+
+        pool = ThreadPoolExecutor(1)
+        self._ahead = {role: pool.submit(self._load, role) for role in _ORDER}
+        pool.shutdown(wait=False)
+
+    def stop_ahead(self) -> None:
+        """Open no further graph ahead; those that are open by now stay."""
+        for role, graph in self._ahead.items():
+            if not graph.cancel() and graph.exception() is None:
+                self._open[role] = graph.result()
+        self._ahead = {}
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the whole model is quickly opened, and may stay open."""
+        graphs = [self.repository.graph(role, self.precision) for role in _ORDER]
+        files = (file for graph in graphs for file in graph.parent.iterdir())
+        return not (self.low_memory or self._paged) and sum(each.stat().st_size for each in files) <= _SMALL
+
     def close(self) -> None:
         """Close all graphs and give their memory back; a later call opens them again."""
+        self.stop_ahead()
         self._open.clear()
 
     def _call(self, role: str, output: str, **arrays: NDArray[Any]) -> Float:
@@ -172,16 +221,20 @@ class Components:
         if role not in self._open:
             if self.low_memory:
                 self.close()
-            self._open[role] = load_graph(
-                self.repository.graph(role, self.precision),
-                "cpu" if self.offload and role != "transformer" else self.provider,
-                arithmetic=self.arithmetic,
-                role=role,
-                threads=self.threads,
-                low_memory=self.low_memory,
-                ranges=axis_ranges(self.repository.config.sizes, self.repository.config.min_area),
-                adapters=[each.fitted.changes[role] for each in self._loras if role in each.fitted.changes],
-                strengths=self._strengths(role),
-                paged=self._paged and role == "transformer",
-            )
+            ahead = self._ahead.pop(role, None)
+            self._open[role] = self._load(role) if ahead is None else ahead.result()
         return self._open[role]
+
+    def _load(self, role: str) -> Graph:
+        return load_graph(
+            self.repository.graph(role, self.precision),
+            "cpu" if self.offload and role != "transformer" else self.provider,
+            arithmetic=self.arithmetic,
+            role=role,
+            threads=self.threads,
+            low_memory=self.low_memory,
+            ranges=axis_ranges(self.repository.config.sizes, self.repository.config.min_area),
+            adapters=[each.fitted.changes[role] for each in self._loras if role in each.fitted.changes],
+            strengths=self._strengths(role),
+            paged=self._paged and role == "transformer",
+        )

@@ -1,6 +1,10 @@
 import base64
+import html
+import unicodedata
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from openkontext.safety.prompt.normalize import decoded, fold, latin, tokens, transliterate, unleet
 
@@ -22,6 +26,27 @@ from openkontext.safety.prompt.normalize import decoded, fold, latin, tokens, tr
 )
 def test_folding(text: str, plain: str) -> None:
     assert fold(text) == plain
+
+
+def folded_one_by_one(text: str) -> str:
+    """What `fold` promises, character by character."""
+    fillers = "\u034f\u0640\u115f\u1160\u17b4\u17b5\u3164\uffa0"
+    text = "".join(c for c in html.unescape(text) if c not in fillers)
+    kept = []
+    for character in unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold()):
+        category = unicodedata.category(character)
+        if category in ("Zs", "Zl", "Zp") or character in "\t\n\r\v\f":
+            kept.append(" ")
+        elif "\U0001f1e6" <= character <= "\U0001f1ff":
+            kept.append(chr(ord(character) - 0x1F1E6 + ord("a")))
+        elif category not in ("Mn", "Me", "Cf", "Cc", "Co", "Cn"):
+            kept.append(character)
+    return unicodedata.normalize("NFC", "".join(kept))
+
+
+@given(st.text() | st.text(st.sampled_from("aZ 9&;\t\x00\x7f~é́ﬁﾠ\u3164\u200b\u2028🇩🇪Ⓐ雪ß𝐀\ue000")))
+def test_folding_is_the_same_for_every_text_and_every_time(text: str) -> None:
+    assert fold(text) == fold(text) == folded_one_by_one(text)
 
 
 def test_letters_of_other_scripts_that_look_latin() -> None:

@@ -152,7 +152,8 @@ class LocalEngine:
         for path in self._loras.values():  # one that does not fit is said now, not in an edit
             self.editor.set_loras([path])
         self.editor.set_loras([])
-        self.editor.preload()
+        with self._shared.member() if self._shared else nullcontext():
+            self.editor.preload()
 
     def edit(self, request: EditRequest, delivery: Delivery, report: Report) -> Done:
         """See `Engine`."""
