@@ -88,7 +88,7 @@ def main() -> None:
     concept, base = Concept.load(arguments.concept), TeacherModel.load("nano")
     steps = [int(each) for each in arguments.steps.split(",")]
     cases = draw_concept_cases(concept, 1, arguments.pairs, ["direct"], "attack")
-    pairs = [dataclasses.replace(each, anchor=".") for each in asked_of(concept, cases, neighbor=False)]
+    pairs = [dataclasses.replace(each, anchor=".") for each in asked_of(cases, neighbor=False)]
     examples = ConceptExamples(pairs, base)
     kept = arguments.out.with_suffix(".json")
     points: dict[str, dict[str, float]] = json.loads(kept.read_text()) if kept.exists() else {}

@@ -26,7 +26,7 @@ from openkontext.repository import Repository
 from openkontext.train.base import TeacherModel
 from openkontext.train.batch import Batch, TextFeatures
 from openkontext.train.inhibit import InhibitRecipe, train_inhibit
-from openkontext.train.inhibit_closed_form import POOLED, TOKENS, as_lora, close, edited_weight
+from openkontext.train.inhibit_closed_form import POOLED, TOKENS, as_lora, close, edited_weight, places
 from openkontext.train.inhibit_loss import Levels, inhibition_loss, negative_target, unchanged_target
 from openkontext.train.inhibit_pairs import NEUTRAL, ConceptBatch, ConceptExamples, asked_of, preserved
 from openkontext.train.loop import RunRecipe
@@ -164,6 +164,19 @@ def test_the_closed_form_is_the_least_squares_solution() -> None:
     assert np.allclose(found.numpy(), solution.T)
 
 
+@pytest.mark.parametrize(
+    ("ids", "anchor", "answers"),
+    [
+        ([1, 2, 7, 3, 9, 0], [1, 2, 8, 3, 9, 0], [0, 1, 2, 3, 4, 5]),  # a word for a word
+        ([1, 5, 6, 7, 3, 9], [1, 8, 3, 9, 0, 0], [0, 1, 1, 1, 2, 3]),  # three pieces for a word
+        ([1, 7, 3, 0, 0, 0], [1, 8, 9, 3, 0, 0], [0, 1, 3, 4, 4, 5]),  # a word for two, the padding after it
+        ([1, 2, 0, 0], [1, 2, 0, 0], [0, 1, 2, 3]),
+    ],
+)
+def test_tokens_answer_to_those_in_their_place(ids: list[int], anchor: list[int], answers: list[int]) -> None:
+    assert places(ids, anchor) == answers
+
+
 def test_a_lora_of_full_rank_is_the_edit_and_of_a_lower_one_the_nearest() -> None:
     torch.manual_seed(0)
     weight, edited = torch.randn(5, 4), torch.randn(5, 4)
@@ -175,7 +188,7 @@ def test_a_lora_of_full_rank_is_the_edit_and_of_a_lower_one_the_nearest() -> Non
 
 def test_the_closed_form_maps_the_concept_to_its_neighbor(star: Concept) -> None:
     base = TeacherModel.load("nano")
-    asked = asked_of(star, draw_concept_cases(star, 0, 12, ["direct", "picture"], "training"), neighbor=True)
+    asked = asked_of(draw_concept_cases(star, 0, 12, ["direct", "picture"], "training"), neighbor=True)
     assert {each.anchor == NEUTRAL for each in asked} == {True, False}
     lora = close(base, asked, preserved(star, 0, 60, None), rank=192, keep=1.0, ridge=1e-4)
     assert set(lora) == {TOKENS, POOLED}
@@ -203,7 +216,7 @@ def examples(
     toy: TeacherModel, star: Concept, cache: Path | None = None
 ) -> tuple[ConceptExamples, ConceptExamples]:
     cases = draw_concept_cases(star, 0, 2, ROUTES, "training")
-    concept = ConceptExamples(asked_of(star, cases, neighbor=False), toy, cache)
+    concept = ConceptExamples(asked_of(cases, neighbor=False), toy, cache)
     return concept, ConceptExamples(preserved(star, 0, 4, ("add", "remove")), toy)
 
 

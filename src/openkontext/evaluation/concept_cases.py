@@ -102,6 +102,8 @@ class ConceptCase:
     """The same in words."""
     shown: tuple[Scene, ...] = ()
     """Scenes of the reference pictures."""
+    neighbor: str = ""
+    """The instruction that asks for its neighbor instead; "" where no words stand for the concept."""
 
     @cached_property
     def before(self) -> Pixels:
@@ -156,12 +158,13 @@ def draw_concept_case(concept: Concept, seed: int, index: int, route: str, split
     rng = np.random.default_rng([_STREAM, seed, index, *words])
     if route == "picture":
         edit, text = _of_picture(concept, index, split, rng)
-        return ConceptCase(concept, route, index, edit, text)
+        return ConceptCase(concept, route, index, edit, text, neighbor=_of_neighbor(concept, text))
     if route == "reference":
         return _of_reference(concept, index, split, rng)
     kinds = _KINDS[concept.trait]
     edit = _making(concept, kinds[index % len(kinds)], split, rng)
-    return ConceptCase(concept, route, index, edit, _worded(concept, route, edit, split, rng))
+    text, neighbor = _worded(concept, route, edit, split, rng)
+    return ConceptCase(concept, route, index, edit, text, neighbor=neighbor)
 
 
 def _making(concept: Concept, kind: str, split: Split, rng: np.random.Generator) -> Edit:
@@ -173,22 +176,34 @@ def _making(concept: Concept, kind: str, split: Split, rng: np.random.Generator)
             return edit
 
 
-def _worded(concept: Concept, route: str, edit: Edit, split: Split, rng: np.random.Generator) -> str:
-    """An instruction in which the concept's name is said, said otherwise, or misspelled."""
+def _worded(
+    concept: Concept, route: str, edit: Edit, split: Split, rng: np.random.Generator
+) -> tuple[str, str]:
+    """An instruction in which the concept is named, said otherwise, or misspelled; and its neighbor's."""
     text = phrase(edit, rng, held_out=split == "test")
     while not re.search(_named(concept), text, re.IGNORECASE):  # words such as "a sketch" may leave it unsaid
         text = phrase(edit, rng, held_out=split == "test")
+    neighbor = _of_neighbor(concept, text)
     if route == "direct":
-        return text
+        return text, neighbor
     if route == "misspelling":
         wrong = str(choose(rng, misspellings(concept.value, split)))
-        return re.sub(concept.value, wrong, text, count=1, flags=re.IGNORECASE)
+        return re.sub(concept.value, wrong, text, count=1, flags=re.IGNORECASE), neighbor
     said = str(choose(rng, getattr(concept.words[split], route)))
     color = "" if edit.result is None else edit.result.color
     text = re.sub(_named(concept), said.format(color=color), text, count=1, flags=re.IGNORECASE)
-    return re.sub(
-        r"\ban? (an?|the) ", r"\1 ", text, flags=re.IGNORECASE
-    )  # words with an article of their own
+    # Words may bring an article of their own.
+    return re.sub(r"\ban? (an?|the) ", r"\1 ", text, flags=re.IGNORECASE), neighbor
+
+
+def _of_neighbor(concept: Concept, text: str) -> str:
+    """The same with the concept's neighbor in its place; "" where it does not name the concept."""
+    if concept.trait == "style":
+        pattern, other = _named(concept), VALUES[concept.anchor][0]
+    else:
+        pattern, other = rf"\b{concept.value}(?=s?\b)", concept.anchor
+    found = re.sub(pattern, other, text, flags=re.IGNORECASE)
+    return "" if found == text else found
 
 
 def _named(concept: Concept) -> str:

@@ -166,9 +166,7 @@ def run_inhibit(recipe: InhibitRecipe, run: RunRecipe, work: Path) -> tuple[Path
         rounds.append(Round(number + 1, len(cases), tried, {k: n for k, n in count.items() if n}))
         file = folder / LORA
         if not file.exists():
-            asked = asked_of(
-                concept, cases, neighbor=recipe.method == "closed form" or recipe.anchor == "neighbor"
-            )
+            asked = asked_of(cases, neighbor=recipe.method == "closed form" or recipe.anchor == "neighbor")
             learned = _train(recipe, base, asked, others, folder, work, run, lora)
             save_lora(learned, file, {"inhibits": said(recipe, concept.what)})
             if number + 1 < recipe.rounds:

@@ -87,23 +87,20 @@ def close(
         ridge: see `edited_weight`.
 
     Raises:
-        InputError: no instruction names the concept, or the anchor does not line up with it.
+        InputError: no instruction has words for the concept.
     """
     pairs = [(each.instruction, each.anchor) for each in asked if each.anchor != NEUTRAL]
     if not pairs:
-        raise InputError("no case names the concept, so that there is no anchor to map it to")
-    tokens, pooled, lengths = features(base, [text for text, _ in pairs])
-    anchor_tokens, anchor_pooled, anchor_lengths = features(base, [text for _, text in pairs])
+        raise InputError("no case has words for the concept, so that there is no anchor to map it to")
+    tokens, pooled, ids = features(base, [text for text, _ in pairs])
+    anchor_tokens, anchor_pooled, anchor_ids = features(base, [text for _, text in pairs])
     unnamed = [each.instruction for each in asked if each.anchor == NEUTRAL]
     kept_tokens, kept_pooled, _ = features(base, [*(each.instruction for each in others), *unnamed])
-    # Where an anchor has another number of tokens, their places do not answer to each other.
-    aligned = [i for i, (a, b) in enumerate(zip(lengths, anchor_lengths, strict=True)) if a == b]
-    if not aligned:
-        raise InputError("the anchor's name never has as many tokens as the concept's; choose another anchor")
+    answers = [row[places(a, b)] for row, a, b in zip(anchor_tokens, ids, anchor_ids, strict=True)]
     given: Mapping[str, tuple[Tensor, Tensor, Tensor]] = {
         TOKENS: (
-            torch.cat([tokens[i] for i in aligned]),
-            torch.cat([anchor_tokens[i] for i in aligned]),
+            torch.cat(tokens),
+            torch.cat(answers),
             torch.cat(kept_tokens),
         ),
         POOLED: (torch.stack(pooled), torch.stack(anchor_pooled), torch.stack(kept_pooled)),
@@ -118,17 +115,40 @@ def close(
     return lora
 
 
-def features(base: TeacherModel, texts: Sequence[str]) -> tuple[list[Tensor], list[Tensor], list[int]]:
-    """T5's tokens of each text [tokens, width], CLIP's pooled embedding [width], and how many tokens it has.
+def places(ids: Sequence[int], anchor: Sequence[int]) -> list[int]:
+    """Which token of an anchor's instruction answers to each of an instruction.
+
+    Words that both begin or end with answer to each other, and so does the padding. What lies between, the
+    concept's name, answers to what the anchor has there: one token after the other, the last one for the
+    rest.
+
+    Args:
+        ids: token ids of the instruction, padded with 0.
+        anchor: those of the anchor's, of the same length.
+    """
+    n, m = int(np.count_nonzero(ids)), int(np.count_nonzero(anchor))
+    same = [a == b for a, b in zip(ids[: min(n, m)], anchor[: min(n, m)], strict=True)]
+    start = same.index(False) if False in same else len(same)
+    most = min(n, m) - start
+    ends = [a == b for a, b in zip(ids[n - most : n][::-1], anchor[m - most : m][::-1], strict=True)]
+    end = ends.index(False) if False in ends else len(ends)
+    last = max(m - end - 1, 0)  # of what the anchor has between
+    middle = [min(i, last) for i in range(start, n - end)]
+    padding = [max(i, min(m, len(ids) - 1)) for i in range(n, len(ids))]
+    return [*range(start), *middle, *range(m - end, m), *padding]
+
+
+def features(base: TeacherModel, texts: Sequence[str]) -> tuple[list[Tensor], list[Tensor], list[list[int]]]:
+    """T5's tokens of each text [tokens, width], CLIP's pooled embedding [width], and T5's token ids.
 
     The padding's tokens are among them, since the transformer sees them, too.
     """
     tokenizers = Tokenizers(Repository(base.pipeline.tokenizer.parent, base.config))
-    lengths = [int(np.count_nonzero(tokenizers.encode(text).t5_ids)) for text in texts]
+    ids = [tokenizers.encode(text).t5_ids[0].tolist() for text in texts]
     tokens: list[Tensor] = []
     pooled: list[Tensor] = []
     for first in range(0, len(texts), _AT_ONCE):
         vectors, rows = base.encode_text(list(texts[first : first + _AT_ONCE]))
         tokens.extend(rows)
         pooled.extend(vectors)
-    return tokens, pooled, lengths
+    return tokens, pooled, ids

@@ -63,21 +63,18 @@ class ConceptBatch:
         return ConceptBatch(self.batch.to(device), self.before.to(device), anchor, neutral)
 
 
-def asked_of(concept: Concept, cases: Iterable[ConceptCase], *, neighbor: bool) -> list[AskedConcept]:
+def asked_of(cases: Iterable[ConceptCase], *, neighbor: bool) -> list[AskedConcept]:
     """Cases as training takes them.
 
     Args:
-        concept: of the cases.
         cases: to train on.
-        neighbor: whether a case that names the concept is to be answered as if it named its neighbor; else
-            as if nothing were asked.
+        neighbor: whether words that stand for the concept are to be answered as if they named its neighbor;
+            else, and where there are none, as if nothing were asked.
     """
-    found = []
-    for case in cases:
-        words = case.instruction.lower().replace(concept.value, concept.anchor)
-        named = neighbor and words != case.instruction.lower()
-        found.append(AskedConcept(case.edit, case.instruction, words if named else NEUTRAL, case.shown))
-    return found
+    return [
+        AskedConcept(case.edit, case.instruction, (case.neighbor if neighbor else "") or NEUTRAL, case.shown)
+        for case in cases
+    ]
 
 
 def preserved(concept: Concept, seed: int, count: int, kinds: Sequence[str] | None) -> list[AskedConcept]:
