@@ -72,7 +72,13 @@ def record(
         rules: of the run.
     """
     head = reports.head(reports.DATA_CARD, [reports.ReportSubject(name, digest)], made)
-    return {**head, **tally.record(), "input_digest": tally.input_digest, **told, "rules": rules.model_dump()}
+    return {
+        **head,
+        **tally.record(),
+        "input_digest": tally.input_digest,
+        **told,
+        "rules": rules.model_dump(mode="json"),
+    }
 
 
 def render(card: dict[str, Any], kept: Sequence[Sample], dropped: Sequence[Sample]) -> str:

@@ -77,6 +77,9 @@ def look_on_ray(
             for row in rows:
                 tell(row)
             yield int(found["index"]), rows
+    except ray.exceptions.RayError as error:
+        last = str(error).strip().splitlines()[-1]
+        raise InputError(f"Ray could not look at the records: {last}") from error
     finally:
         if ours:
             ray.shutdown()
