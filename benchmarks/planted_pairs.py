@@ -149,7 +149,7 @@ def _no_json(pair: Pair, _: np.random.Generator) -> None:
     pair.line = '{"before": "a.png", '
 
 
-SPOILT: Mapping[str, tuple[str, Spoil]] = {
+SPOILED: Mapping[str, tuple[str, Spoil]] = {
     "no JSON": ("read", _no_json),
     "an instruction that is a number": ("read", _says(instruction=7)),
     "a path that leaves the folder": ("read", _leaves),
@@ -191,7 +191,7 @@ JUDGED: Mapping[str, Callable[[Picture], bytes]] = {
     "in an evaluation set, recompressed": LISTED["on a list, recompressed"],
 }
 FLOOD = "one more of a full group"
-KINDS_OF_FAULTS = (*SPOILT, *COPIES, *LISTED, *JUDGED, FLOOD)
+KINDS_OF_FAULTS = (*SPOILED, *COPIES, *LISTED, *JUDGED, FLOOD)
 
 
 def expected(kind: str) -> str:
@@ -200,7 +200,7 @@ def expected(kind: str) -> str:
         return "known material"
     if kind in JUDGED:
         return "leakage"
-    return "balance" if kind == FLOOD else {**SPOILT, **COPIES}[kind][0]
+    return "balance" if kind == FLOOD else {**SPOILED, **COPIES}[kind][0]
 
 
 def plant(folder: Path, clean: int, faults: int, seed: int = 11) -> None:
@@ -239,7 +239,7 @@ def plant(folder: Path, clean: int, faults: int, seed: int = 11) -> None:
     for at in range(clean):
         while planted < len(places) and places[planted] <= at:
             kind = kinds[planted]
-            add(_spoilt(kind, seed, clean + planted, at, rng, listed, judged), kind)
+            add(_spoiled(kind, seed, clean + planted, at, rng, listed, judged), kind)
             kinds_of_lines.append(kind)
             planted += 1
         add(draw(seed, at), "")
@@ -257,7 +257,7 @@ def plant(folder: Path, clean: int, faults: int, seed: int = 11) -> None:
     _install(folder, [pdq(pixels).hex for pixels in listed])
 
 
-def _spoilt(
+def _spoiled(
     kind: str,
     seed: int,
     fresh: int,
@@ -272,8 +272,8 @@ def _spoilt(
         return pair
     pair = draw(seed, fresh)
     pair.fields["source"] = "planted"
-    if kind in SPOILT:
-        SPOILT[kind][1](pair, rng)
+    if kind in SPOILED:
+        SPOILED[kind][1](pair, rng)
         return pair
     among, change = (listed, LISTED[kind]) if kind in LISTED else (judged, JUDGED[kind])
     _one(lambda _: change(among[int(rng.integers(len(among)))]))(pair, rng)

@@ -1,4 +1,4 @@
-"""Whole curations of a few pairs: every record has one outcome, whatever is wrong with it and whatever ends."""
+"""Whole curations of a few pairs: each record has one outcome, whatever is wrong, whatever ends."""
 
 import hashlib
 import json
@@ -26,9 +26,9 @@ POST = load_rules("post-training")
 
 
 @pytest.fixture(scope="module")
-def spoilt(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[str, str]]]:
+def spoiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[str, str]]]:
     """A source with poison in it, and what must become of each record."""
-    folder = tmp_path_factory.mktemp("spoilt")
+    folder = tmp_path_factory.mktemp("spoiled")
     write_pairs(
         folder,
         14,
@@ -70,8 +70,8 @@ def spoilt(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[s
     ]
 
 
-def test_a_poison_record_costs_that_record_alone(spoilt, tmp_path: Path) -> None:
-    source, expected = spoilt
+def test_a_poison_record_costs_that_record_alone(spoiled, tmp_path: Path) -> None:
+    source, expected = spoiled
     card = curate(source, tmp_path / "out", POST, guard=light_guard, seconds=5, block=4)
     assert outcomes(tmp_path / "out") == expected
     assert (card["records"], card["kept"], card["dropped"]) == (15, 2, 13)
@@ -85,9 +85,9 @@ def test_a_poison_record_costs_that_record_alone(spoilt, tmp_path: Path) -> None
     assert again == card  # it is finished: nothing is done twice
 
 
-def test_ray_comes_to_the_same_outcome_of_every_record(spoilt, tmp_path: Path) -> None:
+def test_ray_comes_to_the_same_outcome_of_every_record(spoiled, tmp_path: Path) -> None:
     ray = pytest.importorskip("ray")
-    source, expected = spoilt
+    source, expected = spoiled
     path = os.pathsep.join(each for each in sys.path if each)  # for filters of tests, on whichever machine
     environment = {"env_vars": {"PYTHONPATH": path}}
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, runtime_env=environment)

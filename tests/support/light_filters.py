@@ -1,4 +1,4 @@
-"""Filters of a curation that cost nothing: lists of known material, and a check that a word can hang or end."""
+"""Filters of a curation that cost nothing: known material, and a check that a word makes hang or end."""
 
 import os
 import time
