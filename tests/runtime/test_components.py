@@ -84,13 +84,12 @@ def test_graphs_open_when_first_called(
     repository = Repository.open(write_tiny_repository(tmp_path))
     parts = Components(repository, "bf16", low_memory=low_memory)
     assert names == []
-    images = np.zeros((1, 3, 16, 16), np.float32)
-    for _ in range(2):
-        parts.decode(parts.encode(images))
+    for shade in (0, 1):
+        parts.decode(parts.encode(np.full((1, 3, 16, 16), shade, np.float32)))
     assert len(names) == opened
     assert len(parts._open) == (1 if low_memory else 2)
     parts.close()
-    assert parts.encode(images).shape == (1, 16, 2, 2)
+    assert parts.encode(np.zeros((1, 3, 16, 16), np.float32)).shape == (1, 16, 2, 2)
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
@@ -180,3 +179,48 @@ def test_a_graph_that_cannot_be_opened_ahead_is_told_of_by_its_call(
     parts.stop_ahead()
     with pytest.raises(InputError, match="no vae"):
         parts.decode(np.zeros((1, 16, 4, 4), np.float32))
+
+
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the folders of the graphs that run from now on."""
+    found: list[str] = []
+    run = graph.Graph.run
+
+    def recorded(self: graph.Graph, **arrays: Any) -> Any:
+        found.append(self.path.parent.name)
+        return run(self, **arrays)
+
+    monkeypatch.setattr(graph.Graph, "run", recorded)
+    return found
+
+
+def test_what_was_encoded_lately_is_not_encoded_again(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = Components(repository, repository.precision())
+    roles = ran(monkeypatch)
+    ids, others = np.arange(8)[None], np.arange(8)[None, ::-1]
+    first = parts.t5(ids)
+    expected = first.copy()
+    first[:] = 0  # what a caller does with it is no matter of the next
+    np.testing.assert_array_equal(parts.t5(ids), expected)
+    picture = np.linspace(-1, 1, 3 * 16 * 24, dtype=np.float32).reshape(1, 3, 16, 24)
+    np.testing.assert_array_equal(parts.encode(picture), parts.encode(picture.copy()))
+    assert roles == ["t5.opt", "vae_encoder.opt"]
+    assert not np.array_equal(parts.t5(others), expected)  # the same numbers in another order
+    assert not np.array_equal(parts.encode(picture[..., ::-1]), parts.encode(picture))
+    assert roles == ["t5.opt", "vae_encoder.opt", "t5.opt", "vae_encoder.opt"]
+
+
+def test_few_encodings_are_kept_and_none_of_other_loras(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = Components(repository, repository.precision(), low_memory=True)
+    roles = ran(monkeypatch)
+    texts = [np.full((1, 8), number) for number in range(9)]
+    for ids in (*texts, texts[8], texts[0]):
+        parts.t5(ids)
+    assert len(roles) == 10  # the ninth was there, the first was not any more
+    parts.set_loras([])
+    parts.t5(texts[0])
+    assert len(roles) == 11

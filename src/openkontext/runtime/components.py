@@ -1,5 +1,6 @@
 """The five graphs of a repository as functions on numpy arrays."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ Float = NDArray[np.float32]
 
 _ORDER = ("t5", "clip", "vae_encoder", "transformer", "vae")
 """The graphs as an edit calls them."""
+_ENCODINGS = 8
+"""Texts and pictures whose encodings are kept, 9 MB for FLUX's longest text."""
 _SMALL = 256 << 20
 """Bytes up to which a model is quickly opened."""
 
@@ -79,6 +82,7 @@ class Components:
         self._paged = False
         self._open: dict[str, Graph] = {}
         self._ahead: dict[str, Future[Graph]] = {}
+        self._encodings: dict[tuple[Any, ...], Float] = {}
         self._loras: tuple[AppliedLora, ...] = ()
 
     @property
@@ -114,6 +118,7 @@ class Components:
         same = [a.fitted for a in new] == [b.fitted for b in self._loras]
         changed = {role for each in (*self._loras, *new) for role in each.fitted.changes}
         self._loras = new
+        self._encodings.clear()
         for role in changed & self._open.keys():
             if same:
                 self._open[role].fix(STRENGTHS, strength_vector(self._strengths(role)))
@@ -129,11 +134,11 @@ class Components:
 
     def clip(self, input_ids: NDArray[np.int64]) -> Float:
         """CLIP token ids [B, clip_length] -> pooled embedding [B, width]."""
-        return self._call("clip", "pooled_embeddings", input_ids=input_ids)
+        return self._encoded("clip", "pooled_embeddings", input_ids=input_ids)
 
     def t5(self, input_ids: NDArray[np.int64]) -> Float:
         """T5 token ids [B, text_length] -> text tokens [B, text_length, width]."""
-        return self._call("t5", "text_embeddings", input_ids=input_ids)
+        return self._encoded("t5", "text_embeddings", input_ids=input_ids)
 
     def transformer(self, **arrays: NDArray[Any]) -> Float:
         """One evaluation of the flow transformer.
@@ -150,7 +155,7 @@ class Components:
 
     def encode(self, images: Float) -> Float:
         """Images [B, 3, H, W] in -1..1 -> latent mean [B, latent_channels, H/8, W/8], unscaled."""
-        return self._call("vae_encoder", "latent", images=images)
+        return self._encoded("vae_encoder", "latent", images=images)
 
     def decode(self, latent: Float) -> Float:
         """Latent [B, latent_channels, H/8, W/8], unscaled -> images [B, 3, H, W] around -1..1."""
@@ -205,6 +210,19 @@ class Components:
         """Close all graphs and give their memory back; a later call opens them again."""
         self.stop_ahead()
         self._open.clear()
+        self._encodings.clear()
+
+    def _encoded(self, role: str, output: str, **arrays: NDArray[Any]) -> Float:
+        """What an encoder gives, or gave lately: edits with other seeds or other words share the rest."""
+        ((name, array),) = arrays.items()
+        key = role, array.shape, hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest()
+        found = self._encodings.pop(key, None)
+        if found is None:
+            found = self._call(role, output, **{name: array})
+        self._encodings[key] = found  # the newest last
+        while len(self._encodings) > _ENCODINGS:
+            del self._encodings[next(iter(self._encodings))]
+        return found.copy()
 
     def _call(self, role: str, output: str, **arrays: NDArray[Any]) -> Float:
         try:
@@ -220,7 +238,7 @@ class Components:
     def _graph(self, role: str) -> Graph:
         if role not in self._open:
             if self.low_memory:
-                self.close()
+                self._open.clear()
             ahead = self._ahead.pop(role, None)
             self._open[role] = self._load(role) if ahead is None else ahead.result()
         return self._open[role]
