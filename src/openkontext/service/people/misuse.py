@@ -25,7 +25,7 @@ DAY = 86400.0
 
 REFUSED = "refused"
 """A filter refused a request or its result."""
-FIXED = "fixed category"
+FIXED_CATEGORY = "fixed category"
 """It was one of the categories that nothing loosens."""
 KNOWN = "known material"
 """It was a match with known illegal material."""
@@ -64,13 +64,13 @@ KNOWN_RULES = (
 
 FIXED_RULES = {
     "suspend": (
-        MisuseRule(FIXED, 3, 30 * DAY, Standing.BANNED, None),
-        MisuseRule(FIXED, 1, 30 * DAY, Standing.SUSPENDED, 7 * DAY),
+        MisuseRule(FIXED_CATEGORY, 3, 30 * DAY, Standing.BANNED, None),
+        MisuseRule(FIXED_CATEGORY, 1, 30 * DAY, Standing.SUSPENDED, 7 * DAY),
     ),
     "warn": (
-        MisuseRule(FIXED, 4, 30 * DAY, Standing.BANNED, None),
-        MisuseRule(FIXED, 2, 30 * DAY, Standing.SUSPENDED, 7 * DAY),
-        MisuseRule(FIXED, 1, 30 * DAY, Standing.WARNED, None),
+        MisuseRule(FIXED_CATEGORY, 4, 30 * DAY, Standing.BANNED, None),
+        MisuseRule(FIXED_CATEGORY, 2, 30 * DAY, Standing.SUSPENDED, 7 * DAY),
+        MisuseRule(FIXED_CATEGORY, 1, 30 * DAY, Standing.WARNED, None),
     ),
 }
 """By `Settings.first_fixed_refusal`: with "warn" there is one step more."""
@@ -85,9 +85,9 @@ RULES = (
 """For an end user, and for an account as far as it asks for itself."""
 
 ACCOUNT_RULES = (
-    MisuseRule(FIXED, 5, 30 * DAY, Standing.SUSPENDED, 7 * DAY, share=0.05, end_users=3),
+    MisuseRule(FIXED_CATEGORY, 5, 30 * DAY, Standing.SUSPENDED, 7 * DAY, share=0.05, end_users=3),
     MisuseRule(REFUSED, 100, DAY, Standing.SUSPENDED, DAY, share=0.2, end_users=5),
-    MisuseRule(FIXED, 3, 30 * DAY, Standing.WARNED, None, share=0.02, end_users=3),
+    MisuseRule(FIXED_CATEGORY, 3, 30 * DAY, Standing.WARNED, None, share=0.02, end_users=3),
     MisuseRule(REFUSED, 30, DAY, Standing.WARNED, None, share=0.2, end_users=3),
 )
 """For an account over all its end users, new names for the same person among them."""
@@ -127,7 +127,7 @@ def note_refusal(session: Session, job: Job, refusal: Mapping[str, Any]) -> None
     detail = {"job": job.id, "simhash": f"{print_:016x}"}
     kinds = [REFUSED]
     if refusal.get("fixed"):
-        kinds.append(FIXED)
+        kinds.append(FIXED_CATEGORY)
     if refusal.get("category") == "known_material":
         kinds.append(KNOWN)
     if any((print_ ^ other).bit_count() <= PROBE_BITS for other in earlier):
