@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
-from quantized_graphs import PEER_EXPORTS, needs_peers, relative_error
+from peer_exports import PEER_EXPORTS, needs_peers, relative_error
 from torch_exports import write_exported
 
 from openkontext.errors import InputError

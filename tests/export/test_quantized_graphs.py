@@ -1,6 +1,5 @@
 """Quantized transformers: against files of another tool with the same weights, and against torch."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from peer_exports import PEER_EXPORTS, needs_peers, relative_error
 
 from openkontext.export.calibration import Calibration, batched
 from openkontext.export.graph_weights import GraphFloats
@@ -20,14 +20,6 @@ from openkontext.model.config import TransformerConfig
 from openkontext.model.transformer import FluxTransformer
 from openkontext.runtime import load_graph
 
-PEER_EXPORTS = Path(
-    os.environ.get("OPENKONTEXT_PEER_EXPORTS")
-    or Path(__file__).resolve().parents[3] / "shared" / "peer-exports"
-)
-needs_peer_exports = pytest.mark.skipif(
-    not (PEER_EXPORTS / "bf16").is_dir(),
-    reason="peer exports not found: set OPENKONTEXT_PEER_EXPORTS to their folder",
-)
 PEER_CONFIG = TransformerConfig(
     in_channels=64,
     num_layers=2,
@@ -108,7 +100,7 @@ RECIPES = {
 """Folder of the other tool's file -> how we make its like."""
 
 
-@needs_peer_exports
+@needs_peers
 @pytest.mark.parametrize("folder", ["fp8", "fp4", "fp4_svd"])
 def test_layers_have_the_operators_of_another_tool(peer_export, folder):
     ours = layers(ir.load(peer_export(*RECIPES[folder])).graph, "/")
@@ -119,7 +111,7 @@ def test_layers_have_the_operators_of_another_tool(peer_export, folder):
         assert ours[layer] == operators, layer
 
 
-@needs_peer_exports
+@needs_peers
 @pytest.mark.parametrize("folder", ["fp4", "fp4_svd"])
 def test_names_of_stored_tensors_are_those_of_another_tool(peer_export, folder):
     ours = ir.load(peer_export(*RECIPES[folder])).graph.initializers
@@ -141,7 +133,7 @@ def test_names_of_stored_tensors_are_those_of_another_tool(peer_export, folder):
     assert described[0] == {name: value for name, value in theirs_used.items() if name not in missing}
 
 
-@needs_peer_exports
+@needs_peers
 def test_stored_fp4_weights_are_those_of_another_tool(peer_export):
     ours = ir.load(peer_export(*RECIPES["fp4"])).graph.initializers
     theirs = ir.load(PEER_EXPORTS / "fp4" / "model.onnx").graph.initializers
@@ -157,7 +149,7 @@ def test_stored_fp4_weights_are_those_of_another_tool(peer_export):
     assert equal / total >= 0.999
 
 
-@needs_peer_exports
+@needs_peers
 @pytest.mark.parametrize("folder", ["fp8", "fp4", "fp4_svd"])
 def test_quantizing_costs_no_more_than_in_another_tool(peer_export, peer_weights, folder):
     """Both against the same weights unquantized; ours quantizes attention too."""
@@ -172,11 +164,6 @@ def test_quantizing_costs_no_more_than_in_another_tool(peer_export, peer_weights
             reference = model(**tensors).numpy()
         error = relative_error(graph.run(**given)["latent"], reference)
         assert error < 1.1 * relative_error(theirs, their_reference)
-
-
-def relative_error(value: np.ndarray, reference: np.ndarray) -> float:
-    value, reference = value.astype(np.float32), reference.astype(np.float32)
-    return float(np.linalg.norm(value - reference) / np.linalg.norm(reference))
 
 
 def layers(graph: ir.Graph, prefix: str) -> dict[str, str]:

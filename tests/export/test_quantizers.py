@@ -1,7 +1,5 @@
 """FP8 and NVFP4: against another tool's exports, the casts of ml_dtypes, and values worked by hand."""
 
-import os
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -13,20 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
+from peer_exports import PEER_EXPORTS, needs_peers
 
 from openkontext.errors import InputError
 from openkontext.export.graph_weights import GraphFloats
 from openkontext.export.quantizers import fp8, nvfp4
 from openkontext.export.quantizers.selection import is_quantized
-
-PEER_EXPORTS = Path(
-    os.environ.get("OPENKONTEXT_PEER_EXPORTS")
-    or Path(__file__).resolve().parents[3] / "shared" / "peer-exports"
-)
-needs_peer_exports = pytest.mark.skipif(
-    not (PEER_EXPORTS / "bf16").is_dir(),
-    reason="peer exports not found: set OPENKONTEXT_PEER_EXPORTS to their folder",
-)
 
 
 def peer_weights() -> dict[str, torch.Tensor]:
@@ -44,7 +34,7 @@ def steps_apart(codes: torch.Tensor, peer: torch.Tensor, sign: int) -> torch.Ten
     return (line[0] - line[1]).abs()
 
 
-@needs_peer_exports
+@needs_peers
 def test_nvfp4_gives_the_tensors_of_another_tool():
     weights = peer_weights()
     initializers = ir.load(PEER_EXPORTS / "fp4" / "model.onnx").graph.initializers
@@ -66,7 +56,7 @@ def test_nvfp4_gives_the_tensors_of_another_tool():
     assert equal / total >= 0.999
 
 
-@needs_peer_exports
+@needs_peers
 @pytest.mark.parametrize("precision", ["fp8", "fp4"])
 def test_the_layers_quantized_are_those_of_another_tool(precision: str):
     graph = onnx.load(PEER_EXPORTS / precision / "model.onnx", load_external_data=False).graph
@@ -78,7 +68,7 @@ def test_the_layers_quantized_are_those_of_another_tool(precision: str):
     assert theirs == {name for name, w in peer_weights().items() if w.ndim == 2 and is_quantized(name)}
 
 
-@needs_peer_exports
+@needs_peers
 def test_fp8_scales_are_those_of_another_tool():
     weights = peer_weights()
     graph = onnx.load(PEER_EXPORTS / "fp8" / "model.onnx", load_external_data=False).graph

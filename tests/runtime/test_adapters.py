@@ -11,7 +11,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from quantized_graphs import PEER_EXPORTS, needs_peers, relative_error
+from peer_exports import PEER_EXPORTS, needs_peers, relative_error
 
 import openkontext
 from openkontext.lora import Change, Decomposed, Kronecker, LowRank, Replaced, Whole

@@ -12,29 +12,16 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from peer_exports import PEER_EXPORTS, needs_peers, relative_error
 from tiny import NUMPY_TYPES, ONNX_TYPES, linear, make_model, weights_of, write_graph
 
 from openkontext.runtime import graph as graph_module
 from openkontext.runtime import load_graph
 
-PEER_EXPORTS = Path(
-    os.environ.get("OPENKONTEXT_PEER_EXPORTS")
-    or Path(__file__).resolve().parents[3] / "shared" / "peer-exports"
-)
 
-
-def relative_error(result: NDArray[Any], expected: NDArray[Any]) -> float:
-    expected = expected.astype(np.float64)
-    return float(np.linalg.norm(result - expected) / np.linalg.norm(expected))
-
-
-@pytest.mark.skipif(
-    not (PEER_EXPORTS / "bf16").is_dir(),
-    reason="peer exports not found: set OPENKONTEXT_PEER_EXPORTS to their folder",
-)
+@needs_peers
 @pytest.mark.parametrize("folded", [0, 1 << 30], ids=["mapped", "folded"])
 def test_runs_a_bf16_export_of_another_tool(folded: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph_module, "FOLDED_BYTES", folded)

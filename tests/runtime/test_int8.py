@@ -11,7 +11,8 @@ import onnx.parser
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from quantized_graphs import KINDS, PEER_EXPORTS, Draft, as_stored, needs_peers, relative_error
+from peer_exports import PEER_EXPORTS, needs_peers, relative_error
+from quantized_graphs import KINDS, Draft, as_stored
 
 from openkontext import load
 from openkontext.errors import InputError

@@ -9,7 +9,8 @@ import onnxruntime
 import pytest
 from kernels import documented, undocumented
 from onnx import TensorProto
-from quantized_graphs import KINDS, PEER_EXPORTS, Draft, needs_peers, relative_error
+from peer_exports import PEER_EXPORTS, needs_peers, relative_error
+from quantized_graphs import KINDS, Draft
 
 from openkontext.runtime import graph as graph_module
 from openkontext.runtime import load_graph

@@ -8,15 +8,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
-from quantized_graphs import (
-    FLOAT4,
-    KINDS,
-    PEER_EXPORTS,
-    Draft,
-    as_stored,
-    needs_peers,
-    relative_error,
-)
+from peer_exports import PEER_EXPORTS, needs_peers, relative_error
+from quantized_graphs import FLOAT4, KINDS, Draft, as_stored
 
 from openkontext.errors import InputError
 from openkontext.runtime import graph as graph_module

@@ -8,7 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto
-from quantized_graphs import PEER_EXPORTS, needs_peers, relative_error
+from peer_exports import PEER_EXPORTS, needs_peers, relative_error
 from tiny import TINY, write_tiny_repository
 
 from openkontext.errors import InputError

@@ -5,14 +5,12 @@ y = draft.linear("x", w, "fp4", b)       # the name of a value in the graph
 path = draft.save(folder, y, shape)
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnx
-import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from tiny import ONNX_TYPES
@@ -24,18 +22,6 @@ FLOAT, UINT8, FLOAT8, FLOAT4 = (
     TensorProto.FLOAT4E2M1,
 )
 E4M3, E2M1 = ml_dtypes.float8_e4m3fn, ml_dtypes.float4_e2m1fn
-PEER_EXPORTS = Path(
-    os.environ.get("OPENKONTEXT_PEER_EXPORTS")
-    or Path(__file__).resolve().parents[3] / "shared" / "peer-exports"
-)
-needs_peers = pytest.mark.skipif(
-    not (PEER_EXPORTS / "fp4").is_dir(), reason="set OPENKONTEXT_PEER_EXPORTS to their folder"
-)
-
-
-def relative_error(result: NDArray[Any], expected: NDArray[Any]) -> float:
-    expected = expected.astype(np.float64)
-    return float(np.linalg.norm(result - expected) / np.linalg.norm(expected))
 
 
 KINDS = ("fp8", "fp8 in float", "fp8 standard", "fp8 stored", "fp4", "fp4 smoothed", "fp4 svd")

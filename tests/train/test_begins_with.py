@@ -9,7 +9,7 @@ import small_models
 import torch
 from gguf import GGMLQuantizationType, GGUFWriter, quants
 from pair_files import write_jsonl
-from quantized_graphs import PEER_EXPORTS, needs_peers
+from peer_exports import PEER_EXPORTS, needs_peers
 from safetensors.torch import load_file, save_file
 from tiny import write_tiny_repository
 from torch_exports import write_exported

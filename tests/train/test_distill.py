@@ -32,6 +32,8 @@ from openkontext.train.lora import add_adapter
 from openkontext.train.teacher import Teacher, endpoint
 from openkontext.train.training_engine import TrainingEngine, adamw
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TOY = TransformerConfig(
     in_channels=4,
     num_layers=1,
@@ -44,14 +46,6 @@ TOY = TransformerConfig(
 )
 MODE = 0.5
 RUN = RunRecipe(precision="no", log_steps=1000, save_minutes=60)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Toy:

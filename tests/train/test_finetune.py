@@ -17,6 +17,8 @@ from openkontext.train.base import TeacherModel
 from openkontext.train.batch import Batch, TextFeatures, logit_normal
 from openkontext.train.finetune import flow_loss
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RECIPE = """
 stage = "finetune"
 [finetune]
@@ -30,14 +32,6 @@ held_out = 1
 [run]
 log_steps = 1
 """
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "no"])

@@ -32,6 +32,8 @@ from openkontext.train.inhibit_pairs import NEUTRAL, ConceptBatch, ConceptExampl
 from openkontext.train.loop import RunRecipe
 from openkontext.train.lora import add_adapter, set_adapter
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RECIPE = """
 stage = "inhibit"
 [inhibit]
@@ -50,14 +52,6 @@ learning_rate = 0.01
 [run]
 log_steps = 1
 """
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
