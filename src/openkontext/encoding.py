@@ -87,7 +87,7 @@ def decode_picture(components: Components, config: RepositoryConfig, latents: Fl
 
 
 def rehearse(components: Components, tokenizers: Tokenizers) -> None:
-    """Read a text; with a small model, too, run every graph once on a grey picture, of which nothing comes.
+    """Read a text; with a small model, too, run every graph once on a gray picture, of which nothing comes.
 
     Args:
         components: of the model, opened.
@@ -99,14 +99,14 @@ def rehearse(components: Components, tokenizers: Tokenizers) -> None:
     config = components.repository.config
     width, height = config.sizes[0]
     (text,) = encode_text(components, tokenizers, "make it night")
-    grey = encode_picture(components, config, np.full((height, width, 3), 128, np.uint8))
+    gray = encode_picture(components, config, np.full((height, width, 3), 128, np.uint8))
     steps = denoise(
         components.transformer,
-        grey,
+        gray,
         text,
         sigmas=np.array([1, 0], np.float32),
         guidance_scale=config.guidance_scale,
-        context=[grey],
+        context=[gray],
         positions=config.position_rule,
     )
     decode_picture(components, config, next(steps).latents)
