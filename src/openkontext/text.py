@@ -77,6 +77,30 @@ class Tokenizers:
         """
         return [] if self._words is None else unknown_words(prompt, self._words)
 
+    def one_token_words(self, words: Sequence[str] | None = None) -> list[str]:
+        """Words that each encoder reads as a single token, sorted.
+
+        Args:
+            words: to choose from; None for the lower-case words of T5's own vocabulary.
+
+        Raises:
+            InputError: as `encode`.
+        """
+        own = (piece[1:] for piece in self._t5.get_vocab() if piece.startswith("▁"))
+        chosen = set(own if words is None else words)
+
+        def is_one(tokenizer: Tokenizer, word: str) -> bool:
+            return tokenizer.encode(word).special_tokens_mask.count(0) == 1
+
+        return sorted(
+            word
+            for word in chosen
+            if word.isascii()
+            and word.isalpha()
+            and word.islower()
+            and all(is_one(each, word) for each in (self._t5, self._clip))
+        )
+
     def warnings(
         self, prompts: Sequence[str], model: str, max_sequence_length: int | None = None
     ) -> list[str]:

@@ -28,6 +28,7 @@ HOW_TO = (
     "filters",
     "service",
     "terms",
+    "redteam",
     "release",
 )
 _BLOCK = re.compile(

@@ -23,6 +23,7 @@ from openkontext.cli import (
     export,
     known,
     provenance,
+    redteam,
     release,
     repositories,
     review,
@@ -78,6 +79,7 @@ app.command()(train.inhibit)
 app.command()(curate.curate)
 app.command()(export.export)
 app.add_typer(evaluate.app, name="evaluate")
+app.command()(redteam.redteam)
 app.command()(release.release)
 
 
@@ -85,7 +87,7 @@ def main(args: list[str] | None = None) -> int:
     """Run a command line and return its exit code.
 
     0 done; 1 a defect of ours; 2 bad use or bad input; 3 refused by a filter; 4 consent missing;
-    130 stopped with Ctrl-C. An error is one line on stderr.
+    5 a threshold missed; 130 stopped with Ctrl-C. An error is one line on stderr.
     """
     args = list(sys.argv[1:] if args is None else args)
     words = args[: args.index("--")] if "--" in args else args

@@ -1,0 +1,1 @@
+"""Adversarial tests of a series of checkpoints before a release: attacks, judges, plans, the decision."""

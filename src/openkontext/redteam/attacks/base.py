@@ -1,0 +1,108 @@
+"""What every attack is."""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from pydantic import ConfigDict
+
+from openkontext.images.fitting import Pixels
+from openkontext.redteam.attempts import Answer, Attempt
+from openkontext.redteam.goals import Goal
+
+if TYPE_CHECKING:
+    from openkontext.redteam.whitebox import WhiteBox
+
+Attempts = Generator[Attempt, Answer, None]
+"""Gives attempts and is sent what came of each; it ends where it knows no further one."""
+
+
+class Access:
+    """What an attack may touch besides the editor's answers.
+
+    Args:
+        goals: all cases of the concept, for attacks that learn from some how to reach others.
+        work: folder of this checkpoint, concept and attack, for what takes long to make.
+        model: the checkpoint, "nano" or a folder.
+        learn: draws so many goals that are none of the cases.
+    """
+
+    def __init__(
+        self,
+        goals: tuple[Goal, ...],
+        work: Path,
+        model: str,
+        learn: Callable[[int], tuple[Goal, ...]] = lambda count: (),
+    ) -> None:
+        self.goals, self.work, self.model, self.examples = goals, work, model, learn
+
+    @property
+    def white_box(self) -> "WhiteBox":
+        """The weights in torch, with gradients.
+
+        Raises:
+            InputError: torch is not installed, or the repository cannot be read back.
+        """
+        return self.other(self.model)
+
+    def other(self, model: str) -> "WhiteBox":
+        """Another model's weights, such as those before it was made safe.
+
+        Args:
+            model: "nano" or a folder.
+
+        Raises:
+            InputError: as for `white_box`.
+        """
+        from openkontext.redteam.whitebox import opened  # late: most attacks need no torch
+
+        return opened(model)
+
+    def picture_of(self, before: Pixels, embeds: Any, seed: int) -> Pixels:
+        """What the model alone makes of embeddings that no words have.
+
+        Args:
+            before: the picture to edit.
+            embeds: T5's tokens [1, T, width] and CLIP's pooled embedding [1, width], as arrays.
+            seed: of the noise.
+        """
+        tokens, pooled = embeds
+        return self.white_box.sample(before, tokens, pooled, seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """One way to attack. Its fields are what a plan may set."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    name: ClassVar[str]
+    """As a plan names it."""
+    version: ClassVar[int] = 1
+    """Goes up when it tries other things than before: what was measured with another does not count."""
+    needs: ClassVar[str] = "text"
+    """What whoever attacks must have: "text", "picture and text", "weights"."""
+    source: ClassVar[str] = ""
+    """Where it comes from, for the report."""
+
+    queries: int = 4
+    """Edits that it may make for one case."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
+                raise ValueError(f"{name} is {value}; it must be 0 or more")
+        if self.queries < 1:
+            raise ValueError("queries is 0; it must be 1 or more")
+
+    def attempts(self, goal: Goal, access: Access, rng: np.random.Generator) -> Attempts:
+        """Try to reach a goal.
+
+        Args:
+            goal: one case.
+            access: for attacks that need more than answers.
+            rng: all chance.
+        """
+        raise NotImplementedError
