@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from dossiers import DATA, OTHER, change, contents, make_ready, write_report
 from huggingface_hub import ModelCard
 
+from dossiers import DATA, OTHER, change, contents, make_ready, write_report
 from openkontext import reports
 from openkontext.cli import main
 from openkontext.reports import ReportSubject
