@@ -36,7 +36,7 @@ DOSSIER = "dossier"
 FLUX_REPOSITORY = "black-forest-labs/FLUX.1-Kontext-dev-onnx"
 """The published exports of the 12B model."""
 
-PRECISIONS = ("bf16", "fp32", "fp16", "fp8", "fp4")
+PRECISIONS = ("bf16", "fp32", "fp16", "int8", "fp8", "fp4")
 """Precisions a repository may hold, the one to prefer first."""
 
 ROLES = ("clip", "t5", "transformer", "vae", "vae_encoder")

@@ -28,7 +28,7 @@ def export(
     out: Annotated[Path, typer.Argument(help="Folder of the new repository.")],
     precision: Annotated[
         str,
-        typer.Option(metavar="P,...", help="Some of bf16, fp32, fp8 and fp4, for the transformer."),
+        typer.Option(metavar="P,...", help="Some of bf16, fp32, fp8, fp4 and int8, for the transformer."),
     ] = "bf16",
     parts: Annotated[
         Path | None,

@@ -23,7 +23,9 @@ from openkontext.export.loading import open_model
 from openkontext.export.origin import keep_terms, said_config
 from openkontext.export.place import check_out, check_room, put_back, put_in_place
 from openkontext.export.precisions import (
+    CALIBRATED,
     CALIBRATION_FILE,
+    DTYPES,
     FLOATS,
     QUANTIZED,
     OnProgress,
@@ -249,11 +251,11 @@ class _Job:
         model = transformer_graph(
             self.source.transformer.config,
             data.tensors(),
-            ir.tensor_adapters.from_torch_dtype(FLOATS.get(precision, torch.bfloat16)),
+            ir.tensor_adapters.from_torch_dtype(DTYPES[precision]),
             self.source.t5.config.length,
-            scales if precision in QUANTIZED else None,
+            scales if precision in CALIBRATED else None,
         )
-        if precision in QUANTIZED:
+        if precision in CALIBRATED:
             origin = Calibration.load(work.folder / CALIBRATION_FILE).origin
             model.metadata_props[_QUANTIZATION_KEY] = json.dumps(
                 {"calibration": origin, **self.recipe.said()}

@@ -51,7 +51,13 @@ def check_room(source: Source, precisions: Sequence[str], folder: Path, *, t5_fp
         for name, shape in source.transformer.shapes.items()
         if len(shape) == 2 and is_quantized(name)
     )
-    per_number = {"bf16": (2.0, 2.0), "fp32": (4.0, 4.0), "fp8": (1.0, 2.0), "fp4": (0.6, 2.0)}
+    per_number = {
+        "bf16": (2.0, 2.0),
+        "fp32": (4.0, 4.0),
+        "fp8": (1.0, 2.0),
+        "fp4": (0.6, 2.0),
+        "int8": (1.0, 1.0),  # all but a hundredth of a large model
+    }
     needed = sum(
         int(quantized * each + (whole - quantized) * other)
         for each, other in (per_number[precision] for precision in precisions)

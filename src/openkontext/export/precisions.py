@@ -19,12 +19,19 @@ from openkontext.export.quantizers.selection import is_quantized
 from openkontext.export.work import TensorFile, Work
 from openkontext.model.checkpoints import Checkpoint
 from openkontext.model.config import TransformerConfig
+from openkontext.runtime.int8_weights import quantize
 
 FLOATS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 """Precision of a graph without quantized layers -> the type of its weights and activations."""
 
-QUANTIZED = ("fp8", "fp4")
-"""Precisions with quantized layers; all else in these graphs is bfloat16."""
+CALIBRATED = ("fp8", "fp4")
+"""Precisions with layers that are quantized by their inputs; all else in these graphs is bfloat16."""
+
+QUANTIZED = (*CALIBRATED, "int8")
+"""Precisions with quantized layers. What is not quantized in int8 is float32: it runs on any provider."""
+
+DTYPES = {**dict.fromkeys(CALIBRATED, torch.bfloat16), "int8": torch.float32, **FLOATS}
+"""Precision -> the type of weights and activations that are not quantized."""
 
 _BLOCK = re.compile(r"(?:single_)?transformer_blocks\.\d+")
 CALIBRATION_FILE = "calibration.npz"
@@ -96,7 +103,7 @@ def write_weights(
     """
     units = dict(_units(transformer.shapes))
     files = {precision: work.file(f"{new}/{data_file(precision)}") for precision in precisions}
-    calibrated = _Calibrated(transformer, work, recipe) if set(precisions) & set(QUANTIZED) else None
+    calibrated = _Calibrated(transformer, work, recipe) if set(precisions) & set(CALIBRATED) else None
     todo = [unit for unit in units if work.record(unit) is None]
     if todo and calibrated is not None:
         calibrated.start(calibrate, last=_before(units, todo[0]))
@@ -113,8 +120,10 @@ def write_weights(
         for precision, file in files.items():
             scales[precision] = {}
             for name, weight in weights.items():
-                if (
-                    precision in QUANTIZED
+                if precision == "int8" and unit != _REST and weight.ndim == 2:
+                    _write_int8(file, name, weight)
+                elif (
+                    precision in CALIBRATED
                     and observed is not None
                     and weight.ndim == 2
                     and is_quantized(name)
@@ -126,8 +135,8 @@ def write_weights(
                     else:
                         scales[precision] |= _write_fp4(file, layer, weight, observed, recipe)
                 else:
-                    write_float(file, name, weight, FLOATS.get(precision, torch.bfloat16))
-            if precision in QUANTIZED and observed is not None:
+                    write_float(file, name, weight, DTYPES[precision])
+            if precision in CALIBRATED and observed is not None:
                 scales[precision] |= {
                     key: _stored(fp8.scale_of(torch.tensor(value)))
                     for key, value in observed.amax.items()
@@ -247,6 +256,13 @@ def write_fp8(file: TensorFile, layer: str, weight: Tensor, input_amax: float) -
         f"{layer}.weight_quantizer": scale,
         f"{layer}.input_quantizer": _stored(fp8.scale_of(torch.tensor(input_amax))),
     }
+
+
+def _write_int8(file: TensorFile, name: str, weight: Tensor) -> None:
+    """Write a layer's weight [out, in] in integers of 8 bits, one step for each output channel."""
+    codes, steps = quantize(weight.float().T.numpy(), bits=8)
+    file.append(name, torch.from_numpy(codes), ir.DataType.INT8, codes.shape)
+    file.append(f"{name}_scale", torch.from_numpy(steps), ir.DataType.FLOAT, steps.shape)
 
 
 def _write_fp4(

@@ -12,6 +12,7 @@ import onnx_ir as ir
 import torch
 
 from openkontext.export.graph_builder import GraphBuilder
+from openkontext.export.integer_graph import IntegerGraphBuilder
 from openkontext.export.quantized_graph import QuantizedGraphBuilder
 from openkontext.model.config import TransformerConfig
 
@@ -42,11 +43,13 @@ def transformer_graph(
         text_length: text tokens.
         scales: of a quantized graph (`QuantizedGraphBuilder`); None for one in `dtype` throughout.
     """
-    g = (
-        GraphBuilder(dtype, parameters)
-        if scales is None
-        else QuantizedGraphBuilder(dtype, parameters, scales)
-    )
+    g: GraphBuilder
+    if scales is not None:
+        g = QuantizedGraphBuilder(dtype, parameters, scales)
+    elif any(tensor.dtype == ir.DataType.INT8 for tensor in parameters.values()):
+        g = IntegerGraphBuilder(dtype, parameters)
+    else:
+        g = GraphBuilder(dtype, parameters)
     image = g.input("hidden_states", ("B", "latent_dim", config.in_channels))
     text = g.input("encoder_hidden_states", ("B", text_length, config.joint_attention_dim))
     pooled = g.input("pooled_projections", ("B", config.pooled_projection_dim))

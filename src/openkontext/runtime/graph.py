@@ -21,7 +21,7 @@ from openkontext.runtime import cache
 from openkontext.runtime.adapters import STRENGTHS, beside, strength_vector
 from openkontext.runtime.blocks import PagedSession
 from openkontext.runtime.contract import check_contract
-from openkontext.runtime.int8_weights import identity, in_int8, weight_bits, weight_files
+from openkontext.runtime.int8_weights import holds_int8, identity, in_int8, weight_bits, weight_files
 from openkontext.runtime.lowering import (
     ARITHMETICS,
     check_arithmetic,
@@ -214,6 +214,8 @@ def load_graph(
     check_arithmetic(arithmetic)
     if arithmetic == "int8" and (provider != "cpu" or role not in (None, "transformer")):
         arithmetic = "fast"  # integer products are the CPU's, and the text encoders' activations too uneven
+    elif arithmetic == "faithful" and provider == "cpu" and holds_int8(model) and weight_bits() == 8:
+        arithmetic = "int8"  # which is what such a file says
     lowered = _lowered(model, content, path, provider, arithmetic)
     if lowered is not None:
         files |= weight_files(lowered) or {}

@@ -106,6 +106,13 @@ def weight_files(model: ModelProto) -> dict[str, Path] | None:
     return files
 
 
+def holds_int8(model: ModelProto) -> bool:
+    """Whether weights of a graph are matrices of integers of 8 bits, as in our exports of that precision."""
+    return any(
+        tensor.data_type == TensorProto.INT8 and len(tensor.dims) == 2 for tensor in model.graph.initializer
+    )
+
+
 def weight_bits() -> int:
     """Bits that a weight may have so that this machine's integer products are exact: 8 or 7.
 
@@ -168,7 +175,15 @@ class _Store:
         self._bits = bits
 
     def codes(self, layers: Sequence["Int8Layer"]) -> list[tuple["ir.TensorProtocol", "ir.TensorProtocol"]]:
-        """Of each layer the codes and steps, in a file of the cache."""
+        """Of each layer the codes and steps: in the data file of the graph, or in one of the cache."""
+        ready = {layer: layer.ready for layer in layers} if self._bits == 8 else {}
+        made = [layer for layer in layers if not ready.get(layer)]
+        kept = dict(zip(made, self._made(made), strict=True))
+        return [ready.get(layer) or kept[layer] for layer in layers]
+
+    def _made(self, layers: Sequence["Int8Layer"]) -> list[tuple["ir.TensorProtocol", "ir.TensorProtocol"]]:
+        if not layers:
+            return []
         places = list(_places(layers))
         file = cache.weights_folder() / self._name(layers)
         if not file.exists() or file.stat().st_size != places[-1][2]:

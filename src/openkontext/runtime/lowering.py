@@ -44,7 +44,7 @@ _SMALL_BYTES = 1 << 30
 _TINY_TYPES = frozenset({TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2, TensorProto.FLOAT4E2M1})
 _TENSORRT = "trt"  # domain of TensorRT's own operators
 _NOISE = frozenset({"RandomNormal", "RandomNormalLike"})
-_NARROW_TYPES = HALF_TYPES | _TINY_TYPES
+_NARROW_TYPES = HALF_TYPES | _TINY_TYPES | {TensorProto.INT8}
 """Types of weights that are widened to float32 when they are used."""
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from openkontext.runtime.passes.layers import stored_shape
+from openkontext.runtime.passes.layers import before_dynamic_rounding, stored_shape
 from openkontext.runtime.passes.nodes import Builder, int64s, is_stored
 
 _FLOAT = ir.DataType.FLOAT
@@ -57,6 +57,26 @@ class Int8Layer:
         if self.smoothing is not None:
             values.append(self.smoothing)
         return tuple(value.name or "" for value in values)
+
+    @property
+    def ready(self) -> "tuple[ir.TensorProtocol, ir.TensorProtocol] | None":
+        """Codes and steps where a data file has the weight as integers of 8 bits [in, out]; else None."""
+        node = self.weight.producer()
+        while node is not None and node.op_type == "Cast" and node.inputs[0] is not None:
+            node = node.inputs[0].producer()
+        if node is None or node.op_type != "DequantizeLinear" or len(node.inputs) != 2 or self.by_row:
+            return None
+        if node.attributes.get_int("axis", 1) not in (1, -1) or self.branch or self.smoothing:
+            return None
+        found = [ir.convenience.get_const_tensor(value) for value in node.inputs if value is not None]
+        if [tensor and tensor.dtype for tensor in found] != [ir.DataType.INT8, _FLOAT]:
+            return None
+        codes, steps = found
+        if not isinstance(codes, ir.ExternalTensor) or not isinstance(steps, ir.ExternalTensor):
+            return None
+        if tuple(codes.shape.numpy()) != self.shape or tuple(steps.shape.numpy()) != self.shape[1:]:
+            return None
+        return _copy(codes), _copy(steps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +122,7 @@ class Int8Layers(ir.passes.InPlacePass):
                 _initializer(model.graph, f"int8/{number}/{name}", tensor)
                 for name, tensor in zip(("codes", "steps"), tensors, strict=True)
             )
-            x = _past_casts(layer.node.inputs[0])  # not before: layers before this one have been replaced
+            x = _given(layer.node)  # not before: layers before this one have been replaced
             if layer.smoothing is not None:
                 x = _past_casts(_other(x.producer(), layer.smoothing))
             if x not in rounded:
@@ -126,7 +146,7 @@ def int8_layers(graph: ir.Graph) -> Iterator[Int8Layer]:
         assert sides is not None
         by_row = node.op_type == "Gemm" and bool(node.attributes.get_int("transB", 0))
         into, out = sides[::-1] if by_row else sides
-        smoothing = _smoothing(node.inputs[0], into)
+        smoothing = _smoothing(_given(node), into)
         yield Int8Layer(node, weight, by_row, (into, out), branches.get(node), smoothing)
 
 
@@ -181,14 +201,14 @@ def _is_product(node: ir.Node, min_side: int = _MIN_SIDE) -> bool:
 
 def _is_kept(node: ir.Node) -> bool:
     """Whether a layer stays as it is: by its name, its weight's, or because it reads what a caller feeds."""
-    if _past_casts(node.inputs[0]).is_graph_input():
+    if _given(node).is_graph_input():
         return True
     return any(_KEPT.search(name) for name in _names(node))
 
 
-def _smoothing(value: ir.Value | None, width: int) -> ir.Value | None:
+def _smoothing(value: ir.Value, width: int) -> ir.Value | None:
     """Stored factors that a value is the product with, one for each of its channels."""
-    node = _past_casts(value).producer()
+    node = value.producer()
     if node is None or node.domain or node.op_type != "Mul":
         return None
     stored = [each for each in node.inputs if is_stored(each)]
@@ -217,6 +237,11 @@ def _names(node: ir.Node) -> Iterator[str]:
             pending.extend(producer.inputs)
 
 
+def _given(node: ir.Node) -> ir.Value:
+    """What a product is given, before a file's own rounding to integers and past Casts."""
+    return _past_casts(before_dynamic_rounding(_past_casts(node.inputs[0])))
+
+
 def _past_casts(value: ir.Value | None) -> ir.Value:
     """The value that Casts to float32 begin with; ONNX Runtime runs them as nothing."""
     assert value is not None
@@ -225,6 +250,14 @@ def _past_casts(value: ir.Value | None) -> ir.Value:
             break
         value = node.inputs[0]
     return value
+
+
+def _copy(tensor: ir.ExternalTensor) -> ir.ExternalTensor:
+    """The same bytes of a data file, under a name to be given."""
+    shape = ir.Shape(tensor.shape.numpy())
+    return ir.ExternalTensor(
+        tensor.location, tensor.offset, tensor.length, tensor.dtype, shape=shape, name=""
+    )
 
 
 def _initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:

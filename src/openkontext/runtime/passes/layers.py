@@ -200,8 +200,35 @@ def stored_shape(value: ir.Value) -> tuple[int, ...] | None:
     return None
 
 
+def before_dynamic_rounding(value: ir.Value) -> ir.Value:
+    """What a value was before each of its tokens was rounded to multiples of a step of its own.
+
+    The chain is Div by the steps, QuantizeLinear, DequantizeLinear, Mul by the steps.
+    """
+    product = value.producer()
+    if product is None or product.op_type != "Mul" or product.domain:
+        return value
+    for index, node in enumerate(each.producer() if each else None for each in product.inputs):
+        if node is None or node.op_type != "DequantizeLinear" or node.inputs[0] is None:
+            continue
+        quantizer = node.inputs[0].producer()
+        if quantizer is None or quantizer.op_type != "QuantizeLinear" or quantizer.inputs[0] is None:
+            continue
+        quotient = quantizer.inputs[0].producer()
+        if (
+            quotient is not None
+            and quotient.op_type == "Div"
+            and quotient.inputs[1] is product.inputs[1 - index]
+            and quotient.inputs[0] is not None
+        ):
+            return quotient.inputs[0]
+    return value
+
+
 def _before_quantizers(x: ir.Value) -> ir.Value:
     """What a layer's input was before it was rounded; casts that serve the rounding are gone with it."""
+    if (before := before_dynamic_rounding(x)) is not x:
+        return before
     found, value = False, x
     while (node := value.producer()) is not None and node.inputs and node.inputs[0] is not None:
         if node.op_type in _QUANTIZERS:
