@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import TINY, write_graph, write_tiny_repository
 
-from openkontext import repository as repository_module
+from openkontext import digests
 from openkontext.errors import InputError
 from openkontext.hub import pull
 from openkontext.repository import FLUX_REPOSITORY, SETTINGS, Repository, RepositoryConfig
@@ -221,13 +221,13 @@ def test_digest_depends_on_everything_that_decides_the_picture(folder: Path) -> 
 def test_hashes_of_large_files_are_remembered(
     folder: Path, monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
-    monkeypatch.setattr(repository_module, "_REMEMBERED_BYTES", 1000)
+    monkeypatch.setattr(digests, "_REMEMBERED_BYTES", 1000)
     repository = Repository.open(folder)
     first = repository.digest("bf16")
     data = folder / "transformer.opt" / "bf16" / "backbone.onnx_data"
     hashed: list[Path] = []
-    real = repository_module._hash
-    monkeypatch.setattr(repository_module, "_hash", lambda path: hashed.append(path) or real(path))
+    real = digests._hash
+    monkeypatch.setattr(digests, "_hash", lambda path: hashed.append(path) or real(path))
     assert repository.digest("bf16") == first
     assert data not in hashed
     assert hashed  # the small ones

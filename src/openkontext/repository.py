@@ -6,10 +6,8 @@ once per precision. Two things may stand beside the graphs: the tokenizers of th
 """
 
 import hashlib
-import json
 import os
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
+from openkontext.digests import sha256
 from openkontext.errors import InputError
 from openkontext.files import CHECKPOINT_SUFFIXES, write_whole
 from openkontext.latents import PREFERRED_SIZES
@@ -311,7 +310,7 @@ class Repository:
         found = self._verified.get(precision) or self.files(precision)
         files = {path.relative_to(self.path).as_posix(): path for path in found}
         try:
-            lines = "".join(f"{_sha256(files[name])}  {name}\n" for name in sorted(files))
+            lines = "".join(f"{sha256(files[name])}  {name}\n" for name in sorted(files))
         except OSError as error:
             raise InputError(f"{error.filename or self.path}: cannot be read: {error.strerror}") from None
         return hashlib.sha256(lines.encode()).hexdigest()
@@ -372,32 +371,3 @@ def pulled_folder(name: str) -> Path:
 def is_hub_name(name: str) -> bool:
     """Whether a name has the form OWNER/NAME."""
     return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None
-
-
-_REMEMBERED_BYTES = 64 << 20
-"""Hashes of files from this size on are remembered; smaller ones take no time."""
-
-
-def _sha256(path: Path) -> str:
-    """SHA-256 of a file; a large file's is remembered until its size or time of change differs."""
-    status = path.stat()
-    if status.st_size < _REMEMBERED_BYTES:
-        return _hash(path)
-    memory = cache_folder() / "digests.json"
-    try:
-        known = dict(json.loads(memory.read_bytes()))
-    except (OSError, ValueError, TypeError):  # none yet, or damaged
-        known = {}
-    state, sha = known.get(str(path.absolute())) or ("", "")
-    if state != (now := f"{status.st_size} {status.st_mtime_ns}"):
-        sha = _hash(path)
-        known = {file: entry for file, entry in known.items() if Path(file).exists()}
-        known[str(path.absolute())] = (now, sha)
-        with suppress(OSError):  # a home that cannot be written to costs only time
-            write_whole(memory, json.dumps(known).encode())
-    return sha
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -24,6 +24,8 @@ from openkontext.service.settings import Settings
 
 DEAD = 60.0
 """Seconds after which a test gives up waiting."""
+KONTEXT, FILL, DEV = "/v1/flux-kontext-pro", "/v1/flux-pro-1.0-fill", "/v1/flux-dev"
+EDITS, GENERATIONS = "/v1/images/edits", "/v1/images/generations"
 
 
 def png(width: int = 128, height: int = 96, value: int = 100) -> bytes:
