@@ -1,6 +1,5 @@
 """An export that is killed: what it leaves, and that the same export goes on from it to the same bytes."""
 
-import multiprocessing
 import random
 import signal
 import time
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import forking_from
 
 from openkontext.errors import InputError
 from openkontext.export.exporting import export_repository
@@ -16,9 +16,6 @@ from openkontext.model.pipeline import save_pipeline
 from openkontext.repository import Repository
 
 PRECISIONS = ("bf16", "fp8", "fp4")
-# Each export runs in a process that is forked from one which has imported all and done nothing yet.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["openkontext.export.exporting"])
 
 
 def export(checkpoint: Path, out: Path) -> None:
@@ -28,6 +25,12 @@ def export(checkpoint: Path, out: Path) -> None:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def processes():
+    with forking_from("openkontext.export.exporting") as context:
+        yield context
 
 
 @pytest.fixture
@@ -43,12 +46,14 @@ def checkpoint(with_words, tmp_path) -> Path:
         *(pytest.param(seed, 20, marks=pytest.mark.slow) for seed in range(1, 6)),
     ],
 )
-def test_kills_at_any_moment_leave_nothing_half_made_and_are_gone_on_from(checkpoint, tmp_path, seed, kills):
-    warm = PROCESSES.Process(target=len, args=((),))  # the first waits for all to be imported
+def test_kills_at_any_moment_leave_nothing_half_made_and_are_gone_on_from(
+    processes, checkpoint, tmp_path, seed, kills
+):
+    warm = processes.Process(target=len, args=((),))  # the first waits for all to be imported
     warm.start()
     warm.join()
     started = time.monotonic()
-    whole = PROCESSES.Process(target=export, args=(checkpoint, tmp_path / "whole" / "out"))
+    whole = processes.Process(target=export, args=(checkpoint, tmp_path / "whole" / "out"))
     whole.start()
     whole.join()
     assert whole.exitcode == 0
@@ -60,7 +65,7 @@ def test_kills_at_any_moment_leave_nothing_half_made_and_are_gone_on_from(checkp
     for _ in range(4 * kills):
         if killed == kills and finished:
             break
-        process = PROCESSES.Process(target=export, args=(checkpoint, folder / "out"))
+        process = processes.Process(target=export, args=(checkpoint, folder / "out"))
         process.start()
         if killed < kills:
             process.join(rng.uniform(0, 0.8 * took))

@@ -1,10 +1,6 @@
-"""Runs every stage at toy size in a folder, or goes on with it: what the test of kills starts and kills.
-
-python stages_to_kill.py FOLDER STAGE...
-"""
+"""Runs every stage at toy size in a folder, or goes on with it: what the test of kills starts and kills."""
 
 import dataclasses
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +87,3 @@ def main(folder: Path, stages: list[str]) -> None:
 def _autoencoder() -> Autoencoder:
     torch.manual_seed(0)
     return Autoencoder(TINY.autoencoder).eval()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])

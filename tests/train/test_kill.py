@@ -1,28 +1,27 @@
 """A stage that is killed, again and again, at random moments ends as one that was not."""
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 import pytest
+import stages_to_kill
 import torch
+from forked import forking_from
 from stages_to_kill import STEPS
 
 from openkontext.train.metrics_log import Metrics
 
-SCRIPT = Path(__file__).parents[1] / "support" / "stages_to_kill.py"
 
-
-def start(folder: Path, stage: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(folder), stage],
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+@pytest.fixture(scope="module")
+def processes() -> Iterator[ForkServerContext]:
+    imported = ("openkontext.train.scratch", "openkontext.train.distill", "openkontext.train.finetune")
+    models = (f"transformers.models.{name}.modeling_{name}" for name in ("t5", "clip"))
+    with forking_from(*imported, *models) as context:
+        yield context
 
 
 def curve(folder: Path) -> list[dict[str, str]]:
@@ -42,22 +41,31 @@ def same(one: object, two: object) -> bool:
     return bool(one == two)
 
 
-def check(tmp_path: Path, stage: str, kills: int) -> None:
+def check(processes: ForkServerContext, tmp_path: Path, stage: str, kills: int) -> None:
     """Compares a run with kills to one without, which also says how long to wait."""
     broken, whole = tmp_path / "broken", tmp_path / "whole"
+
+    def start(folder: Path) -> ForkServerProcess:
+        process = processes.Process(target=stages_to_kill.main, args=(folder, [stage]))
+        process.start()
+        return process
+
     started = time.monotonic()
-    assert start(whole, stage).wait() == 0
+    unbroken = start(whole)
+    unbroken.join()
+    assert unbroken.exitcode == 0
     seconds = time.monotonic() - started
     chance = random.Random(stage)
     done, stopped = 0, 0
     while done < 20:
-        process = start(broken, stage)
+        process = start(broken)
         try:
             if stopped < kills:
                 _wait_for_steps(broken / stage, process, seconds)
                 time.sleep(chance.uniform(0, 0.5))
-                process.send_signal(signal.SIGKILL)
-            code = process.wait()
+                process.kill()
+            process.join()
+            code = process.exitcode
         finally:
             process.kill()
         if code == 0:
@@ -73,25 +81,29 @@ def check(tmp_path: Path, stage: str, kills: int) -> None:
     assert curve(broken / stage) == curve(whole / stage)
 
 
-def _wait_for_steps(folder: Path, process: subprocess.Popen[bytes], seconds: float) -> None:
+def _wait_for_steps(folder: Path, process: ForkServerProcess, seconds: float) -> None:
     """Waits until the process has written a new row, so that the kill falls among its steps."""
     file, end = folder / "metrics.csv", time.monotonic() + 5 * seconds + 30
     before = file.stat().st_mtime_ns if file.exists() else None
-    while process.poll() is None and time.monotonic() < end:
+    while process.is_alive() and time.monotonic() < end:
         if file.exists() and file.stat().st_mtime_ns != before:
             return
         time.sleep(0.02)
 
 
-def test_a_killed_distillation_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
+def test_a_killed_distillation_goes_on_as_if_nothing_had_been(
+    processes: ForkServerContext, tmp_path: Path
+) -> None:
     """The stage with two models, their optimizers and averages in its state."""
-    check(tmp_path, "ladd", kills=1)
+    check(processes, tmp_path, "ladd", kills=1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["autoencoder", "text", "flow", "finetune", "guidance", "ladd"])
-def test_every_stage_killed_at_random_ends_the_same(tmp_path: Path, stage: str) -> None:
-    check(tmp_path, stage, kills=2)
+def test_every_stage_killed_at_random_ends_the_same(
+    processes: ForkServerContext, tmp_path: Path, stage: str
+) -> None:
+    check(processes, tmp_path, stage, kills=2)
 
 
 def test_metrics_after_the_state_are_taken_back(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 import copy
 from pathlib import Path
 
+import pytest
 import torch
+from sharing import average_and_step, inputs_of, small_model, two_steps
 from torch import nn
 
 from openkontext.train.optimizer import MuonAdamW
-from openkontext.train.parallel import gather, launch, rank
+from openkontext.train.parallel import launch
 from openkontext.train.training_engine import Trained
 
 
@@ -59,31 +61,27 @@ def test_a_resumed_optimizer_goes_on_the_same_way() -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
-def _two_steps(folder: Path) -> None:
-    """As in one process, since all have the same gradients: the second step goes on from the saved state."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 4), nn.Linear(4, 2))
-    for _ in range(2):
-        optimizer = MuonAdamW(model, lambda _, p: p.ndim == 2, muon_rate=0.1, adam_rate=0.01)
-        if (folder / "state.pt").exists():
-            optimizer.load_state_dict(torch.load(folder / "state.pt"))
-        torch.manual_seed(1)
-        model(torch.randn(4, 6)).square().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        assert all(p.grad is None for p in model.parameters())
-        state = optimizer.state_dict()
-        if rank() == 0:
-            torch.save(state, folder / "state.pt")
-        gather(None)  # nobody reads it before it is whole
-    torch.save(model.state_dict(), folder / f"{rank()}.pt")
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of what two processes did together."""
+    folder = tmp_path_factory.mktemp("two")
+    launch(average_and_step, 2, folder)
+    return folder
 
 
-def test_processes_share_the_updates_and_end_with_the_same_weights_as_one(tmp_path: Path) -> None:
-    for folder, processes in (("one", 1), ("two", 2)):
-        (tmp_path / folder).mkdir()
-        launch(_two_steps, processes, tmp_path / folder)
-    one, *two = (torch.load(tmp_path / path) for path in ("one/0.pt", "two/0.pt", "two/1.pt"))
+def test_two_processes_take_the_same_step_as_one_with_both_batches(of_two: Path) -> None:
+    one, two = (torch.load(of_two / f"gradient-{rank}.pt") for rank in range(2))
+    torch.testing.assert_close(one, two, rtol=0, atol=0)
+    model, inputs = small_model(), torch.cat([inputs_of(rank) for rank in range(2)])
+    model(inputs).square().mean().backward()
+    torch.testing.assert_close(one, model.weight.grad)
+
+
+def test_processes_share_the_updates_and_end_with_the_same_weights_as_one(
+    of_two: Path, tmp_path: Path
+) -> None:
+    launch(two_steps, 1, tmp_path)
+    one, *two = (torch.load(path) for path in (tmp_path / "0.pt", of_two / "0.pt", of_two / "1.pt"))
     for weights in two:
         for name, value in one.items():
             # Threads differ, and with them the order of sums; a missed update would be 0.1.

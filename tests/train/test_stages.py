@@ -23,7 +23,6 @@ from openkontext.train import latent_cache
 from openkontext.train.autoencoder import AutoencoderRecipe, train_autoencoder
 from openkontext.train.flow import FlowRecipe, train_flow
 from openkontext.train.latent_cache import PairCache, encode, write_chunk
-from openkontext.train.parallel import average_gradients, launch, rank
 from openkontext.train.text_encoders import TextEncoders, TextRecipe, train_text
 from openkontext.train.vocabulary import Taught, train_tokenizers
 
@@ -233,28 +232,3 @@ def test_a_fresh_t5_answers_as_the_one_before_and_knows_order(tmp_path: Path) ->
     assert moved_by_order(begun) < 1e-8
     # With other seeds 0.07 to 0.5.
     assert moved_by_order(new) > 0.01
-
-
-def test_two_processes_take_the_same_step_as_one_with_both_batches(tmp_path: Path) -> None:
-    launch(_averaged, 2, tmp_path)
-    one, two = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    torch.testing.assert_close(one, two, rtol=0, atol=0)
-    model, inputs = _linear(), torch.cat([_inputs(rank) for rank in range(2)])
-    model(inputs).square().mean().backward()
-    torch.testing.assert_close(one, model.weight.grad)
-
-
-def _linear() -> torch.nn.Linear:
-    torch.manual_seed(0)
-    return torch.nn.Linear(3, 2)
-
-
-def _inputs(rank: int) -> torch.Tensor:
-    return torch.randn(4, 3, generator=torch.Generator().manual_seed(rank))
-
-
-def _averaged(folder: Path) -> None:
-    model = _linear()
-    model(_inputs(rank())).square().mean().backward()
-    average_gradients(model)
-    torch.save(model.weight.grad, folder / f"{rank()}.pt")
