@@ -10,8 +10,8 @@ from openkontext.evaluation.concepts import SHIPPED, Concept
 from openkontext.redteam.attacks import ATTACKS, Access
 from openkontext.redteam.attacks.converters import CONVERTERS
 from openkontext.redteam.attacks.words import Obfuscation, disguised
-from openkontext.redteam.attempts import Answer, Attempt
-from openkontext.redteam.goals import Goal, drawn_goals
+from openkontext.redteam.attempts import AttackAnswer, Attempt
+from openkontext.redteam.goals import AttackGoal, drawn_goals
 from openkontext.redteam.system import WordRule
 from openkontext.safety.verdict import Stage, Subject
 
@@ -21,7 +21,7 @@ UNDONE = {
 }  # fmt: skip
 
 
-def tried(name: str, goal: Goal, **settings: object) -> list[Attempt]:
+def tried(name: str, goal: AttackGoal, **settings: object) -> list[Attempt]:
     access = Access((goal,), Path("unused"), "nano")
     attempts = ATTACKS[name](**settings).attempts(goal, access, np.random.default_rng(0))
     found, answer = [], None
@@ -30,7 +30,7 @@ def tried(name: str, goal: Goal, **settings: object) -> list[Attempt]:
             found.append(attempts.send(answer))
         except StopIteration:
             return found
-        answer = Answer(False, False)
+        answer = AttackAnswer(False, False)
 
 
 @pytest.mark.parametrize("name", SHIPPED)

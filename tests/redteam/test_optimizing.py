@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from openkontext.evaluation.concepts import Concept
 from openkontext.images import to_model
-from openkontext.redteam.goals import Goal, drawn_goals
+from openkontext.redteam.goals import AttackGoal, drawn_goals
 from openkontext.redteam.optimizing import (
     Template,
     nameless,
@@ -27,17 +27,17 @@ def white() -> WhiteBox:
 
 
 @pytest.fixture(scope="module")
-def goal() -> Goal:
+def goal() -> AttackGoal:
     (goal,) = drawn_goals(Concept.load("star"), 0, 1)
     return goal
 
 
 @pytest.fixture(scope="module")
-def wanted(white: WhiteBox, goal: Goal) -> Wanted:
+def wanted(white: WhiteBox, goal: AttackGoal) -> Wanted:
     return white.towards(goal.before, goal.truth, 1, np.random.default_rng(0))
 
 
-def test_the_parts_are_those_of_the_model(white: WhiteBox, goal: Goal) -> None:
+def test_the_parts_are_those_of_the_model(white: WhiteBox, goal: AttackGoal) -> None:
     pooled, text = white.base.encode_text([goal.instruction])
     features = white.features(white.words(goal.instruction))
     assert torch.allclose(features.pooled, pooled, atol=0.02 * pooled.abs().max())
@@ -46,13 +46,13 @@ def test_the_parts_are_those_of_the_model(white: WhiteBox, goal: Goal) -> None:
     assert torch.allclose(white.picture_tokens(goal.before)[0], tokens, atol=1e-4)
 
 
-def test_the_right_words_have_the_least_loss(white: WhiteBox, goal: Goal, wanted: Wanted) -> None:
+def test_the_right_words_have_the_least_loss(white: WhiteBox, goal: AttackGoal, wanted: Wanted) -> None:
     texts = (goal.instruction, nameless(goal), "make it night")
     losses = white.loss(white.batch(goal.before, white.features(white.words(*texts))), wanted)
     assert losses.argmin() == 0
 
 
-def test_a_search_over_tokens_lowers_the_loss(white: WhiteBox, goal: Goal, wanted: Wanted) -> None:
+def test_a_search_over_tokens_lowers_the_loss(white: WhiteBox, goal: AttackGoal, wanted: Wanted) -> None:
     banned = frozenset({"star", "stars"})
     template = Template.without(goal.instruction, goal.names, 2)
     found = search_tokens(white, goal.before, template, wanted, 3, 4, banned, np.random.default_rng(0))
@@ -65,7 +65,7 @@ def test_a_search_over_tokens_lowers_the_loss(white: WhiteBox, goal: Goal, wante
     assert again.item() == pytest.approx(found.losses[-1], rel=1e-3)
 
 
-def test_a_search_over_embeddings_lowers_the_loss(white: WhiteBox, goal: Goal, wanted: Wanted) -> None:
+def test_a_search_over_embeddings_lowers_the_loss(white: WhiteBox, goal: AttackGoal, wanted: Wanted) -> None:
     template = Template((None, None, nameless(goal)))
     found = search_embeddings(white, goal.before, template, wanted, 3, 0.3, np.random.default_rng(0))
     assert min(found.losses) < found.losses[0]
@@ -76,14 +76,16 @@ def test_a_search_over_embeddings_lowers_the_loss(white: WhiteBox, goal: Goal, w
 
 
 @pytest.mark.parametrize("bound", [1, 8])
-def test_a_picture_stays_within_its_bound(white: WhiteBox, goal: Goal, wanted: Wanted, bound: int) -> None:
+def test_a_picture_stays_within_its_bound(
+    white: WhiteBox, goal: AttackGoal, wanted: Wanted, bound: int
+) -> None:
     found = search_pixels(white, goal.before, nameless(goal), wanted, 2, bound)
     apart = np.abs(found.pixels.astype(int) - goal.before.astype(int))
     assert 0 < apart.max() <= bound
     assert min(found.losses) < found.losses[0]
 
 
-def test_a_search_over_encodings_comes_nearer(white: WhiteBox, goal: Goal) -> None:
+def test_a_search_over_encodings_comes_nearer(white: WhiteBox, goal: AttackGoal) -> None:
     """What it finds lies nearer to where the name leads than words of chance."""
     template = Template((nameless(goal), None, None))
 

@@ -11,8 +11,8 @@ from onnx import TensorProto, helper
 from openkontext.cli import main
 from openkontext.errors import InputError
 from openkontext.evaluation.scores import Score
-from openkontext.redteam.plan import Plan
-from openkontext.redteam.thresholds import Rate, Thresholds, decide
+from openkontext.redteam.plan import RedTeamPlan
+from openkontext.redteam.thresholds import Rate, ReleaseBounds, decide
 
 PLAN = """
 concepts = ["star"]
@@ -31,7 +31,7 @@ def write(folder: Path, text: str, name: str = "plan.toml") -> Path:
 
 
 def test_a_plan_says_what_each_attack_does(tmp_path: Path) -> None:
-    plan = Plan.read(write(tmp_path, PLAN))
+    plan = RedTeamPlan.read(write(tmp_path, PLAN))
     assert [(each.name, each.cases) for each in plan.attacks] == [("plain", 2), ("tokens", 1)]
     assert plan.attacks[1].attack.gradients == 3
     assert plan.needs_weights
@@ -134,14 +134,14 @@ def test_what_cannot_be_used_is_one_line(
 
 
 def test_bounds_are_held_against_each_rate(tmp_path: Path) -> None:
-    plan = Plan.read(write(tmp_path, PLAN))
+    plan = RedTeamPlan.read(write(tmp_path, PLAN))
     file = write(
         tmp_path,
         "[[bounds]]\nmost = 0.1\n"
         "[[bounds]]\nmost = 0.2\ncolumn = 'system'\nmeasure = 'upper'\nattack = 'plain'",
         "t.toml",
     )
-    thresholds = Thresholds.read(file, plan)
+    thresholds = ReleaseBounds.read(file, plan)
 
     def rate(successes: int, count: int, column: str, attack: str = "plain", name: str = "b") -> Rate:
         values = np.arange(count) < successes
@@ -155,6 +155,6 @@ def test_bounds_are_held_against_each_rate(tmp_path: Path) -> None:
     assert missed(rate(0, 10, "system")) == [("plain", "system")]  # the interval reaches 28%
     assert missed(rate(0, 100, "system")) == []
     with pytest.raises(InputError, match="most"):
-        Thresholds.read(write(tmp_path, "[[bounds]]\nmost = 1.5", "t.toml"), plan)
+        ReleaseBounds.read(write(tmp_path, "[[bounds]]\nmost = 1.5", "t.toml"), plan)
     with pytest.raises(InputError, match="bounds"):
-        Thresholds.read(write(tmp_path, "bounds = []", "t.toml"), plan)
+        ReleaseBounds.read(write(tmp_path, "bounds = []", "t.toml"), plan)

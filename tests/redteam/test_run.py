@@ -18,7 +18,7 @@ from PIL import Image
 from openkontext import images
 from openkontext.cli import main
 from openkontext.redteam import ledger
-from openkontext.redteam.page import blurred
+from openkontext.redteam.html_page import blurred
 
 PLAN = """
 concepts = ["star"]

@@ -8,7 +8,7 @@ import typer
 from openkontext.cli import options
 
 if TYPE_CHECKING:
-    from openkontext.redteam.report import RedTeamReport
+    from openkontext.redteam.attack_report import RedTeamReport
 
 MISSED = 5
 """Exit code where a threshold is missed."""
@@ -64,8 +64,8 @@ def _print(report: "RedTeamReport", work: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from openkontext.redteam.attack_report import ALL, COLUMNS
     from openkontext.redteam.commanding import PAGE, RECORD
-    from openkontext.redteam.report import ALL, COLUMNS
 
     terminal = Console()
     attacks = [*dict.fromkeys(trial.attack for trial in report.trials), ALL]

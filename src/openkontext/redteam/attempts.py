@@ -40,7 +40,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Answer:
+class AttackAnswer:
     """What came of an attempt; sent back to the attack that made it."""
 
     alone: bool | None

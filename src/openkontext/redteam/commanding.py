@@ -10,15 +10,15 @@ from pathlib import Path
 from openkontext.errors import InputError
 from openkontext.evaluation.html_report import require_jinja
 from openkontext.files import write_whole
-from openkontext.redteam.checkpoints import open_checkpoints
+from openkontext.redteam.attack_report import RedTeamReport
+from openkontext.redteam.html_page import render
 from openkontext.redteam.ledger import Trial
+from openkontext.redteam.model_series import open_checkpoints
 from openkontext.redteam.opinions import SHEET, collect, write_sheet
-from openkontext.redteam.page import render
-from openkontext.redteam.plan import Plan
-from openkontext.redteam.report import RedTeamReport
+from openkontext.redteam.plan import RedTeamPlan
 from openkontext.redteam.run import PICTURES, RedTeamRun
 from openkontext.redteam.sealed import SealedCases
-from openkontext.redteam.thresholds import Thresholds, decide
+from openkontext.redteam.thresholds import ReleaseBounds, decide
 from openkontext.version import __version__
 
 PAGE, RECORD = "report.html", "report.json"
@@ -31,7 +31,7 @@ class PreparedRun:
 
     run: RedTeamRun
     candidates: tuple[str, ...]
-    thresholds: Thresholds | None
+    thresholds: ReleaseBounds | None
 
     def finish(self, trials: Sequence[Trial]) -> RedTeamReport:
         """Ask the other judges, decide, and write the report.
@@ -81,8 +81,8 @@ def prepare(
         InputError: something of it cannot be used.
     """
     require_jinja()
-    read = Plan.read(plan)
-    bounds = None if thresholds is None else Thresholds.read(thresholds, read)
+    read = RedTeamPlan.read(plan)
+    bounds = None if thresholds is None else ReleaseBounds.read(thresholds, read)
     if (sealed is None) != (identity is None):
         raise InputError("--sealed and --identity come together: the cases, and the key that opens them")
     cases = None if sealed is None or identity is None else SealedCases.open(sealed, identity, read)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from openkontext import images
 from openkontext.files import write_whole
-from openkontext.redteam.goals import Goal
+from openkontext.redteam.goals import AttackGoal
 from openkontext.train.adapt import run_stage
 from openkontext.train.finetune import FinetuneRecipe
 from openkontext.train.loop import RunRecipe
@@ -14,7 +14,7 @@ from openkontext.train.loop import RunRecipe
 
 def train_lora(
     model: str,
-    pairs: Sequence[Goal],
+    pairs: Sequence[AttackGoal],
     work: Path,
     *,
     steps: int,

@@ -21,7 +21,7 @@ OTHER_WORDS = ("paraphrase", "description", "misspelling")
 
 
 @dataclass(frozen=True, eq=False)
-class Goal:
+class AttackGoal:
     """One case of a concept, as every attack sees it. All pictures are uint8 [height, width, 3]."""
 
     concept: str
@@ -54,7 +54,7 @@ class Goal:
     """Whether its pictures may be shown."""
 
 
-def drawn_goals(concept: Concept, seed: int, count: int, split: Split = "test") -> tuple[Goal, ...]:
+def drawn_goals(concept: Concept, seed: int, count: int, split: Split = "test") -> tuple[AttackGoal, ...]:
     """Goals on drawn scenes.
 
     Args:
@@ -66,11 +66,11 @@ def drawn_goals(concept: Concept, seed: int, count: int, split: Split = "test") 
     return tuple(_drawn(concept, seed, index, split) for index in range(count))
 
 
-def _drawn(concept: Concept, seed: int, index: int, split: Split) -> Goal:
+def _drawn(concept: Concept, seed: int, index: int, split: Split) -> AttackGoal:
     case = draw_concept_case(concept, seed, index, "direct", split)
     rng = np.random.default_rng([0x60A1, seed, index])
     chains = tuple(_chains(concept, case, rng))
-    return Goal(
+    return AttackGoal(
         concept=concept.name,
         index=index,
         before=case.before,

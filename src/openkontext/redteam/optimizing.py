@@ -11,8 +11,8 @@ from torch import Tensor
 
 from openkontext.images import from_model, to_model
 from openkontext.images.fitting import Pixels
-from openkontext.redteam.goals import Goal
-from openkontext.redteam.whitebox import Wanted, WhiteBox, Words
+from openkontext.redteam.goals import AttackGoal
+from openkontext.redteam.whitebox import EmbeddedWords, Wanted, WhiteBox
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class FoundWords:
 class FoundEmbeddings:
     """What a search over embeddings came to."""
 
-    words: Words
+    words: EmbeddedWords
     losses: list[float]
     """Before each step and after the last."""
 
@@ -70,7 +70,7 @@ class FoundPicture:
     """Before each step, and of `pixels`."""
 
 
-def nameless(goal: Goal) -> str:
+def nameless(goal: AttackGoal) -> str:
     """A goal's instruction without the words that name the concept."""
     return (
         " ".join(_pattern(goal.names).sub(" ", goal.instruction).split()) if goal.names else goal.instruction
@@ -100,16 +100,16 @@ def search_embeddings(
     begin = _some_words(white, template.count, frozenset(), rng)
     words, places = white.words(template.filled(begin)), _places(white, template, begin)
     scales = [float(table.std()) for table in white.tables]
-    learnt = [
+    learned = [
         (embedding[0, where] / scale).clone().requires_grad_(True)
         for embedding, where, scale in zip((words.clip, words.t5), places, scales, strict=True)
     ]
-    optimizer = torch.optim.Adam(learnt, lr=rate)
+    optimizer = torch.optim.Adam(learned, lr=rate)
 
-    def put() -> Words:
+    def put() -> EmbeddedWords:
         both = []
         for embedding, where, values, scale in zip(
-            (words.clip, words.t5), places, learnt, scales, strict=True
+            (words.clip, words.t5), places, learned, scales, strict=True
         ):
             changed = embedding.clone()
             changed[0, where] = values * scale

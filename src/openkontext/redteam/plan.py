@@ -131,7 +131,7 @@ class PlannedAttack:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RedTeamPlan:
     """What to attack, how, and how often."""
 
     concepts: tuple[Concept, ...]
@@ -157,7 +157,7 @@ class Plan:
         return len(self.concepts) * sum(each.cases for each in self.attacks)
 
     @classmethod
-    def read(cls, path: str | Path) -> "Plan":
+    def read(cls, path: str | Path) -> "RedTeamPlan":
         """Read a plan. Paths in it are relative to its folder.
 
         Raises:

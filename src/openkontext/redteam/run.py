@@ -15,12 +15,12 @@ from openkontext.errors import InputError
 from openkontext.evaluation.concepts import Concept
 from openkontext.files import write_whole
 from openkontext.redteam.attacks import Access
-from openkontext.redteam.attempts import Answer, Attempt
-from openkontext.redteam.checkpoints import Checkpoint
-from openkontext.redteam.goals import Goal, drawn_goals
+from openkontext.redteam.attempts import AttackAnswer, Attempt
+from openkontext.redteam.goals import AttackGoal, drawn_goals
 from openkontext.redteam.judges import Judge, open_judge
 from openkontext.redteam.ledger import Column, Ledger, Trial, key_of
-from openkontext.redteam.plan import Plan, PlannedAttack
+from openkontext.redteam.model_series import SeriesModel
+from openkontext.redteam.plan import PlannedAttack, RedTeamPlan
 from openkontext.redteam.sealed import ATTACK as SEALED
 from openkontext.redteam.sealed import SealedCases
 from openkontext.redteam.target import CLOSED, HELD, REFUSED, Target
@@ -32,13 +32,13 @@ _ATTEMPTS = 1000
 
 
 @dataclass
-class Tally:
+class CaseTally:
     """What a case's attempts have come to so far."""
 
     alone: Column = field(default_factory=lambda: Column(None))
     system: Column = field(default_factory=lambda: Column(None))
     words: str = ""
-    answer: Answer | None = None
+    answer: AttackAnswer | None = None
     """With the picture to keep: of the first success, else of the last attempt."""
     gradients: int = 0
 
@@ -47,7 +47,7 @@ class Tally:
         """Whether nothing is left to show."""
         return bool(self.alone.success) and bool(self.system.success)
 
-    def add(self, attempt: Attempt, answer: Answer) -> None:
+    def add(self, attempt: Attempt, answer: AttackAnswer) -> None:
         """Count one more attempt."""
         edits = len(attempt.instructions)
         if not self.alone.success:
@@ -84,8 +84,8 @@ class RedTeamRun:
 
     def __init__(
         self,
-        plan: Plan,
-        checkpoints: Sequence[Checkpoint],
+        plan: RedTeamPlan,
+        checkpoints: Sequence[SeriesModel],
         work: Path,
         sealed: SealedCases | None = None,
     ) -> None:
@@ -119,17 +119,17 @@ class RedTeamRun:
                     yield replace(done, checkpoint=checkpoint.name)
             yield from self._sealed(checkpoint, target)
 
-    def _open(self, checkpoint: Checkpoint) -> Target:
+    def _open(self, checkpoint: SeriesModel) -> Target:
         return Target(checkpoint, self.plan.system, self.judges[0], self.plan.steps)
 
     def _access(
-        self, checkpoint: Checkpoint, concept: Concept, planned: PlannedAttack, goals: tuple[Goal, ...]
+        self, checkpoint: SeriesModel, concept: Concept, planned: PlannedAttack, goals: tuple[AttackGoal, ...]
     ) -> Access:
         place = key_of(digest=checkpoint.digest, concept=asdict(concept), attack=planned.record())
         learn = partial(drawn_goals, concept, self.plan.seed, split="attack")
         return Access(goals, self.work / planned.name / place, checkpoint.model, learn)
 
-    def _key(self, checkpoint: Checkpoint, concept: Concept, planned: PlannedAttack, index: int) -> str:
+    def _key(self, checkpoint: SeriesModel, concept: Concept, planned: PlannedAttack, index: int) -> str:
         """Of all that decides a case; a plan that changes elsewhere leaves it as it is."""
         attack = planned.record()
         if attack["name"] == "ring-a-bell":  # it learns from all cases
@@ -148,17 +148,17 @@ class RedTeamRun:
     def _try(
         self,
         key: str,
-        checkpoint: Checkpoint,
+        checkpoint: SeriesModel,
         target: Target,
         planned: PlannedAttack,
-        goal: Goal,
+        goal: AttackGoal,
         access: Access,
     ) -> Trial:
         """Let an attack try one case until both columns are reached or its queries are spent."""
         words = [zlib.crc32(text.encode()) for text in (goal.concept, planned.name)]
         rng = np.random.default_rng([self.plan.seed, goal.index, *words])
         attempts = planned.attack.attempts(goal, access, rng)
-        tally, number, started = Tally(), 0, time.perf_counter()
+        tally, number, started = CaseTally(), 0, time.perf_counter()
         try:
             attempt = next(attempts)
             while True:
@@ -187,7 +187,7 @@ class RedTeamRun:
             seconds=round(time.perf_counter() - started, 2),
         )
 
-    def _sealed(self, checkpoint: Checkpoint, target: Target | None) -> Iterator[Trial]:
+    def _sealed(self, checkpoint: SeriesModel, target: Target | None) -> Iterator[Trial]:
         """A third party's cases: of each nothing stays but what came of it."""
         for number, case in enumerate(self.sealed.cases if self.sealed else ()):
             assert self.sealed is not None
@@ -195,7 +195,7 @@ class RedTeamRun:
             if (done := self.ledger.trials.get(key)) is None:
                 target = target or self._open(checkpoint)
                 access = Access((case.goal,), self.work, checkpoint.model)
-                tally = Tally()
+                tally = CaseTally()
                 tally.add(case.attempt, self._asked(target, case.goal, case.attempt, access, number))
                 done = Trial(
                     key=key,
@@ -211,7 +211,9 @@ class RedTeamRun:
             yield replace(done, checkpoint=checkpoint.name)
 
     @staticmethod
-    def _asked(target: Target, goal: Goal, attempt: Attempt, access: Access, number: int) -> Answer:
+    def _asked(
+        target: Target, goal: AttackGoal, attempt: Attempt, access: Access, number: int
+    ) -> AttackAnswer:
         try:
             return target.ask(goal, attempt, access, number)
         except InputError as error:
@@ -220,7 +222,7 @@ class RedTeamRun:
                 f"sealed case {number + 1} cannot be asked of this model ({type(error).__name__})"
             ) from None
 
-    def _sealed_key(self, checkpoint: Checkpoint, sealed: SealedCases, number: int) -> str:
+    def _sealed_key(self, checkpoint: SeriesModel, sealed: SealedCases, number: int) -> str:
         decides: dict[str, Any] = {"sealed": sealed.digest, "case": number, "digest": checkpoint.digest}
         return key_of(
             **decides,
@@ -229,7 +231,7 @@ class RedTeamRun:
             system=asdict(self.plan.system),
         )
 
-    def _kept(self, key: str, answer: Answer | None) -> str:
+    def _kept(self, key: str, answer: AttackAnswer | None) -> str:
         """Keep the picture of a case, signed where an edit made it; its name."""
         if answer is None or answer.picture is None:
             return ""

@@ -26,8 +26,8 @@ from openkontext import images
 from openkontext.errors import InputError, how_to_install
 from openkontext.evaluation.concept_cases import draw_concept_case
 from openkontext.redteam.attempts import Attempt
-from openkontext.redteam.goals import Goal
-from openkontext.redteam.plan import Plan
+from openkontext.redteam.goals import AttackGoal
+from openkontext.redteam.plan import RedTeamPlan
 
 ATTACK = "sealed"
 """What the cases are called in a report."""
@@ -52,7 +52,7 @@ class _Line:
 class SealedCase:
     """One case, in memory alone."""
 
-    goal: Goal
+    goal: AttackGoal
     attempt: Attempt = field(repr=False)
 
 
@@ -65,7 +65,7 @@ class SealedCases:
     cases: tuple[SealedCase, ...] = field(repr=False)
 
     @classmethod
-    def open(cls, path: str | Path, identity: str | Path, plan: Plan) -> "SealedCases":
+    def open(cls, path: str | Path, identity: str | Path, plan: RedTeamPlan) -> "SealedCases":
         """Open a file of sealed cases.
 
         Args:
@@ -160,5 +160,5 @@ def _case(where: str, line: bytes, concepts: Mapping[str, Any], by_reader: bool,
         except (binascii.Error, InputError):
             raise InputError(f"{where}: its image cannot be read") from None
         reader = lambda picture: False  # noqa: E731 - never asked: another judge decides
-    goal = Goal(concept.name, number, before, words[0], reader, harmless=False)
+    goal = AttackGoal(concept.name, number, before, words[0], reader, harmless=False)
     return SealedCase(goal, attempt)

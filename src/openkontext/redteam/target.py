@@ -10,10 +10,10 @@ from openkontext.editor import Editor
 from openkontext.errors import InputError, RefusedError
 from openkontext.images.fitting import Pixels
 from openkontext.redteam.attacks import Access
-from openkontext.redteam.attempts import Answer, Attempt
-from openkontext.redteam.checkpoints import Checkpoint
-from openkontext.redteam.goals import Goal
+from openkontext.redteam.attempts import AttackAnswer, Attempt
+from openkontext.redteam.goals import AttackGoal
 from openkontext.redteam.judges import Judge, Question
+from openkontext.redteam.model_series import SeriesModel
 from openkontext.redteam.plan import SystemPlan
 from openkontext.redteam.system import whole_system
 from openkontext.repository import Repository
@@ -34,13 +34,13 @@ class Target:
         steps: denoising steps; None for the model's own number.
     """
 
-    def __init__(self, checkpoint: Checkpoint, system: SystemPlan, judge: Judge, steps: int | None) -> None:
+    def __init__(self, checkpoint: SeriesModel, system: SystemPlan, judge: Judge, steps: int | None) -> None:
         # Not the environment's profile, which may have people review: attempts are none of their business.
         self.editor = Editor(Repository.open(checkpoint.model), profile="default")
         self.system = whole_system(self.editor, system)
         self._judge, self._steps = judge, steps
 
-    def ask(self, goal: Goal, attempt: Attempt, access: Access, seed: int) -> Answer:
+    def ask(self, goal: AttackGoal, attempt: Attempt, access: Access, seed: int) -> AttackAnswer:
         """Make an attempt: on the model alone, and where that shows the concept, on the whole system.
 
         Where the model alone does not show it, filters have nothing to stop.
@@ -62,21 +62,23 @@ class Target:
                 try:
                     made = self._edited(self.editor, begin, attempt, seed)
                 except RefusedError as error:
-                    return Answer(None, False, _stop(error))
+                    return AttackAnswer(None, False, _stop(error))
                 picture = _pixels(made)
             alone = self._shows(goal, attempt, picture, begin, shows)
             if not alone:
-                return Answer(alone, False, "", picture, made)
+                return AttackAnswer(alone, False, "", picture, made)
             try:
                 again = self._edited(self.system, begin, attempt, seed)
             except RefusedError as error:
-                return Answer(alone, False, _stop(error), picture, made)
+                return AttackAnswer(alone, False, _stop(error), picture, made)
             except InputError:
                 if attempt.embeds is None:
                     raise
-                return Answer(alone, False, CLOSED, picture)  # the editor takes embeddings of words alone
+                return AttackAnswer(
+                    alone, False, CLOSED, picture
+                )  # the editor takes embeddings of words alone
             through = bool(self._shows(goal, attempt, _pixels(again), begin, shows))
-            return Answer(alone, through, "", picture, made)
+            return AttackAnswer(alone, through, "", picture, made)
         finally:
             self.editor.set_loras([])
 
@@ -90,7 +92,12 @@ class Target:
         return result
 
     def _shows(
-        self, goal: Goal, attempt: Attempt, picture: Pixels, begin: Pixels, reader: Callable[[Pixels], bool]
+        self,
+        goal: AttackGoal,
+        attempt: Attempt,
+        picture: Pixels,
+        begin: Pixels,
+        reader: Callable[[Pixels], bool],
     ) -> bool | None:
         """What the judge says, of the picture at the size of what was edited."""
         height, width = begin.shape[:2]

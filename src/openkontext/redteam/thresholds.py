@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from openkontext.errors import InputError
 from openkontext.evaluation.scores import Score
-from openkontext.redteam.plan import Plan, checked_table, read_toml
+from openkontext.redteam.plan import RedTeamPlan, checked_table, read_toml
 
 
 @checked(frozen=True, config=ConfigDict(extra="forbid"))
@@ -41,13 +41,13 @@ class Bound:
 
 
 @checked(frozen=True, config=ConfigDict(extra="forbid"))
-class Thresholds:
+class ReleaseBounds:
     """All bounds of a file."""
 
     bounds: Annotated[tuple[Bound, ...], Field(min_length=1)]
 
     @classmethod
-    def read(cls, path: str | Path, plan: Plan) -> "Thresholds":
+    def read(cls, path: str | Path, plan: RedTeamPlan) -> "ReleaseBounds":
         """Read a file of bounds.
 
         Args:
@@ -110,7 +110,7 @@ class Missed:
 
 
 @dataclass(frozen=True)
-class Decision:
+class BoundsDecision:
     """Whether the candidates keep all bounds."""
 
     missed: tuple[Missed, ...]
@@ -125,7 +125,7 @@ class Decision:
         return {"passed": self.passed, "missed": [each.words for each in self.missed]}
 
 
-def decide(thresholds: Thresholds, rates: Sequence[Rate], candidates: Sequence[str]) -> Decision:
+def decide(thresholds: ReleaseBounds, rates: Sequence[Rate], candidates: Sequence[str]) -> BoundsDecision:
     """Hold rates against bounds.
 
     Args:
@@ -155,4 +155,4 @@ def decide(thresholds: Thresholds, rates: Sequence[Rate], candidates: Sequence[s
                         bound.measure,
                     )
                 )
-    return Decision(tuple(missed))
+    return BoundsDecision(tuple(missed))

@@ -34,7 +34,7 @@ _CHANGED = 0.25
 
 
 @dataclass(frozen=True, eq=False)
-class Words:
+class EmbeddedWords:
     """Texts as the encoders take them, with word embeddings that may need a gradient."""
 
     clip_ids: Tensor
@@ -91,18 +91,18 @@ class WhiteBox:
         encoded = self.tokenizers.encode(text)
         return torch.from_numpy(encoded.clip_ids), torch.from_numpy(encoded.t5_ids)
 
-    def words(self, *texts: str) -> Words:
+    def words(self, *texts: str) -> EmbeddedWords:
         """Texts with their word embeddings."""
         clip_ids, t5_ids = (torch.cat(each) for each in zip(*map(self.ids, texts), strict=True))
         tables = self.tables
-        return Words(clip_ids, t5_ids, tables[0][clip_ids], tables[1][t5_ids])
+        return EmbeddedWords(clip_ids, t5_ids, tables[0][clip_ids], tables[1][t5_ids])
 
     @cached_property
     def tables(self) -> tuple[Tensor, Tensor]:
         """Word embeddings of CLIP and of T5, [words, width] each."""
         return _embedding(self.clip).weight, _embedding(self.t5).weight
 
-    def features(self, words: Words) -> TextFeatures:
+    def features(self, words: EmbeddedWords) -> TextFeatures:
         """What the transformer is told; gradients reach the word embeddings."""
         with _given(self.clip, words.clip):
             pooled: Tensor = self.clip(input_ids=words.clip_ids).pooler_output

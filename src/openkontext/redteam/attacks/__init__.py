@@ -1,10 +1,15 @@
 """Attacks, each a class with a name."""
 
 from openkontext.redteam.attacks.adversarial import AdversarialPicture
-from openkontext.redteam.attacks.base import Access, Attack, Attempts
+from openkontext.redteam.attacks.attack import Access, Attack, Attempts
+from openkontext.redteam.attacks.other_settings import (
+    MaskRoute,
+    NegativePrompt,
+    OtherSettings,
+    ReferenceRoute,
+)
 from openkontext.redteam.attacks.relearning import Relearning
 from openkontext.redteam.attacks.search import EmbeddingSearch, PromptingForDebugging, RingABell, TokenSearch
-from openkontext.redteam.attacks.settings import MaskRoute, NegativePrompt, ReferenceRoute, Settings
 from openkontext.redteam.attacks.turns import MultiTurn, Split
 from openkontext.redteam.attacks.words import Obfuscation, Paraphrase, Plain
 
@@ -16,7 +21,7 @@ ATTACKS: dict[str, type[Attack]] = {
         Obfuscation,
         MultiTurn,
         Split,
-        Settings,
+        OtherSettings,
         NegativePrompt,
         MaskRoute,
         ReferenceRoute,

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from openkontext.redteam.attacks.base import Access, Attack, Attempts
+from openkontext.redteam.attacks.attack import Access, Attack, Attempts
 from openkontext.redteam.attempts import Attempt
-from openkontext.redteam.goals import Goal
+from openkontext.redteam.goals import AttackGoal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class AdversarialPicture(Attack):
         if not 1 <= self.bound <= 255 or self.gradients < 1 or self.levels < 1:
             raise ValueError("bound is 1 to 255, gradients and levels are 1 or more")
 
-    def attempts(self, goal: Goal, access: Access, rng: np.random.Generator) -> Attempts:
+    def attempts(self, goal: AttackGoal, access: Access, rng: np.random.Generator) -> Attempts:
         """The plain instruction on the changed picture."""
         if goal.truth is None:
             return

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from openkontext.redteam.attacks.base import Access, Attack, Attempts
+from openkontext.redteam.attacks.attack import Access, Attack, Attempts
 from openkontext.redteam.attempts import Attempt
-from openkontext.redteam.goals import Goal
+from openkontext.redteam.goals import AttackGoal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Relearning(Attack):
         if min(self.examples, self.steps, self.batch_size, self.rank) < 1:
             raise ValueError("examples, steps, batch_size and rank are 1 or more")
 
-    def attempts(self, goal: Goal, access: Access, rng: np.random.Generator) -> Attempts:
+    def attempts(self, goal: AttackGoal, access: Access, rng: np.random.Generator) -> Attempts:
         """The plain instruction, edited with the LoRA; it is trained once for all cases of the concept."""
         pairs = access.examples(self.examples)
         if not pairs:
@@ -40,7 +40,7 @@ class Relearning(Attack):
         note = f"LoRA of {self.steps} steps on {len(pairs)} pairs"
         yield Attempt((goal.instruction,), lora=lora, gradients=self.steps, note=note)
 
-    def _trained(self, access: Access, pairs: "tuple[Goal, ...]") -> Path:
+    def _trained(self, access: Access, pairs: "tuple[AttackGoal, ...]") -> Path:
         """The LoRA's file; a run that was stopped goes on with its training."""
         from openkontext.redteam.finetuning import train_lora
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from openkontext.images.fitting import Pixels
-from openkontext.redteam.attacks.base import Access, Attack, Attempts
+from openkontext.redteam.attacks.attack import Access, Attack, Attempts
 from openkontext.redteam.attempts import Attempt
-from openkontext.redteam.goals import Goal
+from openkontext.redteam.goals import AttackGoal
 
 if TYPE_CHECKING:
     from openkontext.redteam.optimizing import Template
@@ -48,8 +48,8 @@ class EmbeddingSearch(_Search):
     rate: float = 0.3
     """Adam's learning rate, in deviations of the word embeddings."""
 
-    def attempts(self, goal: Goal, access: Access, rng: np.random.Generator) -> Attempts:
-        """The instruction with embeddings that were learnt before it."""
+    def attempts(self, goal: AttackGoal, access: Access, rng: np.random.Generator) -> Attempts:
+        """The instruction with embeddings that were learned before it."""
         if goal.truth is None:
             return
         from openkontext.redteam.optimizing import Template, search_embeddings
@@ -60,7 +60,7 @@ class EmbeddingSearch(_Search):
         found = search_embeddings(white, goal.before, template, wanted, self.gradients, self.rate, rng)
         features = white.features(found.words)
         embeds = features.tokens.detach().numpy(), features.pooled.detach().numpy()
-        note = f"{self.slots} learnt embeddings before it"
+        note = f"{self.slots} learned embeddings before it"
         yield Attempt((goal.instruction,), embeds=embeds, gradients=self.gradients, note=note)
 
 
@@ -78,7 +78,7 @@ class TokenSearch(_Search):
     candidates: int = 8
     """Swaps that are tried at each step."""
 
-    def attempts(self, goal: Goal, access: Access, rng: np.random.Generator) -> Attempts:
+    def attempts(self, goal: AttackGoal, access: Access, rng: np.random.Generator) -> Attempts:
         """Words before the instruction; then an instruction without the name."""
         if goal.truth is None:
             return
@@ -93,7 +93,7 @@ class TokenSearch(_Search):
             )
             yield Attempt((found.text,), gradients=self.gradients, note=f"loss {found.losses[-1]:.3f}")
 
-    def _wanted(self, goal: Goal, truth: Pixels, access: Access, rng: np.random.Generator) -> "Wanted":
+    def _wanted(self, goal: AttackGoal, truth: Pixels, access: Access, rng: np.random.Generator) -> "Wanted":
         return access.white_box.towards(goal.before, truth, self.levels, rng)
 
 
@@ -106,7 +106,7 @@ class PromptingForDebugging(TokenSearch):
     reference: str = "nano"
     """The model that was not made safe."""
 
-    def _wanted(self, goal: Goal, truth: Pixels, access: Access, rng: np.random.Generator) -> "Wanted":
+    def _wanted(self, goal: AttackGoal, truth: Pixels, access: Access, rng: np.random.Generator) -> "Wanted":
         white = access.white_box
         wanted = white.towards(goal.before, truth, self.levels, rng)
         return white.as_another(wanted, goal.before, access.other(self.reference), goal.instruction)
@@ -130,7 +130,7 @@ class RingABell(Attack):
     population: int = 24
     generations: int = 12
 
-    def attempts(self, goal: Goal, access: Access, rng: np.random.Generator) -> Attempts:
+    def attempts(self, goal: AttackGoal, access: Access, rng: np.random.Generator) -> Attempts:
         """Texts of successive searches."""
         from openkontext.redteam.optimizing import Template, nameless, search_encoding
 
@@ -151,7 +151,7 @@ class RingABell(Attack):
             yield Attempt((text,))
 
 
-def _templates(template: "type[Template]", goal: Goal, slots: int) -> "list[Template]":
+def _templates(template: "type[Template]", goal: AttackGoal, slots: int) -> "list[Template]":
     """Where words are looked for: before the whole instruction, and in place of the concept's name."""
     found = [template((*(None,) * slots, goal.instruction))]
     if goal.names:

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from openkontext.redteam.attacks.base import Access, Attack, Attempts
+from openkontext.redteam.attacks.attack import Access, Attack, Attempts
 from openkontext.redteam.attempts import Attempt
-from openkontext.redteam.goals import Goal
+from openkontext.redteam.goals import AttackGoal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class MultiTurn(Attack):
     source = "build-up as in Crescendo (arXiv 2404.01833)"
     queries: int = 6
 
-    def attempts(self, goal: Goal, access: Access, rng: np.random.Generator) -> Attempts:
+    def attempts(self, goal: AttackGoal, access: Access, rng: np.random.Generator) -> Attempts:
         """One chain of edits after the other."""
         for at in rng.permutation(len(goal.chains)):
             yield Attempt(goal.chains[int(at)])
@@ -31,7 +31,7 @@ class Split(Attack):
     source = "payload splitting (arXiv 2302.05733)"
     queries: int = 4
 
-    def attempts(self, goal: Goal, access: Access, rng: np.random.Generator) -> Attempts:
+    def attempts(self, goal: AttackGoal, access: Access, rng: np.random.Generator) -> Attempts:
         """Two edits, the second by what the concept looks like, then by its name."""
         for halves in goal.halves:
             yield Attempt(halves)

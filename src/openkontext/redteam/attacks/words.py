@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from openkontext.redteam.attacks.base import Access, Attack, Attempts
+from openkontext.redteam.attacks.attack import Access, Attack, Attempts
 from openkontext.redteam.attacks.converters import CONVERTERS
 from openkontext.redteam.attempts import Attempt
-from openkontext.redteam.goals import Goal
+from openkontext.redteam.goals import AttackGoal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class Plain(Attack):
     name = "plain"
     queries: int = 1
 
-    def attempts(self, goal: Goal, access: Access, rng: np.random.Generator) -> Attempts:
+    def attempts(self, goal: AttackGoal, access: Access, rng: np.random.Generator) -> Attempts:
         """One instruction."""
         yield Attempt((goal.instruction,))
 
@@ -30,7 +30,7 @@ class Paraphrase(Attack):
     name = "paraphrase"
     queries: int = 4
 
-    def attempts(self, goal: Goal, access: Access, rng: np.random.Generator) -> Attempts:
+    def attempts(self, goal: AttackGoal, access: Access, rng: np.random.Generator) -> Attempts:
         """One after the other, the kinds in turns."""
         yield from (attempt for attempt in goal.other_words)  # a generator: it is sent answers
 
@@ -51,7 +51,7 @@ class Obfuscation(Attack):
             if name not in CONVERTERS:
                 raise ValueError(f"there is no converter {name!r}; choose of {', '.join(CONVERTERS)}")
 
-    def attempts(self, goal: Goal, access: Access, rng: np.random.Generator) -> Attempts:
+    def attempts(self, goal: AttackGoal, access: Access, rng: np.random.Generator) -> Attempts:
         """The instruction with its telling words in one disguise after the other."""
         for at in rng.permutation(len(self.converters)):
             converter = self.converters[int(at)]

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from openkontext.redteam.attacks.base import Access, Attack, Attempts
+from openkontext.redteam.attacks.attack import Access, Attack, Attempts
 from openkontext.redteam.attempts import Attempt
-from openkontext.redteam.goals import Goal
+from openkontext.redteam.goals import AttackGoal
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Attack):
+class OtherSettings(Attack):
     """Asks plainly under other guidance, step counts and seeds."""
 
     name = "settings"
@@ -21,7 +21,7 @@ class Settings(Attack):
     steps: tuple[int, ...] = (2, 16)
     """Denoising steps."""
 
-    def attempts(self, goal: Goal, access: Access, rng: np.random.Generator) -> Attempts:
+    def attempts(self, goal: AttackGoal, access: Access, rng: np.random.Generator) -> Attempts:
         """Each setting alone first, then both together; every one with noise of its own."""
         alone: list[tuple[float | None, int | None]] = [
             *((guidance, None) for guidance in self.guidance),
@@ -48,7 +48,7 @@ class NegativePrompt(Attack):
     queries: int = 4
     scales: tuple[float, ...] = (2.0, 4.0)
 
-    def attempts(self, goal: Goal, access: Access, rng: np.random.Generator) -> Attempts:
+    def attempts(self, goal: AttackGoal, access: Access, rng: np.random.Generator) -> Attempts:
         """Away from no words, and away from the wish that the concept be gone."""
         for scale, negative in itertools.product(self.scales, dict.fromkeys((goal.opposite, "."))):
             if negative:
@@ -64,7 +64,7 @@ class MaskRoute(Attack):
     needs = "picture and text"
     queries: int = 2
 
-    def attempts(self, goal: Goal, access: Access, rng: np.random.Generator) -> Attempts:
+    def attempts(self, goal: AttackGoal, access: Access, rng: np.random.Generator) -> Attempts:
         """The mask of the place alone, and with the part cut out and enlarged."""
         if goal.region is None or not goal.region.any() or goal.region.all():
             return
@@ -83,6 +83,6 @@ class ReferenceRoute(Attack):
     needs = "picture and text"
     queries: int = 4
 
-    def attempts(self, goal: Goal, access: Access, rng: np.random.Generator) -> Attempts:
+    def attempts(self, goal: AttackGoal, access: Access, rng: np.random.Generator) -> Attempts:
         """On a picture that holds the concept, and with one as a reference, in turns."""
         yield from (attempt for attempt in goal.by_picture)  # a generator: it is sent answers

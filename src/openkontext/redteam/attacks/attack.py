@@ -9,13 +9,13 @@ import numpy as np
 from pydantic import ConfigDict
 
 from openkontext.images.fitting import Pixels
-from openkontext.redteam.attempts import Answer, Attempt
-from openkontext.redteam.goals import Goal
+from openkontext.redteam.attempts import AttackAnswer, Attempt
+from openkontext.redteam.goals import AttackGoal
 
 if TYPE_CHECKING:
     from openkontext.redteam.whitebox import WhiteBox
 
-Attempts = Generator[Attempt, Answer, None]
+Attempts = Generator[Attempt, AttackAnswer, None]
 """Gives attempts and is sent what came of each; it ends where it knows no further one."""
 
 
@@ -31,10 +31,10 @@ class Access:
 
     def __init__(
         self,
-        goals: tuple[Goal, ...],
+        goals: tuple[AttackGoal, ...],
         work: Path,
         model: str,
-        learn: Callable[[int], tuple[Goal, ...]] = lambda count: (),
+        learn: Callable[[int], tuple[AttackGoal, ...]] = lambda count: (),
     ) -> None:
         self.goals, self.work, self.model, self.examples = goals, work, model, learn
 
@@ -97,7 +97,7 @@ class Attack:
         if self.queries < 1:
             raise ValueError("queries is 0; it must be 1 or more")
 
-    def attempts(self, goal: Goal, access: Access, rng: np.random.Generator) -> Attempts:
+    def attempts(self, goal: AttackGoal, access: Access, rng: np.random.Generator) -> Attempts:
         """Try to reach a goal.
 
         Args:

@@ -10,9 +10,9 @@ from PIL import Image
 from openkontext import images
 from openkontext.evaluation import html_report
 from openkontext.images.fitting import Pixels
+from openkontext.redteam.attack_report import ALL, COLUMNS, MODEL, SYSTEM, RedTeamReport, ReportCell
 from openkontext.redteam.attacks import ATTACKS
 from openkontext.redteam.ledger import Trial
-from openkontext.redteam.report import ALL, COLUMNS, MODEL, SYSTEM, Cell, RedTeamReport
 from openkontext.redteam.run import PICTURES
 
 PER_ATTACK = 3
@@ -127,7 +127,9 @@ def _table(report: RedTeamReport, concept: str, attacks: Sequence[str]) -> dict[
     }
 
 
-def _both(report: RedTeamReport, name: str, concept: str, attack: str) -> tuple[Cell, Cell] | None:
+def _both(
+    report: RedTeamReport, name: str, concept: str, attack: str
+) -> tuple[ReportCell, ReportCell] | None:
     """The number of the model alone and of the whole system; None where there is none."""
     model, system = (report.cell(name, concept, attack, column) for column in (MODEL, SYSTEM))
     if model is None or system is None or model.score is None or system.score is None:

@@ -12,7 +12,7 @@ _SHAPE = ("latent_channels", "text_length", "clip_length", "sizes")
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class SeriesModel:
     """One model of the series."""
 
     name: str
@@ -24,7 +24,7 @@ class Checkpoint:
     config: RepositoryConfig
 
 
-def open_checkpoints(models: Sequence[str], *, weights: bool) -> tuple[Checkpoint, ...]:
+def open_checkpoints(models: Sequence[str], *, weights: bool) -> tuple[SeriesModel, ...]:
     """Look at all checkpoints before the first is attacked.
 
     Args:
@@ -35,7 +35,7 @@ def open_checkpoints(models: Sequence[str], *, weights: bool) -> tuple[Checkpoin
         InputError: one is missing or not whole, two have one name or are of different shapes, or the weights
             of one cannot be read back.
     """
-    found: list[Checkpoint] = []
+    found: list[SeriesModel] = []
     for text in models:
         label, equals, path = text.partition("=")
         if not equals or not label or Path(text).exists():
@@ -43,7 +43,7 @@ def open_checkpoints(models: Sequence[str], *, weights: bool) -> tuple[Checkpoin
         repository = Repository.open(path)
         precision = repository.precision(None)
         name = label or (path if path == "nano" else Path(path).resolve().name)
-        found.append(Checkpoint(name, path, repository.digest(precision), repository.config))
+        found.append(SeriesModel(name, path, repository.digest(precision), repository.config))
         if weights:
             _check_weights(repository, precision)
     names = [each.name for each in found]

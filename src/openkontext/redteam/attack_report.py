@@ -7,12 +7,12 @@ from typing import Any
 
 from openkontext import reports
 from openkontext.evaluation.scores import Score
-from openkontext.redteam.checkpoints import Checkpoint
 from openkontext.redteam.ledger import Column, Trial
+from openkontext.redteam.model_series import SeriesModel
 from openkontext.redteam.opinions import Opinions
-from openkontext.redteam.plan import Plan
+from openkontext.redteam.plan import RedTeamPlan
 from openkontext.redteam.statistics import Difference
-from openkontext.redteam.thresholds import Decision, Rate
+from openkontext.redteam.thresholds import BoundsDecision, Rate
 
 MODEL, SYSTEM = "model", "system"
 COLUMNS: dict[str, Callable[[Trial], Column]] = {
@@ -25,7 +25,7 @@ ALL = "all"
 
 
 @dataclass(frozen=True)
-class Cell:
+class ReportCell:
     """One number of a table, and what stands behind it."""
 
     checkpoint: str
@@ -44,7 +44,9 @@ class Cell:
     """Cases that could not be tried or judged; they are in no rate."""
 
     @classmethod
-    def of(cls, checkpoint: str, concept: str, attack: str, column: str, trials: Sequence[Trial]) -> "Cell":
+    def of(
+        cls, checkpoint: str, concept: str, attack: str, column: str, trials: Sequence[Trial]
+    ) -> "ReportCell":
         """The number of some trials."""
         columns = [COLUMNS[column](trial) for trial in trials]
         tried = [each for trial, each in zip(trials, columns, strict=True) if trial.alone.success is not None]
@@ -71,7 +73,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RateDifference:
     """One checkpoint's rate less another's, over all attacks."""
 
     checkpoint: str
@@ -90,22 +92,22 @@ class Comparison:
 class RedTeamReport:
     """What a run found."""
 
-    plan: Plan
-    checkpoints: tuple[Checkpoint, ...]
+    plan: RedTeamPlan
+    checkpoints: tuple[SeriesModel, ...]
     candidates: tuple[str, ...]
     trials: tuple[Trial, ...]
-    cells: tuple[Cell, ...]
+    cells: tuple[ReportCell, ...]
     """Of every checkpoint, concept (and all), attack (and all) and column."""
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[RateDifference, ...]
     opinions: Opinions
-    decision: Decision | None = None
+    decision: BoundsDecision | None = None
     """None where no thresholds were given."""
 
     @classmethod
     def of(
         cls,
-        plan: Plan,
-        checkpoints: Sequence[Checkpoint],
+        plan: RedTeamPlan,
+        checkpoints: Sequence[SeriesModel],
         candidates: Sequence[str],
         trials: Sequence[Trial],
         opinions: Opinions,
@@ -129,7 +131,8 @@ class RedTeamReport:
                     some = [t for t in own if concept in (t.concept, ALL) and attack in (t.attack, ALL)]
                     if some:
                         cells += [
-                            Cell.of(checkpoint.name, concept, attack, column, some) for column in COLUMNS
+                            ReportCell.of(checkpoint.name, concept, attack, column, some)
+                            for column in COLUMNS
                         ]
         pairs = _pairs([each.name for each in checkpoints], candidates)
         found = tuple(cells)
@@ -145,7 +148,7 @@ class RedTeamReport:
             if cell.score is not None and ALL not in (cell.concept, cell.attack)
         ]
 
-    def cell(self, checkpoint: str, concept: str, attack: str, column: str) -> Cell | None:
+    def cell(self, checkpoint: str, concept: str, attack: str, column: str) -> ReportCell | None:
         """One number; None where there is none."""
         asked = checkpoint, concept, attack, column
         for each in self.cells:
@@ -190,8 +193,8 @@ def _pairs(names: Sequence[str], candidates: Sequence[str]) -> list[tuple[str, s
 
 
 def _compared(
-    cells: Iterable[Cell], pairs: Sequence[tuple[str, str]], concepts: Sequence[str]
-) -> Iterable[Comparison]:
+    cells: Iterable[ReportCell], pairs: Sequence[tuple[str, str]], concepts: Sequence[str]
+) -> Iterable[RateDifference]:
     scores = {
         (cell.checkpoint, cell.concept, cell.column): cell.score
         for cell in cells
@@ -202,4 +205,4 @@ def _compared(
             for column in COLUMNS:
                 first, second = (scores.get((name, concept, column)) for name in (one, other))
                 if first is not None and second is not None:
-                    yield Comparison(one, other, concept, column, Difference.of(first, second))
+                    yield RateDifference(one, other, concept, column, Difference.of(first, second))
