@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import errno
 import io
 import json
 import re
@@ -12,6 +13,7 @@ import numpy as np
 import onnx
 import pyrage
 import pytest
+from browsing import check_accessibility, chromium, fits_its_width, visit
 from onnx import TensorProto, helper
 from PIL import Image
 
@@ -115,6 +117,20 @@ def test_a_missed_bound_is_exit_code_5(
     page = (folder / "work" / "report.html").read_text()
     assert "3 thresholds are missed" in page
     assert not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_the_page_can_be_read(folder: Path, copier: Path) -> None:
+    write(folder, classifier(0.0))
+    run(folder, copier, "--thresholds", str(folder / "bounds.toml"))
+    with chromium() as browser:
+        for width in ("phone", "desktop"):
+            with visit(browser, (folder / "work" / "report.html").as_uri(), width) as page:
+                check_accessibility(page)
+                assert fits_its_width(page)
+                page.get_by_role("button", name="stopped by the system").click()
+                assert page.locator(".case:visible").count() == 2  # the plain ones, which are held
+                page.locator(".case:visible .strip").first.click()
+                assert page.get_by_role("dialog").is_visible()
 
 
 def test_a_kept_bound_is_exit_code_0(folder: Path, copier: Path) -> None:
@@ -256,6 +272,28 @@ def test_bad_sealed_cases_are_one_line_that_tells_nothing_of_them(
         assert says in line
         assert says == "case 1" or "zanzibar" not in line
         assert not (folder / "work").exists()
+
+
+@pytest.mark.parametrize("file", ["trials.jsonl", "report.json"])
+def test_a_full_disk_is_one_line(
+    folder: Path, copier: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: str
+) -> None:
+    write(folder, classifier(0.0))
+
+    def full(path: Path, *_: object, **__: object) -> None:
+        if path.name == file:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    module = "ledger.append_line" if file == "trials.jsonl" else "commanding.write_whole"
+    monkeypatch.setattr(f"openkontext.redteam.{module}", full)
+    work = folder / "work"
+    arguments = ["redteam", str(copier), "--plan", str(folder / "plan.toml"), "--work", str(work)]
+    assert main(arguments) == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line == f"error: {work / file}: cannot be written: No space left on device"
+    assert not (work / file).exists()
 
 
 def test_a_blurred_picture_tells_nothing() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from openkontext import images
+from openkontext.errors import InputError
 from openkontext.files import write_whole
 from openkontext.redteam.goals import AttackGoal
 from openkontext.train.adapt import run_stage
@@ -37,21 +38,16 @@ def train_lora(
         Its file.
 
     Raises:
-        InputError: the model cannot be read back into torch.
+        InputError: the model cannot be read back into torch, or the disk is full.
     """
     done = work / "lora.safetensors"
     if done.exists():
         return done
     table = work / "examples" / "pairs.jsonl"
-    lines = []
-    for number, pair in enumerate(pairs):
-        assert pair.truth is not None, "an example shows its outcome"
-        names = f"{number}-before.png", f"{number}-after.png"
-        for name, pixels in zip(names, (pair.before, pair.truth), strict=True):
-            write_whole(table.parent / name, images.encode(pixels, "PNG"))
-        said = {"before": names[0], "after": names[1], "instruction": pair.instruction}
-        lines.append(json.dumps(said))
-    write_whole(table, "\n".join([*lines, ""]).encode())
+    try:
+        _write_pairs(pairs, table)
+    except OSError as error:
+        raise InputError(f"{table.parent}: cannot be written: {error.strerror}") from None
     recipe = FinetuneRecipe(
         pairs=str(table),
         model=model,
@@ -64,3 +60,16 @@ def train_lora(
         average_decay=0.9,
     )
     return run_stage(recipe, RunRecipe(), work)
+
+
+def _write_pairs(pairs: Sequence[AttackGoal], table: Path) -> None:
+    """Goals as pairs that training reads: a line and two pictures each."""
+    lines = []
+    for number, pair in enumerate(pairs):
+        assert pair.truth is not None, "an example shows its outcome"
+        names = f"{number}-before.png", f"{number}-after.png"
+        for name, pixels in zip(names, (pair.before, pair.truth), strict=True):
+            write_whole(table.parent / name, images.encode(pixels, "PNG"))
+        said = {"before": names[0], "after": names[1], "instruction": pair.instruction}
+        lines.append(json.dumps(said))
+    write_whole(table, "\n".join([*lines, ""]).encode())
