@@ -4,7 +4,7 @@
 
 data: draws pairs as nano's training did, has `openkontext curate` filter them, and keeps the data card.
 evaluation: `openkontext evaluate edits` in every precision; half an hour on two cores.
-red-team: `openkontext redteam` by recipes/redteam.
+red-team: `openkontext redteam` by recipes/redteam/nano-plan.toml; ten minutes.
 Without --parts it makes all of them. What is done already is made anew.
 """
 
@@ -84,10 +84,11 @@ def evaluation() -> None:
 def red_team() -> None:
     """What attacks reach."""
     recipes = ROOT / "recipes" / "redteam"
-    bounds = ("--thresholds", recipes / "thresholds.toml")
+    bounds = ("--thresholds", recipes / "nano-thresholds.toml")
     with tempfile.TemporaryDirectory() as place:
-        report = run("redteam", "nano", "--plan", recipes / "plan.toml", *bounds, "--work", place, "--json")
-    write_whole(DOSSIER / "red-team.json", report)
+        run("redteam", "nano", "--plan", recipes / "nano-plan.toml", *bounds, "--work", place)
+        for suffix in ("json", "html"):
+            shutil.copyfile(Path(place, f"report.{suffix}"), DOSSIER / f"red-team.{suffix}")
 
 
 def main() -> None:

@@ -215,6 +215,15 @@ def test_this_installations_own_key_signs_where_none_is_given_and_is_known(
     assert (code, json.loads(out)["signer"]) == (0, "own")
 
 
+def test_the_key_that_the_package_brings_is_known(
+    released: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, public = released
+    monkeypatch.setattr(manifest, "_OURS", public)
+    code, out, _ = run(capsys, "verify", home, "--json")
+    assert (code, json.loads(out)["signer"]) == (0, "openkontext")
+
+
 @pytest.mark.parametrize("curve", [ec.SECP384R1(), ec.SECP521R1()], ids=lambda curve: curve.name)
 def test_larger_keys_sign_too(released: tuple[Path, Path], curve: ec.EllipticCurve) -> None:
     home, _ = released

@@ -1,5 +1,6 @@
 """`openkontext release`: what is missing, too old or of other weights is named; what is whole is signed."""
 
+import errno
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,8 @@ from huggingface_hub import ModelCard
 from dossiers import DATA, OTHER, change, contents, make_ready, write_report
 from openkontext import reports
 from openkontext.cli import main
+from openkontext.files import write_whole
+from openkontext.release import releasing
 from openkontext.reports import ReportSubject
 from openkontext.repository import Repository, RepositoryConfig
 
@@ -257,6 +260,10 @@ def test_attacks_on_what_a_precision_was_quantized_from_count_where_the_makers_s
     card = (home / "README.md").read_text()
     assert "bf16 was attacked as fp32, from which it was quantized." in card
     assert "| plain | 12.5% | 0.0% | 40 |" in card
+    change(dossier / "red-team.json", decision={"passed": False, "missed": ["plain: 12.5%"]})
+    code, out, _ = run(capsys, "release", home, "--dossier", dossier, "--overwrite")
+    assert (code, "bf16: as fp32, which did not pass" in out, "plain: 12.5%" in out) == (2, True, True)
+    change(dossier / "red-team.json", decision={"passed": True, "missed": []})
     # Its own report decides where there is one.
     own = [ReportSubject("copier", Repository.open(home).digest("bf16"))]
     write_report(dossier / "own.json", reports.RED_TEAM, own, decision={"passed": False, "missed": ["plain"]})
@@ -392,3 +399,35 @@ def test_folders_that_are_none(ready: tuple[Path, Path], capsys: pytest.CaptureF
         code, out, err = run(capsys, "release", repository, "--dossier", reports_folder)
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert message in err
+
+
+def test_a_full_disk_leaves_what_was_there_or_a_model_without_a_signed_list(
+    ready: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, dossier = ready
+    full: set[str] = set()
+
+    def write(path: Path, content: bytes) -> None:
+        if path.name in full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_whole(path, content)
+
+    monkeypatch.setattr(releasing, "write_whole", write)
+    before = contents(home)
+    full.add("red-team.json")
+    code, out, err = run(capsys, "release", home, "--dossier", dossier)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "No space left on device" in err
+    assert contents(home) == before
+    full.clear()
+    assert run(capsys, "release", home, "--dossier", dossier)[0] == 0
+    released = contents(home)
+    full.add("evaluation-fp32.json")
+    assert run(capsys, "release", home, "--dossier", dossier, "--overwrite")[0] == 2
+    assert contents(home) == released
+    full = {"README.md"}
+    assert run(capsys, "release", home, "--dossier", dossier, "--overwrite")[0] == 2
+    assert not (home / "model.sig").exists()
+    full.clear()
+    assert run(capsys, "release", home, "--dossier", dossier, "--overwrite")[0] == 0
+    assert run(capsys, "verify", home)[0] == 0

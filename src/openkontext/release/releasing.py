@@ -89,7 +89,6 @@ def release(
     card = write_card(CardFacts(config, license, digests, dossier, evidence, standing, print_key, earlier))
     added = {_FILTERS: (json.dumps(standing, indent=2) + "\n").encode(), manifest.PUBLIC_KEY: public}
     with _writing(home):
-        (home / SIGNATURE).unlink(missing_ok=True)
         _put_dossier(dossier, home, added)
         for each in dossier.files:
             if each.parent == dossier.folder and is_terms_file(each.name):
@@ -119,7 +118,7 @@ def _earlier_card(home: Path, overwrite: bool) -> str:
 
 
 def _put_dossier(dossier: Dossier, home: Path, added: dict[str, bytes]) -> None:
-    """Put the dossier into the repository, whole, in the place of an earlier one.
+    """Put the dossier into the repository, whole, in the place of an earlier one; no list is signed any more.
 
     Args:
         dossier: that was read; it may lie there already.
@@ -128,6 +127,7 @@ def _put_dossier(dossier: Dossier, home: Path, added: dict[str, bytes]) -> None:
     """
     target = home / DOSSIER
     if dossier.folder.resolve() == target.resolve():
+        (home / SIGNATURE).unlink(missing_ok=True)
         for name, content in added.items():
             write_whole(target / name, content)
         return
@@ -137,6 +137,7 @@ def _put_dossier(dossier: Dossier, home: Path, added: dict[str, bytes]) -> None:
             write_whole(new / each.relative_to(dossier.folder), each.read_bytes())
         for name, content in added.items():
             write_whole(new / name, content)
+        (home / SIGNATURE).unlink(missing_ok=True)
         if target.exists():
             target.rename(Path(place) / "old")
         new.rename(target)

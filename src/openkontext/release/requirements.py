@@ -11,6 +11,8 @@ from openkontext import reports
 from openkontext.release.dossier import SETTINGS, Dossier, ModelReport
 from openkontext.terms import OPEN_LICENSES, UNSTATED, is_terms_file
 
+_MISSED = "did not pass its thresholds"
+_INHIBIT = "inhibit what got through (openkontext inhibit), or mend what stands around the model"
 _CLOCKS = timedelta(days=1)
 """What the clocks of two machines may differ by."""
 
@@ -65,13 +67,18 @@ def gather(
         how = f"openkontext evaluate edits --model {shlex.quote(model)} --precision {precision} --json"
         file = shlex.quote(str(dossier.folder / f"evaluation-{precision}.json"))
         _note(found, found.evaluations, precision, report, gap, f"{how} > {file}")
+        counted = _attacked_as(precision, digests, dossier)
         report, gap = ask.newest(
             reports.RED_TEAM,
             f"red-team report of {precision}",
-            _attacked_as(precision, digests, dossier),
+            counted,
             lambda each: _attacked(each, filters),
+            _INHIBIT,
         )
-        how = f"openkontext redteam {shlex.quote(model)} --plan PLAN.toml"
+        if gap is not None and counted != digest and gap.remedy == _INHIBIT:
+            source = dossier.settings.quantized_from[precision]
+            gap = Gap(gap.piece, f"as {source}, which did not pass", _INHIBIT)
+        how = f"openkontext redteam {shlex.quote(model)} --plan PLAN.toml --thresholds FILE.toml"
         _note(found, found.red_teams, precision, report, gap, f"attack these weights: {how}")
     found.inhibitions.extend(
         each
@@ -153,9 +160,17 @@ class _Asking:
     now: datetime
 
     def newest(
-        self, kind: str, piece: str, digest: str, fault: Callable[[ModelReport], str | None]
+        self,
+        kind: str,
+        piece: str,
+        digest: str,
+        fault: Callable[[ModelReport], str | None],
+        missed: str = "",
     ) -> tuple[ModelReport | None, Gap | None]:
-        """The newest report of a kind about a digest: an older one that says better does not count."""
+        """The newest report of a kind about a digest: an older one that says better does not count.
+
+        `missed` is what to do where its decision is against the model.
+        """
         every = list(self.dossier.of_kind(kind))
         if not every:
             return None, Gap(piece, "missing")
@@ -166,7 +181,7 @@ class _Asking:
             return None, Gap(piece, f"{others}: {what} than {digest[:12]}")
         report = about[0]
         if why := self._wrong_date(report) or fault(report):
-            return None, Gap(piece, f"{report.path.name} {why}")
+            return None, Gap(piece, f"{report.path.name} {why}", missed if _MISSED in why else "")
         return report, None
 
     def _wrong_date(self, report: ModelReport) -> str | None:
@@ -213,7 +228,7 @@ def _attacked(report: ModelReport, filters: Mapping[str, str]) -> str | None:
     if not decision["passed"] or missed:
         told = "; ".join(_in_words(each) for each in list(missed)[:3]) or "the report says which"
         more = f"; and {len(missed) - 3} more" if len(missed) > 3 else ""
-        return f"did not pass its thresholds: {told}{more}"
+        return f"{_MISSED}: {told}{more}"
     used = report.record.get("filters")
     if not isinstance(used, dict):
         return None

@@ -149,8 +149,7 @@ def _standard_operators(model: ModelProto, provider: str, arithmetic: str, compu
     from openkontext.runtime import passes
 
     fast = arithmetic != ARITHMETICS[0]
-    # OpenVINO would cut the graph at every quantizer, and compile more than a hundred pieces.
-    small = provider in ("cpu", "openvino") and widened_bytes(model) <= _SMALL_BYTES
+    small = provider == "cpu" and widened_bytes(model) <= _SMALL_BYTES
     return _apply(
         model,
         *((passes.WeightsOnly(),) if fast else ()),
