@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from dossiers import contents, make_ready
+from releasable import contents, make_ready
 
 from openkontext.cli import main
 from openkontext.release import manifest

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
+from releasable import DATA, OTHER, change, contents, make_ready, write_report
 
-from dossiers import DATA, OTHER, change, contents, make_ready, write_report
 from openkontext import reports
 from openkontext.cli import main
 from openkontext.files import write_whole
