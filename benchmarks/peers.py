@@ -45,6 +45,8 @@ def size(text: str) -> tuple[int, int]:
 
 def prepare(folder: Path, blocks: tuple[int, int], tokens: int, heads: int) -> None:
     """Weights, exports in every precision, and inputs, unless they are there."""
+    if (folder / "ready").exists():
+        return
     import onnx_ir as ir
     import torch
     from safetensors.torch import save_file
@@ -57,8 +59,6 @@ def prepare(folder: Path, blocks: tuple[int, int], tokens: int, heads: int) -> N
     from openkontext.model.config import TransformerConfig
     from openkontext.model.transformer import FluxTransformer
 
-    if (folder / "ready").exists():
-        return
     config = TransformerConfig(num_layers=blocks[0], num_single_layers=blocks[1], num_attention_heads=heads)
     generator = torch.Generator().manual_seed(0)
     with torch.device("meta"):
