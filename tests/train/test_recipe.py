@@ -67,7 +67,8 @@ def test_every_switch_that_a_stage_takes_is_a_field_and_is_taken(tmp_path: Path,
     for name in sorted(STAGES[stage].run):
         value = f'"{defaults[name]}"' if isinstance(defaults[name], str) else str(defaults[name]).lower()
         run += f"{name} = {value}\n"
-    own = '[finetune]\npairs = "pairs.csv"\n' if stage == "finetune" else ""
+    needed = {"finetune": '[finetune]\npairs = "pairs.csv"\n', "inhibit": '[inhibit]\nconcept = "star"\n'}
+    own = needed.get(stage, "")
     (tmp_path / "recipe.toml").write_text(f"stage = '{stage}'\n{own}[run]\n{run}")
     assert read_recipe(tmp_path / "recipe.toml").run == RunRecipe()
 
