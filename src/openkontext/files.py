@@ -14,7 +14,38 @@ from typing import BinaryIO
 CHECKPOINT_SUFFIXES = (".safetensors", ".sft", ".gguf")
 """Endings of the files that hold a checkpoint."""
 
+_HEADS = (  # how a file begins -> what it is, where a file of weights was meant
+    (
+        b"version https://git-lfs",
+        "is a pointer of Git LFS, not the file: run `git lfs pull` where it is from",
+    ),
+    (b"<", "is a web page, not the file: log in where it is from, and fetch it again"),
+    (b"GGUF", "is a GGUF file: give it the ending .gguf"),
+    (
+        b"PK\x03\x04",
+        "is a pickle of torch, which can run any program: convert it to .safetensors where it is from",
+    ),
+    (b"\x80", "is a pickle, which can run any program: convert it to .safetensors where it is from"),
+)
+
 _PRIVATE, _SHARED = 0o600, 0o666
+
+
+def mistaken(path: Path) -> str | None:
+    """What a file is that cannot be read as the weights its name promises; None where that is unclear."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError:
+        return None
+    if not head:
+        return "cannot be read: it is empty; fetch it again"
+    if head[8:9] == b"{":  # safetensors: the length of its header, which may look like anything, then that
+        return "is a safetensors file: give it the ending .safetensors" if path.suffix == ".gguf" else None
+    if path.suffix == ".gguf" and head.startswith(b"GGUF"):
+        return None
+    head = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    return next((what for begins, what in _HEADS if head.startswith(begins)), None)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openkontext.errors import InputError
+from openkontext.files import mistaken
 
 _DTYPES: Mapping[str, Any] = {
     "F64": np.float64,
@@ -56,6 +57,8 @@ class Stored:
         except FileNotFoundError:
             raise InputError(f"{path}: no such file") from None
         except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
+            if what := mistaken(path):
+                raise InputError(f"{path} cannot be read as safetensors: it {what}") from None
             raise InputError(f"{path} cannot be read as safetensors ({error}); fetch it again") from None
         try:
             said: dict[str, Any] = json.loads(header)
@@ -63,6 +66,8 @@ class Stored:
             self.metadata: dict[str, str] = {str(key): str(value) for key, value in metadata.items()}
             self._tensors = {name: _view(data[8 + length :], place) for name, place in said.items()}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            if what := mistaken(path):
+                raise InputError(f"{path} cannot be read as safetensors: it {what}") from None
             reason = str(error).partition("\n")[0][:100]
             raise InputError(f"{path} cannot be read as safetensors ({reason}); fetch it again") from None
 

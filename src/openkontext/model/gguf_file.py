@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openkontext.errors import InputError, how_to_install
+from openkontext.files import mistaken
 from openkontext.model.weights import Shape
 
 _NUMBERS_AT_ONCE = 1 << 20
@@ -101,6 +102,8 @@ def _opened(path: Path) -> Any:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; the checkpoint is not complete") from None
     except (ValueError, KeyError, IndexError, OSError, OverflowError) as error:
+        if what := mistaken(path):
+            raise InputError(f"{path} cannot be read as GGUF: it {what}") from None
         reason = " ".join(str(error).split()) or "its header is damaged"
         raise InputError(f"{path} cannot be read as GGUF ({reason}); fetch it again") from None
 

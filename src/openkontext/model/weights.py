@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from openkontext.errors import InputError
-from openkontext.files import whole
+from openkontext.files import mistaken, whole
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -47,7 +47,7 @@ class Weights:
         self._files: dict[str, Any] = {}
         self._places: dict[str, tuple[Path, int, str]] = {}
         if path.name.endswith(_INDEX_SUFFIX):
-            weight_map: dict[str, str] = read_json(path).get("weight_map", {})
+            weight_map = _weight_map(path)
             for file in sorted(set(weight_map.values())):
                 self._add(path.parent / file)
             for name, file in weight_map.items():
@@ -67,6 +67,8 @@ class Weights:
         except FileNotFoundError:
             raise InputError(f"{path}: no such file; the checkpoint is not complete") from None
         except (SafetensorError, OSError) as error:
+            if what := mistaken(path):
+                raise InputError(f"{path} cannot be read as safetensors: it {what}") from None
             raise InputError(f"{path} cannot be read as safetensors ({error}); fetch it again") from None
         self._files |= dict.fromkeys(file.keys(), file)
         self._places |= _places(path)
@@ -105,6 +107,17 @@ class Weights:
         """A tensor without axes."""
         tensor: Tensor = self._files[name].get_tensor(name)
         return tensor
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    """Tensor -> file beside the index."""
+    found = read_json(path).get("weight_map")
+    if not (isinstance(found, dict) and all(isinstance(file, str) for file in found.values())):
+        raise InputError(f"{path} does not say which file holds which tensor; fetch it again")
+    for file in found.values():
+        if Path(file).name != file:
+            raise InputError(f"{path} names {file[:100]}, which is no file beside it; fetch it again")
+    return found
 
 
 def _places(path: Path) -> dict[str, tuple[Path, int, str]]:
