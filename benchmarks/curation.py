@@ -32,11 +32,24 @@ def main() -> None:
     faults.add_argument("--faults", type=int, default=200)
     faults.add_argument("--folder", type=Path)
     faults.add_argument("--workers", type=int, default=1)
+    juicer = parts.add_parser("juicer")
+    juicer.add_argument("--python", required=True)
+    juicer.add_argument("--records", type=int, default=2000)
+    million = parts.add_parser("million")
+    million.add_argument("--records", type=int, default=1_000_000)
+    million.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
     print(f"openkontext {openkontext.__version__}, {platform.machine()}, {os.cpu_count()} cores")
     with tempfile.TemporaryDirectory() as temporary:
         folder = getattr(arguments, "folder", None) or Path(temporary)
-        sys.exit(find_faults(folder, arguments.clean, arguments.faults, arguments.workers))
+        if arguments.part == "faults":
+            sys.exit(find_faults(folder, arguments.clean, arguments.faults, arguments.workers))
+        import curation_speed
+
+        if arguments.part == "juicer":
+            curation_speed.juicer(arguments.python, arguments.records)
+        else:
+            curation_speed.million(folder, arguments.records)
 
 
 def find_faults(folder: Path, clean: int, faults: int, workers: int) -> int:
