@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ class Networks:
 
     def __init__(self, pipe: FluxKontextPipeline) -> None:
         self.pipe = pipe
+
+    def opened_ahead(self) -> AbstractContextManager[None]:
+        """They are open."""
+        return nullcontext()
 
     @torch.no_grad()
     def t5(self, ids: np.ndarray) -> np.ndarray:

@@ -28,6 +28,9 @@ _HEADS = (  # how a file begins -> what it is, where a file of weights was meant
     (b"\x80", "is a pickle, which can run any program: convert it to .safetensors where it is from"),
 )
 
+PARTS = ".openkontext-*.part"
+"""Names of files that are being written. Those of a killed process stay."""
+
 _PRIVATE, _SHARED = 0o600, 0o666
 
 

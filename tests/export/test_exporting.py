@@ -206,7 +206,7 @@ def test_import_of_a_repository_that_does_not_suit(pipeline, tmp_path):
     model = onnx.load(file, load_external_data=False)
     model.metadata_props[0].value = "[]"
     file.write_bytes(model.SerializeToString())
-    with pytest.raises(InputError, match="the numbers it says of its network are damaged"):
+    with pytest.raises(InputError, match="says numbers of its network that are damaged"):
         import_repository(out)
     data = out / "t5.opt/backbone.onnx_data"
     os.truncate(data, data.stat().st_size - 10)

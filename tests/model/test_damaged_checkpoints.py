@@ -70,7 +70,7 @@ def test_a_file_without_configuration_that_suits_none_is_refused(autoencoder, ra
 
 def test_an_autoencoder_is_no_transformer(autoencoder, tmp_path):
     save_autoencoder(autoencoder, tmp_path / "vae")
-    with pytest.raises(InputError, match="transformer"):
+    with pytest.raises(InputError, match="of class AutoencoderKL, not FluxTransformer2DModel"):
         load_transformer(tmp_path / "vae")
 
 

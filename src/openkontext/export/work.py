@@ -17,6 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from openkontext import files
 from openkontext.errors import InputError
 
 _JOURNAL = "journal.jsonl"
@@ -121,6 +122,8 @@ class Work:
             except OSError:
                 self.remove()
                 raise
+        for part in folder.rglob(files.PARTS):  # a killed process's, since whoever has the lock is alone
+            part.unlink()
         for name, tensors in stored.items():
             self._files[name] = TensorFile(folder / name, tensors)
 

@@ -107,7 +107,7 @@ def _settings(values: Mapping[str, Any], class_name: str, where: str) -> dict[st
     """The entries without diffusers' notes: `_class_name` and the like, and how the weights are packed."""
     found = values.get("_class_name", class_name)
     if found != class_name:
-        raise InputError(f"{where} is the configuration of a {found}, not of a {class_name}")
+        raise InputError(f"{where} belongs to another network: it is of class {found}, not {class_name}")
     rest = {name: value for name, value in values.items() if not name.startswith("_")}
     packing = rest.get(_PACKING)
     if isinstance(packing, dict) and packing.get("quant_method") in _PACKERS:

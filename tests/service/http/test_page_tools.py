@@ -41,7 +41,9 @@ def api(service: Service) -> Iterator[httpx2.Client]:
 
 
 @pytest.fixture
-def page(browser: Browser, service: Service) -> Iterator[Page]:
+def page(browser: Browser, service: Service, api: httpx2.Client) -> Iterator[Page]:
+    for edit in api.get("/v1/jobs").json()["edits"]:  # the page opens with an edit that is under way
+        poll(api, edit["id"])
     allowed = ["clipboard-read", "clipboard-write"]
     with visit(browser, service.url, permissions=allowed) as opened:
         expect(opened.locator("body")).to_have_attribute("data-ready", "true")
