@@ -37,9 +37,7 @@ def test_a_folder_is_held_by_one_and_free_when_it_is_closed_or_killed(tmp_path: 
     with pytest.raises(InputError, match="another export is at work"):
         Work(folder, "purpose")
     work.close()
-    left = (
-        folder / "t5.opt" / ".openkontext-0123456789abcdef.part"
-    )  # as `files.beside` leaves it after a kill
+    left = folder / "t5.opt" / ".openkontext-0123456789abcdef.part"  # as a killed process leaves it
     left.parent.mkdir()
     left.write_bytes(b"half")
     again = Work(folder, "purpose")
