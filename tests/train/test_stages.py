@@ -174,7 +174,7 @@ def test_text_encoders_learn_to_read(work: Path, tmp_path: Path) -> None:
     train_text(recipe, TINY, work / "text", tmp_path, RunRecipe(log_steps=10))
     last = list(csv.DictReader((tmp_path / "metrics.csv").open()))[-1]
     # Chance is below 0.2 for every question; with other seeds 0.59 to 0.66.
-    assert float(last["right"]) > 0.4
+    assert float(last["right"]) > 0.5
 
 
 def test_text_encoders_keep_what_another_model_goes_by(work: Path, tmp_path: Path) -> None:
