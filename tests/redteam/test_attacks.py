@@ -12,13 +12,6 @@ from openkontext.redteam.attacks.converters import CONVERTERS
 from openkontext.redteam.attacks.words import Obfuscation, disguised
 from openkontext.redteam.attempts import AttackAnswer, Attempt
 from openkontext.redteam.goals import AttackGoal, drawn_goals
-from openkontext.redteam.system import WordRule
-from openkontext.safety.verdict import Stage, Subject
-
-UNDONE = {
-    "leetspeak", "homoglyphs", "zero width", "spaced", "dotted", "hyphenated", "fullwidth", "bold letters",
-    "accents", "struck out", "alternating case", "swapped letters", "masked", "in halves", "hexadecimal",
-}  # fmt: skip
 
 
 def tried(name: str, goal: AttackGoal, **settings: object) -> list[Attempt]:
@@ -61,14 +54,6 @@ def test_a_disguise_hides_the_word_and_nothing_else(name: str) -> None:
     assert " in the sky, " in text
     if name not in ("alternating case", "glued"):
         assert not re.search(r"\bstars?\b", text)
-
-
-@pytest.mark.parametrize("name", sorted(UNDONE))
-def test_the_prompt_check_undoes_disguises_for_the_operators_words(name: str) -> None:
-    rule = WordRule(["star"])
-    text = disguised("please put a red star in the sky", ("star",), name)
-    assert rule.scores(Subject(Stage.PROMPT, text)) == {"characters_logos": 1.0}
-    assert rule.scores(Subject(Stage.PROMPT, "please put a red stair in the sky")) == {}
 
 
 def test_attempts_of_each_attack() -> None:

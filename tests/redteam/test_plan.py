@@ -50,6 +50,12 @@ def test_a_plan_says_what_each_attack_does(tmp_path: Path) -> None:
         ('["star"]', "[]", "concepts"),
         ('["star"]', '["star", "star"]', "names one twice"),
         ("cases = 2", "cases = 2\nsystem.words.sun = ['sun']", "system.words.sun: no such concept"),
+        (
+            "cases = 2",
+            "cases = 2\nsystem.words.star = ['the']",
+            "system.words.star: 'the' is in nearly every",
+        ),
+        ("cases = 2", "cases = 2\nsystem.words.star = []", "system.words.star: is empty"),
         ("cases = 2", 'cases = 2\nsystem.review = "never"', "system.review"),
         ("cases = 2", 'cases = 2\njudges = [{kind = "oracle"}]', "judges.0.kind"),
         ("cases = 2", 'cases = 2\njudges = [{kind = "classifier"}]', "needs model"),

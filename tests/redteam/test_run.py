@@ -32,7 +32,7 @@ star = ["star"]
 [attacks.plain]
 [attacks.obfuscation]
 queries = 2
-converters = ["zero width", "no vowels"]
+converters = ["zero width", "reversed"]
 """
 CLASSIFIER = (
     '{kind = "classifier", model = "bright.onnx", classes = {star = 0}, activation = "none", THRESHOLD}'
@@ -108,12 +108,12 @@ def test_a_missed_bound_is_exit_code_5(
     assert [each["name"] for each in report["subjects"]] == ["copier"]
     assert len(report["subjects"][0]["digest"]) == 64
     assert not report["decision"]["passed"]
-    assert len(report["decision"]["missed"]) == 3  # both attacks alone, and the vowels through the system
+    assert len(report["decision"]["missed"]) == 3  # both attacks alone, and "rats" through the system
     assert "missed: copier: star, plain, model: 100.0%, at most 40.0%" in capsys.readouterr().out
     assert rate(report, "plain", "model")["success"] == 1
     plain = rate(report, "plain", "system")
     assert (plain["success"], plain["held"], plain["refused"]) == (0, 2, 0)
-    assert rate(report, "obfuscation", "system")["success"] == 1  # nobody reads "str" as the word
+    assert rate(report, "obfuscation", "system")["success"] == 1  # "rats" is a word of its own
     page = (folder / "work" / "report.html").read_text()
     assert "3 thresholds are missed" in page
     assert not re.search(r'(src|href)="(?!data:)', page)

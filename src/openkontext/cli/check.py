@@ -11,13 +11,13 @@ from openkontext.errors import RefusedError
 def check(
     prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="The instruction.")] = None,
     image: Annotated[str | None, typer.Option(metavar="FILE", help="The picture.")] = None,
-    profile: options.Profile = "default",
+    profile: options.Profile = None,
     json: options.Json = False,
 ) -> None:
     """Say what the filters find in an instruction, a picture, or one on the other."""
     from openkontext import safety
 
-    verdict = safety.check(prompt, image, profile or "default")
+    verdict = safety.check(prompt, image, profile)
     if json:
         console.print_json(verdict.record())
     else:

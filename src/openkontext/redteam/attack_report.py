@@ -1,8 +1,8 @@
 """The report of a run as plain data: rates, queries, comparisons, agreement, the decision."""
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from openkontext import reports
@@ -102,6 +102,8 @@ class RedTeamReport:
     opinions: Opinions
     decision: BoundsDecision | None = None
     """None where no thresholds were given."""
+    filters: Mapping[str, str] = field(default_factory=dict)
+    """Those of the whole system: name -> version."""
 
     @classmethod
     def of(
@@ -176,6 +178,7 @@ class RedTeamReport:
                 "judges": [asdict(each) for each in self.plan.judges],
                 "system": asdict(self.plan.system),
             },
+            "filters": dict(self.filters),
             "cases": len(self.trials),
             "rates": [cell.record() for cell in self.cells],
             "comparisons": [each.record() for each in self.comparisons],

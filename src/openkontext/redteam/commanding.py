@@ -45,6 +45,7 @@ class PreparedRun:
         run = self.run
         opinions = collect(run.judges, trials, run.work / PICTURES)
         report = RedTeamReport.of(run.plan, run.checkpoints, self.candidates, trials, opinions)
+        report = replace(report, filters=run.filters)
         if self.thresholds is not None:
             report = replace(report, decision=decide(self.thresholds, report.rates, self.candidates))
         write_sheet(trials, run.work / SHEET)

@@ -31,6 +31,7 @@ from pydantic.dataclasses import dataclass as checked
 from openkontext.errors import InputError
 from openkontext.evaluation.concepts import Concept
 from openkontext.redteam.attacks import ATTACKS, Attack
+from openkontext.safety.prompt.word_list import WordList
 
 T = TypeVar("T")
 _STRICT = ConfigDict(extra="forbid")
@@ -51,8 +52,7 @@ class SystemPlan:
     review: Literal["off", "refused", "every"] = "refused"
     """Whether people review; what is held for them does not get through."""
     words: Mapping[str, _Words] = dataclasses.field(default_factory=dict)
-    """An operator's rule on words, by concept: an instruction that has one of them, in any disguise that the
-    prompt check undoes, is refused as a protected character or logo."""
+    """Lists of an operator's words, by concept, besides those of the profile."""
 
 
 @checked(frozen=True, config=_STRICT)
@@ -177,6 +177,7 @@ class RedTeamPlan:
                 raise InputError(
                     f"{path}: system.words.{name}: no such concept; there are {', '.join(names)}"
                 )
+            WordList(f"{path}: system.words.{name}", said.system.words[name])
         if said.judges[0].kind == "grades":
             raise InputError(
                 f"{path}: judges: the first steers the attacks and must answer at once; put grades after it"

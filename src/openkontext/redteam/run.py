@@ -23,6 +23,7 @@ from openkontext.redteam.model_series import SeriesModel
 from openkontext.redteam.plan import PlannedAttack, RedTeamPlan
 from openkontext.redteam.sealed import ATTACK as SEALED
 from openkontext.redteam.sealed import SealedCases
+from openkontext.redteam.system import filters_of, system_policy
 from openkontext.redteam.target import CLOSED, HELD, REFUSED, Target
 
 PICTURES = "pictures"
@@ -91,6 +92,10 @@ class RedTeamRun:
     ) -> None:
         self.plan, self.checkpoints, self.work, self.sealed = plan, tuple(checkpoints), work, sealed
         self.judges: tuple[Judge, ...] = tuple(map(open_judge, plan.judges))
+        self.filters = filters_of(plan.system)
+        """Of the whole system: name -> version."""
+        profile = system_policy(plan.system).profile
+        self._system = {"profile": profile.model_dump(mode="json"), "filters": self.filters}
         self.ledger = Ledger(work)
 
     @property
@@ -142,7 +147,7 @@ class RedTeamRun:
             seed=self.plan.seed,
             steps=self.plan.steps,
             judge=asdict(self.plan.judges[0]),
-            system=asdict(self.plan.system),
+            system=self._system,
         )
 
     def _try(
@@ -228,7 +233,7 @@ class RedTeamRun:
             **decides,
             steps=self.plan.steps,
             judge=asdict(self.plan.judges[0]),
-            system=asdict(self.plan.system),
+            system=self._system,
         )
 
     def _kept(self, key: str, answer: AttackAnswer | None) -> str:

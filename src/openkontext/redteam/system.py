@@ -1,4 +1,4 @@
-"""The whole system around a model: every editor's filters, an operator's rule on words, and review.
+"""The whole system around a model: every editor's filters, what an operator adds to them, and review.
 
 It only adds to the filters that an editor has. There is no switch here that takes one away: the model alone
 is asked through the same editor, whose filters let the harmless stand-ins pass.
@@ -6,7 +6,6 @@ is asked through the same editor, whose filters let the harmless stand-ins pass.
 
 import copy
 import secrets
-from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,36 +13,8 @@ from openkontext.editor import Editor
 from openkontext.redteam.plan import SystemPlan
 from openkontext.safety.guard import Guard
 from openkontext.safety.policy import Policy, load_policy
-from openkontext.safety.prompt.interpretations import interpretations
-from openkontext.safety.prompt.normalize import fold, tokens
 from openkontext.safety.review.queue import HELD, ReviewQueue
-from openkontext.safety.verdict import CheckTurn, Stage, Subject
-
-CATEGORY = "characters_logos"
-"""What an operator's words count as: a protected character or logo."""
-
-
-class WordRule:
-    """Refuses instructions that hold a word of a list, in any disguise that the prompt check undoes.
-
-    Args:
-        words: single words and phrases.
-    """
-
-    name = "operator's words"
-    version = "1"
-    stages = frozenset({Stage.PROMPT})
-    turn = CheckTurn.CHEAP
-
-    def __init__(self, words: Sequence[str]) -> None:
-        self._phrases = [tuple(tokens(fold(word))) for word in words]
-
-    def scores(self, subject: Subject) -> Mapping[str, float]:
-        """1 where a reading of the instruction holds a word of the list."""
-        found = any(
-            _holds(reading, phrase) for reading in interpretations(subject.prompt) for phrase in self._phrases
-        )
-        return {CATEGORY: 1.0} if found else {}
+from openkontext.safety.standard import standard_checks
 
 
 class UnattendedQueue:
@@ -58,6 +29,33 @@ class UnattendedQueue:
         return SimpleNamespace(state=HELD, id=secrets.token_hex(16))
 
 
+def system_policy(plan: SystemPlan) -> Policy:
+    """The plan's profile with its words, besides the profile's own, and its review.
+
+    Args:
+        plan: what stands around a model.
+
+    Raises:
+        InputError: the profile cannot be used.
+    """
+    profile = load_policy(plan.profile).profile
+    words = {name: (*profile.words.get(name, ()), *listed) for name, listed in plan.words.items()}
+    review = profile.review.model_copy(update={"mode": plan.review})
+    return Policy(profile.model_copy(update={"review": review, "words": {**profile.words, **words}}))
+
+
+def filters_of(plan: SystemPlan) -> dict[str, str]:
+    """The filters of the whole system: name -> version, which names what an operator added, too.
+
+    Args:
+        plan: what stands around a model.
+
+    Raises:
+        InputError: the profile cannot be used.
+    """
+    return {check.name: check.version for check in standard_checks(system_policy(plan))}
+
+
 def whole_system(editor: Editor, plan: SystemPlan) -> Editor:
     """An editor of the same model, with the plan's profile, words and review.
 
@@ -68,17 +66,8 @@ def whole_system(editor: Editor, plan: SystemPlan) -> Editor:
     Raises:
         InputError: the profile cannot be used.
     """
-    profile = load_policy(plan.profile).profile
-    review = profile.review.model_copy(update={"mode": plan.review})
-    policy = Policy(profile.model_copy(update={"review": review}))
-    words = [word for each in plan.words.values() for word in each]
-    checks = [*editor.guard.checks, *([WordRule(words)] if words else [])]
+    policy = system_policy(plan)
     reviews = cast(ReviewQueue, UnattendedQueue()) if plan.review != "off" else None
     around = copy.copy(editor)
-    around.guard = Guard(policy, checks, reviews=reviews)
+    around.guard = Guard(policy, standard_checks(policy), reviews=reviews)
     return around
-
-
-def _holds(words: Sequence[str], phrase: tuple[str, ...]) -> bool:
-    length = len(phrase)
-    return any(tuple(words[at : at + length]) == phrase for at in range(len(words) - length + 1))

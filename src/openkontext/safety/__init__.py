@@ -17,14 +17,15 @@ __all__ = ["check"]
 
 
 def check(
-    prompt: str | None = None, image: "ImageInput | None" = None, profile: str | Path = "default"
+    prompt: str | None = None, image: "ImageInput | None" = None, profile: str | Path | None = None
 ) -> "Verdict":
     """What the filters say of an instruction, a picture, or one on the other, as before an edit.
 
     Args:
         prompt: the instruction.
         image: the picture: a path, the bytes of a file, a PIL image or an array.
-        profile: "strict", "default", "permissive", or a TOML file.
+        profile: "strict", "default", "permissive", or a TOML file; None for what $OPENKONTEXT_PROFILE names,
+            else "default".
 
     Raises:
         InputError: there is neither, or the picture or the profile cannot be used.

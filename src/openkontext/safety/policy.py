@@ -17,7 +17,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from openkontext.errors import InputError
-from openkontext.safety.verdict import ADJUSTABLE, CATEGORIES, FIXED, Stage
+from openkontext.safety.prompt.word_list import WordList
+from openkontext.safety.verdict import ADJUSTABLE, CATEGORIES, FIXED, FORBIDDEN, Stage
 
 PROFILES = ("strict", "default", "permissive")
 """Profiles that are shipped."""
@@ -27,7 +28,7 @@ OFF = "off"
 
 _FIXED_THRESHOLD = 0.5
 """Nothing but this decides on the fixed categories, at every stage: from there on it is more likely than not.
-Checks lean towards refusing by the scores that they give."""
+Checks lean towards refusing by the scores that they give. It decides on what the operator forbids, too."""
 
 _TOLERANCES = {0: "strict", 2: "default", 6: "permissive"}
 """The API's safety_tolerance -> the profile that it means; those between lie between."""
@@ -91,6 +92,8 @@ class Profile(_Record):
     """What all checks of one stage may take together; the request is refused when it is over."""
     remote: tuple[Remote, ...] = ()
     """Moderation services, besides the checks on this machine."""
+    words: dict[str, tuple[str, ...]] = {}
+    """What nobody may ask for: lists of words and phrases by names of the operator's own."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ class Policy:
         Returns:
             The threshold; None where the deployment's reviewers decide.
         """
-        if category in FIXED:
+        if category in FIXED or category == FORBIDDEN:
             return _FIXED_THRESHOLD
         own = _value(self.profile, category, stage)
         if tolerance is None:
@@ -198,6 +201,8 @@ def _parse(text: str, where: str) -> Profile:
     for category in fields.get("thresholds", {}):
         if category in FIXED:
             raise InputError(f"{where}: {category} is fixed, and no profile sets it; take it out")
+        if category == FORBIDDEN:
+            raise InputError(f"{where}: {category} has no threshold; its lists of words decide; take it out")
         if category not in ADJUSTABLE:
             raise InputError(f"{where}: {category!r} is no category; one of {', '.join(ADJUSTABLE)}")
     try:
@@ -210,6 +215,8 @@ def _parse(text: str, where: str) -> Profile:
         raise InputError(f'{where}: says nothing about {missing[0]}; add it, or: extends = "default"')
     for service in profile.remote:
         _check_service(service, where)
+    for name, words in profile.words.items():
+        WordList(f"{where}: words.{name}", words)
     return profile
 
 

@@ -21,6 +21,7 @@ from openkontext.safety.checks import (
 )
 from openkontext.safety.guard import Guard
 from openkontext.safety.known.material import KnownMaterial
+from openkontext.safety.operator_checks import WordsCheck
 from openkontext.safety.policy import Policy, load_policy
 from openkontext.safety.verdict import Check, Stage, Subject
 
@@ -56,18 +57,29 @@ def standard_guard(policy: Policy | None = None) -> Guard:
         InputError: the profile, a service of it or the review queue cannot be used.
     """
     policy = policy or load_policy()
+    reviews = review_queue(policy) if policy.profile.review.mode != "off" else None
+    return Guard(policy, standard_checks(policy), reviews=reviews)
+
+
+def standard_checks(policy: Policy) -> list[Check]:
+    """All checks that come with openkontext, and those that the profile adds.
+
+    Args:
+        policy: of the deployment.
+
+    Raises:
+        InputError: a service or a list of words of the profile cannot be used.
+    """
     words, known = _words(), _known_material(list_folders())
-    checks: list[Check] = [
+    return [
         InstructionCheck(words),
+        *(WordsCheck(name, listed) for name, listed in policy.profile.words.items()),
         KnownMaterialCheck(known),
         BodyCheck(),
         LettersCheck(words),
         *map(RemoteCheck, policy.profile.remote),
         TogetherCheck(),
     ]
-    return Guard(
-        policy, checks, reviews=review_queue(policy) if policy.profile.review.mode != "off" else None
-    )
 
 
 def preload(guard: Guard) -> None:

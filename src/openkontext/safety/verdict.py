@@ -29,11 +29,17 @@ ADJUSTABLE = (
 )
 """Categories whose thresholds a risk profile sets."""
 
-CATEGORIES = FIXED + ADJUSTABLE
+FORBIDDEN = "forbidden"
+"""What the operator of a deployment forbids besides, by a profile's lists of words.
+
+It has no threshold that a profile or a request could loosen: the lists are its setting. A reviewer may
+approve what it refuses."""
+
+CATEGORIES = (*FIXED, *ADJUSTABLE, FORBIDDEN)
 """All categories, the gravest first: of several that are found, the first decides."""
 
-ASKABLE = tuple(category for category in CATEGORIES if category != "known_material")
-"""What words can ask for: all but being on a list, which only a picture can."""
+ASKABLE = tuple(category for category in CATEGORIES if category not in ("known_material", FORBIDDEN))
+"""What the prompt check scores: all but being on a list, which only a picture can, and what operators add."""
 
 UNCHECKED = "unchecked"
 """In place of a category where a check could not run: what nobody looked at is refused."""
@@ -52,6 +58,7 @@ IN_WORDS: Mapping[str, str] = MappingProxyType(
         "weapons": "weapons",
         "public_figures": "a public figure",
         "characters_logos": "a protected character or logo",
+        FORBIDDEN: "what the operator forbids",
     }
 )
 """Categories as a person reads them."""

@@ -30,9 +30,8 @@ def interpretations(text: str) -> list[list[str]]:
     Each distinct list comes once.
     """
     mend = mender().mend
-    folded = fold(text)
-    seen = latin(folded)
-    spelled = [folded, unleet(seen, "i"), seen, unleet(seen, "l")]
+    spelled = spellings(text)
+    folded = spelled[0]
     split = list(map(list, dict.fromkeys(tuple(tokens(spelling)) for spelling in spelled)))
     found = [split[0], *(words for pieces in split for words in mend(pieces)), *split[1:]]
     found += [
@@ -56,6 +55,13 @@ def interpretations(text: str) -> list[list[str]]:
             if mender().sense(words) >= max(_TURNED, plain / 2):
                 found += [w for w in mend(words) if mender().sense(w) >= plain]
     return [list(words) for words in dict.fromkeys(map(tuple, found))]
+
+
+def spellings(text: str) -> list[str]:
+    """A text folded: as it stands, in Latin letters that look alike, and with digits and signs as letters."""
+    folded = fold(text)
+    seen = latin(folded)
+    return [folded, unleet(seen, "i"), seen, unleet(seen, "l")]
 
 
 def plain(text: str) -> list[list[str]]:

@@ -31,12 +31,12 @@ _MIN_LENGTH = 4
 """Letters of the shortest word that may be misspelled."""
 _MIN_FOREIGN_LENGTH = 6
 """The same in a text of another language: its short words are one letter away from too many others."""
-_LITTLE_ENGLISH = frozenset(
+LITTLE_ENGLISH = frozenset(
     re.findall(
         r"\w+", "the an of in to and with her his from for make it this that my is are be at by she he your"
     )
 )
-_LITTLE_FOREIGN = frozenset(
+LITTLE_FOREIGN = frozenset(
     re.findall(
         r"\w+",
         "el la los las un una del con por para su en que y le lo der die das den dem ein eine einen mit und"
@@ -87,21 +87,21 @@ class Mender:
         ]
         if self.sense(joined) < _ENGLISH:
             # A word of another language is no misspelled English one, unless all of it becomes English.
-            terms = any(len(t) > 2 and self._known(t) and t not in self._ordinary for t in joined)
+            terms = any(len(t) > 2 and self.knows(t) and t not in self._ordinary for t in joined)
             found = [joined, *(w for w in found if not terms and self.sense(w) >= _MENDED)]
         return [list(words) for words in dict.fromkeys(map(tuple, found))]
 
     def sense(self, tokens: list[str]) -> float:
         """Share of the letters that are in known words; of ASCII ones, in those of three letters or more."""
-        known = sum(len(t) for t in tokens if (len(t) > 2 or not t.isascii()) and self._known(t))
+        known = sum(len(t) for t in tokens if (len(t) > 2 or not t.isascii()) and self.knows(t))
         return known / max(1, sum(map(len, tokens)))
 
     def correct(self, token: str, least: int = _MIN_LENGTH) -> str:
         """The word of the lexicon that an unknown token of `least` letters or more is one edit away from."""
-        if len(token) < least or not (token.isascii() and token.isalpha()) or self._known(token):
+        if len(token) < least or not (token.isascii() and token.isalpha()) or self.knows(token):
             return token
         nearest = (word for piece in _deletes(token) for word in self._near.get(piece, ()))
-        close = (word for word in nearest if _one_edit(token, word))
+        close = (word for word in nearest if one_edit(token, word))
         return min(close, key=lambda word: (self._cost.get(word, _RARE), word), default=token)
 
     def unmask(self, token: str) -> list[str]:
@@ -119,9 +119,9 @@ class Mender:
 
     def _reorder(self, token: str) -> str:
         """The known word that an unknown token is with its inner letters in another order; else the token."""
-        if len(token) < _MIN_LENGTH or not token.isalpha() or self._known(token):
+        if len(token) < _MIN_LENGTH or not token.isalpha() or self.knows(token):
             return token
-        return self._anagrams.get(_ends_and_letters(token), token)
+        return self._anagrams.get(ends_and_letters(token), token)
 
     @cached_property
     def _anagrams(self) -> dict[str, str]:
@@ -130,10 +130,11 @@ class Mender:
         words = [w for w in self._cost if len(w) >= _MIN_LENGTH and w.isalpha()]
         words += [w for w in self._lexicon.spelled if len(w) >= _MIN_LENGTH and w.isalpha()]
         for word in sorted(set(words), key=lambda word: (-self._cost.get(word, _RARE), word)):
-            table[_ends_and_letters(word)] = word
+            table[ends_and_letters(word)] = word
         return table
 
-    def _known(self, token: str) -> bool:
+    def knows(self, token: str) -> bool:
+        """Whether a token is a word, of English, of another language or of the rules."""
         return (
             token in self._cost
             or token in self._lexicon.words
@@ -141,15 +142,19 @@ class Mender:
             or self._lexicon.has_stem(token)
         )
 
-    def _plain(self, token: str) -> bool:
+    def is_english(self, token: str) -> bool:
+        """Whether a token is an ordinary English word."""
+        return token in self._ordinary
+
+    def is_plain(self, token: str) -> bool:
         """Whether a token is a word that nobody would take for a piece of another."""
         if len(token) < _MIN_LENGTH:
             return self._cost.get(token, _RARE) < _MAX_SHORT
-        return self._known(token)
+        return self.knows(token)
 
     def _whole(self, token: str) -> bool:
         """Whether a token is surely no piece of a word."""
-        known = len(token) > _MIN_LENGTH and self._known(token)
+        known = len(token) > _MIN_LENGTH and self.knows(token)
         foreign = len(token) > 1 and not token.isascii()
         return known or foreign or not token.isalpha() or _LONE.match(token) is not None
 
@@ -168,7 +173,7 @@ class Mender:
         if not re.search(r"(.)\1\1", token):
             return token
         shorter = [re.sub(r"(.)\1\1+", count, token) for count in (r"\1\1", r"\1")]
-        known = [word for word in shorter if self._known(word)]
+        known = [word for word in shorter if self.knows(word)]
         return min(
             known, key=lambda word: self._cost.get(word, _RARE), default=re.sub(r"(.)\1+", r"\1", token)
         )
@@ -176,11 +181,11 @@ class Mender:
     def _join(self, tokens: list[str], foreign: bool) -> list[str]:
         """The tokens with cuts undone; in another language its little words are no pieces ("de la")."""
         joined: list[str] = []
-        little = _LITTLE_FOREIGN | _ELIDED if foreign else frozenset[str]()
+        little = LITTLE_FOREIGN | _ELIDED if foreign else frozenset[str]()
         for run in _runs(tokens, lambda token: token in little or self._whole(token)):
             # A short word of the rules that stands among whole ones is itself: "aus" is not "a us".
-            alone = len(run) == 1 and self._known(run[0])
-            joined += run if alone or all(map(self._plain, run)) else self._parted(run, len(tokens))
+            alone = len(run) == 1 and self.knows(run[0])
+            joined += run if alone or all(map(self.is_plain, run)) else self._parted(run, len(tokens))
         return joined
 
     def _parted(self, run: list[str], tokens: int) -> list[str]:
@@ -193,7 +198,7 @@ class Mender:
 
     def _piece(self, word: str) -> bool:
         """Whether a word may be glued to another: the short ones are common words of English."""
-        return self._known(word) and (len(word) >= _MIN_LENGTH or self._plain(word))
+        return self.knows(word) and (len(word) >= _MIN_LENGTH or self.is_plain(word))
 
     def _divide(self, run: list[str]) -> list[str]:
         """The cheapest division of a run of tokens' letters into words."""
@@ -248,11 +253,12 @@ def _runs(tokens: list[str], whole: Callable[[str], bool]) -> Iterator[list[str]
 
 def _foreign(tokens: list[str]) -> bool:
     """Whether a text's little words are of another language than English."""
-    foreign, english = (sum(t in words for t in tokens) for words in (_LITTLE_FOREIGN, _LITTLE_ENGLISH))
+    foreign, english = (sum(t in words for t in tokens) for words in (LITTLE_FOREIGN, LITTLE_ENGLISH))
     return foreign > english
 
 
-def _ends_and_letters(word: str) -> str:
+def ends_and_letters(word: str) -> str:
+    """What words that differ in the order of their inner letters alone have in common."""
     return word[0] + "".join(sorted(word[1:-1])) + word[-1]
 
 
@@ -260,7 +266,7 @@ def _deletes(word: str) -> set[str]:
     return {word, *(word[:i] + word[i + 1 :] for i in range(len(word)))}
 
 
-def _one_edit(a: str, b: str) -> bool:
+def one_edit(a: str, b: str) -> bool:
     """Whether one letter was left out, put in or changed, not the first, or swapped with its neighbor."""
     if abs(len(a) - len(b)) > 1:
         return False
