@@ -40,7 +40,7 @@ def test_what_is_near_a_listed_word_is_not_refused() -> None:
         "mustard and custard for the startled bastard, restart the kickstarter",
         "a cup of Starbucks at Starnberg",
         "points five and six",
-        "the catalogue of a scattered education",
+        "the catalog of a scattered education",
         "gum, begun, sung, Gunther",
         "appear, spears, pearls",
         "making, joking, tanking, Viking",
