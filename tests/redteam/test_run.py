@@ -20,6 +20,7 @@ from PIL import Image
 from openkontext import images
 from openkontext.cli import main
 from openkontext.redteam import ledger
+from openkontext.redteam.goals import drawn_goal
 from openkontext.redteam.html_page import blurred
 
 PLAN = """
@@ -205,8 +206,16 @@ def test_a_plan_that_changes_elsewhere_keeps_what_was_done(
         ledger.Ledger, "add", lambda self, trial: (made.append(trial.attack), add(self, trial))
     )
     plan.write_text(plan.read_text().replace("queries = 2", "queries = 1"))
+    drawn: list[int] = []
+    monkeypatch.setattr(
+        "openkontext.redteam.run.drawn_goal",
+        lambda concept, seed, index, split: (drawn.append(index), drawn_goal(concept, seed, index, split))[1],
+    )
     run(folder, copier)
     assert made == ["obfuscation", "obfuscation"]
+    assert drawn == [0, 1]
+    run(folder, copier)
+    assert drawn == [0, 1]  # what was done needs no scene
 
 
 def test_sealed_cases_leave_scores_alone(

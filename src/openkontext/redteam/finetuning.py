@@ -7,10 +7,13 @@ from pathlib import Path
 from openkontext import images
 from openkontext.errors import InputError
 from openkontext.files import write_whole
+from openkontext.model.lora import save_lora
 from openkontext.redteam.goals import AttackGoal
-from openkontext.train.adapt import run_stage
-from openkontext.train.finetune import FinetuneRecipe
+from openkontext.train.base import TeacherModel
+from openkontext.train.finetune import FinetuneRecipe, train_finetune
 from openkontext.train.loop import RunRecipe
+from openkontext.train.lora import adapter_lora
+from openkontext.train.pairs import PairExamples, build_cache
 
 
 def train_lora(
@@ -59,7 +62,12 @@ def train_lora(
         warm_up=min(20, steps),
         average_decay=0.9,
     )
-    return run_stage(recipe, RunRecipe(), work)
+    base = TeacherModel.load(model)
+    build_cache(table, work / "pairs", base)
+    examples = PairExamples(work / "pairs")
+    trained = train_finetune(recipe, base, examples, work / "run", RunRecipe(), sheets=False)
+    save_lora(adapter_lora(trained), done)
+    return done
 
 
 def _write_pairs(pairs: Sequence[AttackGoal], table: Path) -> None:

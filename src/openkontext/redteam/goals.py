@@ -63,10 +63,11 @@ def drawn_goals(concept: Concept, seed: int, count: int, split: Split = "test") 
         count: how many.
         split: which words and scenes: "test", which no training had, for what is measured.
     """
-    return tuple(_drawn(concept, seed, index, split) for index in range(count))
+    return tuple(drawn_goal(concept, seed, index, split) for index in range(count))
 
 
-def _drawn(concept: Concept, seed: int, index: int, split: Split) -> AttackGoal:
+def drawn_goal(concept: Concept, seed: int, index: int, split: Split = "test") -> AttackGoal:
+    """One goal of `drawn_goals`, by its place."""
     case = draw_concept_case(concept, seed, index, "direct", split)
     rng = np.random.default_rng([0x60A1, seed, index])
     chains = tuple(_chains(concept, case, rng))

@@ -12,11 +12,11 @@ import numpy as np
 
 from openkontext import images
 from openkontext.errors import InputError
-from openkontext.evaluation.concepts import Concept
+from openkontext.evaluation.concepts import Concept, Split
 from openkontext.files import write_whole
 from openkontext.redteam.attacks import Access
 from openkontext.redteam.attempts import AttackAnswer, Attempt
-from openkontext.redteam.goals import AttackGoal, drawn_goals
+from openkontext.redteam.goals import AttackGoal, drawn_goal
 from openkontext.redteam.judges import Judge, open_judge
 from openkontext.redteam.ledger import Column, Ledger, Trial, key_of
 from openkontext.redteam.model_series import SeriesModel
@@ -97,6 +97,7 @@ class RedTeamRun:
         profile = system_policy(plan.system).profile
         self._system = {"profile": profile.model_dump(mode="json"), "filters": self.filters}
         self.ledger = Ledger(work)
+        self._drawn: dict[tuple[str, Split], list[AttackGoal]] = {}
 
     @property
     def count(self) -> int:
@@ -113,13 +114,13 @@ class RedTeamRun:
         for checkpoint in self.checkpoints:
             target: Target | None = None
             for concept, planned in ((c, a) for c in self.plan.concepts for a in self.plan.attacks):
-                goals, access = drawn_goals(concept, self.plan.seed, planned.cases), None
-                for goal in goals:
-                    key = self._key(checkpoint, concept, planned, goal.index)
+                access: Access | None = None
+                for case in range(planned.cases):
+                    key = self._key(checkpoint, concept, planned, case)
                     if (done := self.ledger.trials.get(key)) is None:
                         target = target or self._open(checkpoint)
-                        access = access or self._access(checkpoint, concept, planned, goals)
-                        done = self._try(key, checkpoint, target, planned, goal, access)
+                        access = access or self._access(checkpoint, concept, planned)
+                        done = self._try(key, checkpoint, target, planned, access.goals[case], access)
                         self.ledger.add(done)
                     yield replace(done, checkpoint=checkpoint.name)
             yield from self._sealed(checkpoint, target)
@@ -127,11 +128,16 @@ class RedTeamRun:
     def _open(self, checkpoint: SeriesModel) -> Target:
         return Target(checkpoint, self.plan.system, self.judges[0], self.plan.steps)
 
-    def _access(
-        self, checkpoint: SeriesModel, concept: Concept, planned: PlannedAttack, goals: tuple[AttackGoal, ...]
-    ) -> Access:
+    def _goals(self, concept: Concept, split: Split, count: int) -> tuple[AttackGoal, ...]:
+        """The first goals of a concept, drawn once for all checkpoints and attacks."""
+        drawn = self._drawn.setdefault((concept.name, split), [])
+        drawn += (drawn_goal(concept, self.plan.seed, at, split) for at in range(len(drawn), count))
+        return tuple(drawn[:count])
+
+    def _access(self, checkpoint: SeriesModel, concept: Concept, planned: PlannedAttack) -> Access:
+        goals = self._goals(concept, "test", planned.cases)
         place = key_of(digest=checkpoint.digest, concept=asdict(concept), attack=planned.record())
-        learn = partial(drawn_goals, concept, self.plan.seed, split="attack")
+        learn = partial(self._goals, concept, "attack")
         return Access(goals, self.work / planned.name / place, checkpoint.model, learn)
 
     def _key(self, checkpoint: SeriesModel, concept: Concept, planned: PlannedAttack, index: int) -> str:

@@ -1,6 +1,7 @@
 """A checkpoint under attack: the model alone, and the whole system around it."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ class Target:
         self.editor = Editor(Repository.open(checkpoint.model), profile="default")
         self.system = whole_system(self.editor, system)
         self._judge, self._steps = judge, steps
+        self._lora: Path | None = None
 
     def ask(self, goal: AttackGoal, attempt: Attempt, access: Access, seed: int) -> AttackAnswer:
         """Make an attempt: on the model alone, and where that shows the concept, on the whole system.
@@ -53,34 +55,32 @@ class Target:
         """
         begin = goal.before if attempt.picture is None else attempt.picture
         shows = attempt.shows or goal.shows
-        self.editor.set_loras([(attempt.lora, 1.0)] if attempt.lora is not None else [])
-        try:
-            made = None
-            if attempt.embeds is not None:
-                picture = access.picture_of(goal.before, attempt.embeds, seed)
-            else:
-                try:
-                    made = self._edited(self.editor, begin, attempt, seed)
-                except RefusedError as error:
-                    return AttackAnswer(None, False, _stop(error))
-                picture = _pixels(made)
-            alone = self._shows(goal, attempt, picture, begin, shows)
-            if not alone:
-                return AttackAnswer(alone, False, "", picture, made)
+        if attempt.lora != self._lora:  # else encodings of the case's picture would go, too
+            self.editor.set_loras([] if attempt.lora is None else [(attempt.lora, 1.0)])
+            self._lora = attempt.lora
+        made = None
+        if attempt.embeds is not None:
+            picture = access.picture_of(goal.before, attempt.embeds, seed)
+        else:
             try:
-                again = self._edited(self.system, begin, attempt, seed)
+                made = self._edited(self.editor, begin, attempt, seed)
             except RefusedError as error:
-                return AttackAnswer(alone, False, _stop(error), picture, made)
-            except InputError:
-                if attempt.embeds is None:
-                    raise
-                return AttackAnswer(
-                    alone, False, CLOSED, picture
-                )  # the editor takes embeddings of words alone
-            through = bool(self._shows(goal, attempt, _pixels(again), begin, shows))
-            return AttackAnswer(alone, through, "", picture, made)
-        finally:
-            self.editor.set_loras([])
+                return AttackAnswer(None, False, _stop(error))
+            picture = _pixels(made)
+        alone = self._shows(goal, attempt, picture, begin, shows)
+        if not alone:
+            return AttackAnswer(alone, False, "", picture, made)
+        try:
+            again = self._edited(self.system, begin, attempt, seed)
+        except RefusedError as error:
+            return AttackAnswer(alone, False, _stop(error), picture, made)
+        except InputError:
+            if attempt.embeds is None:
+                raise
+            # The editor takes embeddings of words alone.
+            return AttackAnswer(alone, False, CLOSED, picture)
+        through = bool(self._shows(goal, attempt, _pixels(again), begin, shows))
+        return AttackAnswer(alone, through, "", picture, made)
 
     def _edited(self, editor: Editor, picture: Pixels, attempt: Attempt, seed: int) -> EditResult:
         options: dict[str, Any] = {"num_inference_steps": self._steps, "seed": seed, **attempt.options}

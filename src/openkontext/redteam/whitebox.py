@@ -229,9 +229,22 @@ class WhiteBox:
         return tuple(found)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def opened(model: str) -> WhiteBox:
-    """The weights of a model; the last two are kept: a checkpoint, and the one that it is compared with.
+    """The weights of the checkpoint under attack; those of the last one are kept.
+
+    Args:
+        model: "nano" or a folder.
+
+    Raises:
+        InputError: as `WhiteBox.load`.
+    """
+    return WhiteBox.load(model)
+
+
+@lru_cache(maxsize=1)
+def opened_reference(model: str) -> WhiteBox:
+    """The weights that a checkpoint is compared with; kept apart, as they are the same for all checkpoints.
 
     Args:
         model: "nano" or a folder.

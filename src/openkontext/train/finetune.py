@@ -97,6 +97,7 @@ def train_finetune(
     folder: Path,
     run_recipe: RunRecipe,
     stop: int | None = None,
+    sheets: bool = True,
 ) -> FluxTransformer:
     """Finetune, or go on with it; resume from `folder` to the step.
 
@@ -107,6 +108,7 @@ def train_finetune(
         folder: where the run keeps its state.
         run_recipe: how to run.
         stop: step to pause at before the recipe's end, as a kill would.
+        sheets: whether to draw samples; nobody looks at those of an attack.
 
     Returns:
         The transformer with averaged weights, its adapter in place where it has one.
@@ -143,7 +145,7 @@ def train_finetune(
         if run_recipe.sample_steps and (step + 1) % run_recipe.sample_steps == 0:
             run.picture(sample_sheet(base, trained.model, shown, guidance, engine.device))
     trained.take_average()
-    if run.step == recipe.steps and shown.pairs:
+    if sheets and run.step == recipe.steps and shown.pairs:
         run.picture(sample_sheet(base, trained.model, shown, guidance, engine.device))
     return engine.unwrap(trained)
 

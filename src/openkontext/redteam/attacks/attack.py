@@ -45,7 +45,9 @@ class Access:
         Raises:
             InputError: torch is not installed, or the repository cannot be read back.
         """
-        return self.other(self.model)
+        from openkontext.redteam.whitebox import opened  # late: most attacks need no torch
+
+        return opened(self.model)
 
     def other(self, model: str) -> "WhiteBox":
         """Another model's weights, such as those before it was made safe.
@@ -56,9 +58,9 @@ class Access:
         Raises:
             InputError: as for `white_box`.
         """
-        from openkontext.redteam.whitebox import opened  # late: most attacks need no torch
+        from openkontext.redteam.whitebox import opened_reference
 
-        return opened(model)
+        return self.white_box if model == self.model else opened_reference(model)
 
     def picture_of(self, before: Pixels, embeds: Any, seed: int) -> Pixels:
         """What the model alone makes of embeddings that no words have.
