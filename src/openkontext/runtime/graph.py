@@ -32,7 +32,7 @@ from openkontext.runtime.lowering import (
 )
 from openkontext.runtime.model_file import Shape, data_files, nodes, read_model, resolve_links
 from openkontext.runtime.optimum import published_names
-from openkontext.runtime.paging import released
+from openkontext.runtime.paging import map_large_blocks, released
 from openkontext.runtime.provider_trial import why_absent
 from openkontext.runtime.providers import (
     COMPILERS,
@@ -205,6 +205,8 @@ def load_graph(
     if role is not None:
         check_contract(model, path, role)
     mapped = widened_bytes(model) > FOLDED_BYTES
+    if mapped:  # small models gain nothing, and would wait for new pages
+        map_large_blocks()
     fixed: dict[str, NDArray[Any]] = {}
     if adapters and role is not None:
         model, feed = beside(model, path, role, adapters)
