@@ -113,7 +113,7 @@ def step(folder: Path, precision: str, memory: str, images: int) -> None:
 
     repository = Repository.open(folder)
     repository.verify(precision)
-    components = Components(repository, precision, low_memory=memory == "low")
+    components = Components(repository, precision, arithmetic="faithful", low_memory=memory == "low")
     rng = np.random.default_rng(0)
     rows, columns = np.indices((32, 32)).reshape(2, -1)  # 512 pixels are 32 tokens
     ids = np.concatenate([np.stack((np.full(1024, image), rows, columns), 1) for image in range(images)])

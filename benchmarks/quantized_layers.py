@@ -17,103 +17,24 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper
 
-WIDTH, WIDE = 3072, 12288
-BF16, FP8, FP4, FLOAT = (
-    TensorProto.BFLOAT16,
-    TensorProto.FLOAT8E4M3FN,
-    TensorProto.FLOAT4E2M1,
-    TensorProto.FLOAT,
-)
+from openkontext.runtime.layer_graphs import WIDTH, LayerWriter
+
 CASES = (("bf16", "faithful"), ("fp8", "faithful"), ("fp8", "fast"), ("fp4", "faithful"), ("fp4", "fast"))
 
 
-class Writer:
-    """A graph in the grammar of the published files; its weights go to the data file as they are made."""
-
-    def __init__(self, folder: Path, precision: str) -> None:
-        self.folder, self.precision = folder, precision
-        self.rng = np.random.default_rng(0)
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: list[TensorProto] = []
-        folder.mkdir(parents=True)
-        self.data = (folder / "backbone.onnx_data").open("wb")
-
-    def node(self, op_type: str, inputs: list[str], outputs: int = 1, **attributes: Any) -> str:
-        """Add a node; gives the name of its first output."""
-        names = [f"v{len(self.nodes)}_{index}" for index in range(outputs)]
-        domain = "trt" if op_type.startswith("TRT") else ""
-        name = f"node{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op_type, inputs, names, name=name, domain=domain, **attributes))
-        return names[0]
-
-    def weight(self, dtype: int, dims: list[int], raw: bytes) -> str:
-        """Add a weight."""
-        tensor = TensorProto(
-            name=f"w{len(self.weights)}", data_type=dtype, dims=dims, data_location=TensorProto.EXTERNAL
-        )
-        place = {"location": "backbone.onnx_data", "offset": self.data.tell(), "length": len(raw)}
-        for key, value in place.items():
-            tensor.external_data.add(key=key, value=str(value))
-        self.data.write(raw)
-        self.weights.append(tensor)
-        return tensor.name
-
-    def scalar(self, value: float, dtype: int) -> str:
-        """Add a Constant."""
-        return self.node("Constant", [], value=helper.make_tensor("s", dtype, [], [value]))
-
-    def linear(self, x: str, out: int, width: int) -> str:
-        """Add a layer in the precision, its activations quantized too."""
-        codes = self.rng.integers(0, 256, out * width, np.uint8)
-        if self.precision == "bf16":
-            values = (self.rng.standard_normal(out * width, np.float32) * 0.02).view(np.uint32) >> 16
-            w = self.weight(BF16, [out, width], values.astype(np.uint16).tobytes())
-        elif self.precision == "fp8":
-            sane = codes & 0x80 | codes % 0x7F  # 0x7F is not a number
-            w = self.weight(FP8, [out, width], sane.tobytes())
-            w = self.node("DequantizeLinear", [w, self.scalar(2e-4, BF16)])
-            scale = self.scalar(0.02, BF16)
-            x = self.node("TRT_FP8DequantizeLinear", [self.node("TRT_FP8QuantizeLinear", [x, scale]), scale])
-        else:
-            scales = [self.weight(FP8, [out, width // 16], bytes([0x70]) * (out * width // 16))]  # 128
-            w = self.weight(FP4, [out, width], codes[: codes.size // 2].tobytes())
-            steps = self.node("DequantizeLinear", [*scales, self.scalar(5e-5, FLOAT)])
-            w = self.node("DequantizeLinear", [w, steps], axis=-1, block_size=16)
-            w = self.node("Cast", [w], to=BF16)
-            scale = self.scalar(3e-3, FLOAT)
-            x = self.node("Cast", [x], to=FLOAT)
-            x = self.node("TRT_FP4DynamicQuantize", [x, scale], 2, axis=-1, block_size=16, scale_type=FP8)
-            steps = self.node("DequantizeLinear", [x.replace("_0", "_1"), scale])
-            x = self.node("DequantizeLinear", [x, steps], axis=-1, block_size=16)
-            x = self.node("Cast", [x], to=BF16)
-        return self.node("MatMul", [x, self.node("Transpose", [w], perm=[1, 0])])
-
-    def save(self, blocks: int) -> None:
-        """Write the graph."""
-        x = "x"
-        for _ in range(blocks):
-            for _ in range(4):
-                x = self.norm(self.linear(x, WIDTH, WIDTH))
-            up = self.node("Gelu", [self.linear(x, WIDE, WIDTH)], approximate="tanh")
-            x = self.norm(self.linear(up, WIDTH, WIDE))
-        self.nodes.append(helper.make_node("Identity", [x], ["y"]))
-        self.data.close()
-        ends = [helper.make_tensor_value_info(name, BF16, ["tokens", WIDTH]) for name in "xy"]
-        graph = helper.make_graph(self.nodes, "layers", ends[:1], ends[1:], self.weights)
-        opsets = [helper.make_opsetid("", 23), helper.make_opsetid("trt", 1)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-        (self.folder / "model.onnx").write_bytes(model.SerializeToString())
-
-    def norm(self, x: str) -> str:
-        """Add a normalization, so that values neither grow nor vanish."""
-        ones = self.weight(BF16, [WIDTH], np.full(WIDTH, 0x3F80, np.uint16).tobytes())
-        return self.node("LayerNormalization", [x, ones])
+def write(folder: Path, precision: str, blocks: int) -> None:
+    """Write a graph of blocks."""
+    writer = LayerWriter(folder, precision)
+    x = "x"
+    for _ in range(blocks):
+        for _ in range(4):
+            x = writer.norm(writer.linear(x, WIDTH, WIDTH), WIDTH)
+        up = writer.node("Gelu", [writer.linear(x, 4 * WIDTH, WIDTH)], approximate="tanh")
+        x = writer.norm(writer.linear(up, WIDTH, 4 * WIDTH), WIDTH)
+    writer.save(x, WIDTH)
 
 
 def child(path: str, arithmetic: str, tokens: int, runs: int) -> None:
@@ -142,7 +63,7 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, float | str]]:
         for precision, arithmetic in CASES:
             place = Path(folder, precision)
             if not place.exists():
-                Writer(place, precision).save(options.blocks)
+                write(place, precision, options.blocks)
             size = (place / "backbone.onnx_data").stat().st_size / 2**20
             arguments = [str(place / "model.onnx"), arithmetic, str(options.tokens), str(options.runs)]
             done = subprocess.run(

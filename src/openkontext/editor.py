@@ -27,8 +27,8 @@ from openkontext.repository import Repository
 from openkontext.request import EditRequest
 from openkontext.result import EditResult, EditStep, together
 from openkontext.runtime import Components
-from openkontext.runtime.lowering import ARITHMETICS, check_arithmetic
 from openkontext.runtime.providers import check_provider
+from openkontext.runtime.tuning import AUTO, check_asked
 from openkontext.safety.guard import Screening
 from openkontext.safety.policy import load_policy
 from openkontext.safety.standard import preload, standard_guard
@@ -48,7 +48,7 @@ def load(
     *,
     precision: str | None = None,
     provider: str = "cpu",
-    arithmetic: str = ARITHMETICS[0],
+    arithmetic: str = AUTO,
     low_memory: bool = False,
     offload: bool = False,
     loras: Sequence[LoraArgument] = (),
@@ -60,8 +60,8 @@ def load(
         model: a folder, or the name of a shipped or pulled repository.
         precision: of its graphs; None for the repository's first.
         provider: what runs the graphs: "cpu", "cuda", "tensorrt" and others of ONNX Runtime.
-        arithmetic: "faithful" as the files say, "fast" for FP8 and FP4 in weights alone, or "int8" for
-            integers on a CPU; see docs/providers.md.
+        arithmetic: "faithful" as the files say, "fast" for FP8 and FP4 in weights alone, "int8" for integers
+            on a CPU, or "auto" for what suits the model and this machine; see docs/providers.md.
         low_memory: keep one graph in memory at a time.
         offload: leave the text encoders and the autoencoder to the CPU; see `Components`.
         loras: LoRA files to edit with, each a path, or a path and its strength; see `Editor.set_loras`.
@@ -93,7 +93,7 @@ class Editor:
         *,
         precision: str | None = None,
         provider: str = "cpu",
-        arithmetic: str = ARITHMETICS[0],
+        arithmetic: str = AUTO,
         low_memory: bool = False,
         offload: bool = False,
         loras: Sequence[LoraArgument] = (),
@@ -101,7 +101,7 @@ class Editor:
     ) -> None:
         self.guard = standard_guard(load_policy(profile))
         check_provider(provider)
-        check_arithmetic(arithmetic)
+        check_asked(arithmetic)
         precision = repository.precision(precision)
         repository.verify(precision)
         self.repository = repository
@@ -288,7 +288,7 @@ class Editor:
         # Check what was handed in, and settle the sizes.
         inputs = read_inputs(request, config)
         words = self.tokenizers.warnings(request.prompts, config.name, request.max_sequence_length)
-        warnings = [*inputs.warnings, *words, *request.warnings, *self.components.warnings]
+        warnings = [*inputs.warnings, *words, *request.warnings]
         screening = self.guard.screen(
             asked(request, inputs, self.digest, self.loras, seed=seed, steps=count, guidance=guidance)
         )
@@ -366,7 +366,7 @@ class Editor:
                     seconds=time.perf_counter() - started,
                     arithmetic=self.components.arithmetic,
                     notes=tuple(note for note in notes if note),
-                    warnings=tuple(warnings),
+                    warnings=(*warnings, *self.components.warnings),
                     unchanged=unchanged,
                     verdict=verdict,
                     latents=pack(step.latents) if as_latent else None,

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from typer.main import get_command
 
 import openkontext
 from openkontext import images
-from openkontext.cli import app
+from openkontext.cli import app, doctor
+from openkontext.runtime import tuning_trial
+from openkontext.runtime.tuning import remembered
 
 
 def test_doctor_tells_what_works(run: Run, copier: Path) -> None:
@@ -122,3 +125,30 @@ def test_every_command_and_group_that_the_help_lists_is_found(run: Run) -> None:
     for name in names:
         assert f" {name} " in help_text
         assert f"openkontext {name} " in run(name, "--help").out
+
+
+def test_doctor_measures_remembers_and_forgets(
+    run: Run, copier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENKONTEXT_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(tuning_trial, "tune", partial(tuning_trial.tune, width=512, tokens=8))
+    monkeypatch.setattr(doctor, "_providers", lambda: ())  # each is tried in a process of its own
+    monkeypatch.setattr(doctor, "_filters", lambda: doctor.MachineCheck("filters", "ok", ""))
+    done = run("doctor", "--model", copier, "--tune", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)["tuning"]
+    cpu = [each for each in found["rows"] if each["provider"] == "cpu"]
+    assert {(each["file"], each["arithmetic"]) for each in cpu} == {
+        *(("bf16", how) for how in ("faithful", "int8")),
+        *((file, how) for file in ("fp8", "fp4") for how in ("faithful", "fast", "int8")),
+    }
+    assert all(0 < each["seconds"] < 60 for each in cpu)
+    assert names(tmp_path / "home") == ["tuning.json"]  # nothing of what was measured on
+    said = ", ".join(f"{how['arithmetic']} for {file}" for file, how in found["used"].items())
+    assert f"{said}, as measured here" in run("doctor", "--model", copier).out
+    kept = remembered()
+    assert kept is not None
+    assert doctor._tuning_table(kept).count("  used") == 3
+    forgotten = run("doctor", "--model", copier, "--clear-cache").out
+    assert "what was measured here is forgotten" in forgotten
+    assert "not measured here; int8 by this processor's flags" in forgotten

@@ -159,3 +159,16 @@ def test_fast_hands_fp4_layers_to_the_kernel(tmp_path: Path, kind: str, seed: in
         types = {tensor.data_type for tensor in lowered.graph.initializer}
         assert TensorProto.FLOAT4E2M1 not in types
     assert counts == {"faithful": 0, "fast": 1}
+
+
+def test_a_weight_that_nothing_reads_is_not_widened() -> None:
+    """Its Cast would run in every call."""
+    weights = [
+        helper.make_tensor(name, TensorProto.BFLOAT16, [4, 4], np.ones(16)) for name in ("w", "unused")
+    ]
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    ends = [helper.make_tensor_value_info(name, TensorProto.BFLOAT16, [4, 4]) for name in "xy"]
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:], weights)
+    lowered = lower(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)]), HERE, "cpu")
+    assert lowered is not None
+    assert [each.input[0] for each in lowered.graph.node if each.op_type == "Cast"] == ["w"]

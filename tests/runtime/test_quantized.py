@@ -69,7 +69,7 @@ def test_random_linear_layers(
     gemm, bias, mapped = rng.integers(0, 2, 3).astype(bool)
     if mapped:
         monkeypatch.setattr(graph_module, "FOLDED_BYTES", 0)
-        monkeypatch.setattr(lowering, "_SMALL_BYTES", 0)
+        monkeypatch.setattr(lowering, "SMALL_BYTES", 0)
     width, out = 16 * int(rng.integers(1, 5)), 4 * int(rng.integers(1, 12))
     x = rng.standard_normal((5, width) if gemm else (2, 5, width)).astype(np.float32)
     x[..., 0, :16] = 0  # a block without any value
@@ -102,7 +102,7 @@ def test_random_attention(
 ) -> None:
     rng = np.random.default_rng(seed)
     if seed % 2:  # FP8 by ONNX's own operators, as in a large model
-        monkeypatch.setattr(lowering, "_SMALL_BYTES", 0)
+        monkeypatch.setattr(lowering, "SMALL_BYTES", 0)
     heads, tokens, width = (int(rng.integers(1, 9)) for _ in range(3))
     given = {name: rng.standard_normal((2, heads, tokens, 4 * width)).astype(np.float32) for name in "qkv"}
     draft = Draft(rng, precision, given, fast=arithmetic == "fast")

@@ -18,6 +18,7 @@ from openkontext.cli import (
     check,
     console,
     curate,
+    doctor,
     edit,
     evaluate,
     export,
@@ -67,7 +68,7 @@ app.add_typer(review.app, name="review")
 app.add_typer(known.lists, name="lists")
 app.add_typer(known.quarantine, name="quarantine")
 app.command()(repositories.pull)
-app.command()(repositories.doctor)
+app.command()(doctor.doctor)
 app.add_typer(terms.app, name="terms")
 app.command()(serve.serve)
 app.add_typer(accounts.accounts, name="accounts")

@@ -248,14 +248,16 @@ def fidelity(
     steps: options.Steps = None,
     seed: Annotated[int, typer.Option(metavar="S", min=0, help="Same seed, same cases and same noise.")] = 0,
     count: Annotated[int, typer.Option(metavar="N", min=1, help="How many cases.")] = 27,
-    arithmetic: options.Arithmetic = "faithful",
+    arithmetic: Annotated[
+        str, typer.Option(metavar="A,...", help="How each is computed: auto, faithful, fast or int8.")
+    ] = "auto",
     plot: Annotated[
         str | None, typer.Option(metavar="FILE", help="Draw the latent error over the steps.")
     ] = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
-    """Say what precisions cost: the same edits with the same noise, beside those of the first."""
+    """Say what precisions and arithmetics cost: the same edits and noise, beside those of the first."""
     import dataclasses
 
     import numpy as np
@@ -267,12 +269,15 @@ def fidelity(
 
     if plot is not None:
         images.check_output(plot, overwrite)
-    candidates = [measuring.Candidate(model, each.strip(), arithmetic) for each in precision.split(",")]
+    hows = [each.strip() for each in arithmetic.split(",")]
+    candidates = [
+        measuring.Candidate(model, each.strip(), how) for each in precision.split(",") for how in hows
+    ]
     for text in also or ():
         repository, colon, other = text.rpartition(":")
         if not colon:
             raise InputError(f"--also {text!r}: write REPO:PRECISION, such as out/plain:fp4")
-        candidates.append(measuring.Candidate(repository, other, arithmetic))
+        candidates += [measuring.Candidate(repository, other, how) for how in hows]
     found = measuring.compare(candidates, seed, count, steps)
     if plot is not None:
         picture = measuring.plot(

@@ -22,7 +22,7 @@ class Setup:
     model: options.Model = "nano"
     precision: options.Precision = None
     provider: options.Provider = "cpu"
-    arithmetic: options.Arithmetic = "faithful"
+    arithmetic: options.Arithmetic = "auto"
     low_memory: options.LowMemory = False
     offload: options.Offload = False
     lora: options.Loras = None

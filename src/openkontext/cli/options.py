@@ -30,9 +30,9 @@ Provider = Annotated[
 Arithmetic = Annotated[
     str,
     typer.Option(
-        metavar="faithful|fast|int8",
-        help="How the transformer is computed: as published; fast, with FP8 and FP4 in weights alone; or in "
-        "8-bit integers, the quickest on a CPU.",
+        metavar="auto|faithful|fast|int8",
+        help="How the transformer is computed: as published; fast, with FP8 and FP4 in weights alone; in "
+        "8-bit integers; or auto: of a large model on a CPU the quickest here, else as published.",
     ),
 ]
 LowMemory = Annotated[bool, typer.Option("--low-memory", help="Keep one graph in memory at a time.")]

@@ -1,4 +1,4 @@
-"""What a precision costs: the same edits with the same noise, beside those of a reference precision.
+"""What a precision or an arithmetic costs: the same edits with the same noise, beside those of a reference.
 
 Each candidate runs in a process of its own, so that its peak memory is its own.
 """
@@ -37,11 +37,11 @@ _COLORS = ((46, 110, 180), (206, 62, 56), (46, 148, 86), (150, 90, 170), (220, 1
 
 @dataclass(frozen=True)
 class Candidate:
-    """A repository in a precision."""
+    """A repository in a precision, computed in an arithmetic."""
 
     model: str
     precision: str
-    arithmetic: str = "faithful"
+    arithmetic: str = "auto"
 
     @property
     def label(self) -> str:
@@ -63,6 +63,8 @@ class FidelityRun:
     """Of all edits, without opening the repository."""
     peak_mib: float
     """Largest memory of the process, opening included."""
+    arithmetic: str = "faithful"
+    """How they were computed, also where "auto" was asked for."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def run(candidate: Candidate, seed: int, count: int, steps: int | None) -> Fidel
         latents.append(np.stack(seen))
         pictures.append(picture)
         successes.append(picture is not None and judge(case.edit, picture).success)
-    return FidelityRun(latents, pictures, successes, seconds, _peak_mib())
+    return FidelityRun(latents, pictures, successes, seconds, _peak_mib(), editor.components.arithmetic)
 
 
 def _peak_mib() -> float:
@@ -132,7 +134,9 @@ def compare(
         InputError: there are fewer than two, or one cannot be opened.
     """
     if len(candidates) < 2:
-        raise InputError("a comparison needs two precisions or more, such as --precision bf16,fp8,fp4")
+        raise InputError(
+            "a comparison needs two precisions or more, such as --precision bf16,fp8,fp4, or two arithmetics"
+        )
     for each in candidates:
         repository = Repository.open(each.model)
         repository.verify(repository.precision(each.precision))
@@ -188,7 +192,7 @@ def _against(reference: FidelityRun, candidate: Candidate, found: FidelityRun) -
     ]
     folder = Repository.open(candidate.model).graph("transformer", candidate.precision).parent
     return Fidelity(
-        label=candidate.label + (f" {candidate.arithmetic}" if candidate.arithmetic != "faithful" else ""),
+        label=candidate.label + ("" if found.arithmetic == "faithful" else f" {found.arithmetic}"),
         success=float(np.mean(found.successes)),
         latent_error=tuple(float(value) for value in np.mean(errors, axis=0)),
         psnr=float(np.median([psnr(*pair) for pair in pairs])),

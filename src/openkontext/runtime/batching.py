@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openkontext.runtime.components import Components, Float
-from openkontext.runtime.lowering import ARITHMETICS
+from openkontext.runtime.tuning import AUTO
 
 if TYPE_CHECKING:
     from openkontext.repository import Repository
@@ -54,7 +54,7 @@ class BatchingComponents(Components):
         repository: where the graphs are.
         precision: of the transformer.
         provider: what runs the graphs.
-        arithmetic: of graphs in FP8 and FP4.
+        arithmetic: see `Components`.
         low_memory: keep at most one graph open.
         threads: CPU threads of one operator; 0 leaves it to ONNX Runtime.
         offload: leave all but the transformer to the CPU.
@@ -67,7 +67,7 @@ class BatchingComponents(Components):
         precision: str,
         provider: str = "cpu",
         *,
-        arithmetic: str = ARITHMETICS[0],
+        arithmetic: str = AUTO,
         low_memory: bool = False,
         threads: int = 0,
         offload: bool = False,

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from openkontext.lora import LoraFile, UsedLora
 from openkontext.lora.matching import Fitted, fit
 from openkontext.runtime.adapters import STRENGTHS, parameter_shapes, strength_vector
 from openkontext.runtime.graph import Graph, OutOfMemoryError, load_graph
+from openkontext.runtime.int8_weights import UnkeptWeightsError
 from openkontext.runtime.lowering import ARITHMETICS
 from openkontext.runtime.tensorrt import axis_ranges
+from openkontext.runtime.tuning import AUTO, ComputeChoice, choose
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -53,7 +56,7 @@ class Components:
         repository: where the graphs are.
         precision: of the transformer: one of `repository.precisions`.
         provider: one of `available_providers()`; behind a colon the number of a GPU, as in cuda:1.
-        arithmetic: of graphs in FP8 or FP4; see `load_graph`.
+        arithmetic: see `load_graph`; "auto" takes what suits the model and this machine (`tuning`).
         low_memory: keep at most one graph open; calling another closes it and opens that one. Weights of a
             large graph are given back while it runs; see `load_graph`.
         threads: CPU threads of one operator; 0 leaves it to ONNX Runtime.
@@ -67,7 +70,7 @@ class Components:
         precision: str,
         provider: str = "cpu",
         *,
-        arithmetic: str = ARITHMETICS[0],
+        arithmetic: str = AUTO,
         low_memory: bool = False,
         threads: int = 0,
         offload: bool = False,
@@ -75,15 +78,27 @@ class Components:
         self.repository = repository
         self.precision = precision
         self.provider = provider
-        self.arithmetic = arithmetic
+        self._asked = arithmetic
         self.low_memory = low_memory
         self.threads = threads
         self.offload = offload
         self._paged = False
+        self._unkept = ""
         self._open: dict[str, Graph] = {}
         self._ahead: dict[str, Future[Graph]] = {}
         self._encodings: dict[tuple[Any, ...], Float] = {}
         self._loras: tuple[AppliedLora, ...] = ()
+
+    @property
+    def arithmetic(self) -> str:
+        """What graphs are computed as: one of `ARITHMETICS`, also where "auto" was asked for."""
+        return self._choice.arithmetic
+
+    @cached_property
+    def _choice(self) -> ComputeChoice:
+        if self._asked != AUTO:
+            return ComputeChoice(self._asked)
+        return choose(self.repository.graph("transformer", self.precision), self.provider)
 
     @property
     def loras(self) -> tuple[AppliedLora, ...]:
@@ -92,11 +107,12 @@ class Components:
 
     @property
     def warnings(self) -> list[str]:
-        """For the user: what of the LoRAs has no effect on this model, and that weights are paged."""
+        """For the user: what of the LoRAs has no effect on this model, and what makes steps slow."""
         paged = [
             "the provider has not the memory for the transformer: each step reads its weights block by block"
         ]
-        return [line for lora in self._loras for line in lora.fitted.warnings] + paged * self._paged
+        unkept = [f"{self._unkept}; without them each step takes longer"] if self._unkept else []
+        return [line for lora in self._loras for line in lora.fitted.warnings] + paged * self._paged + unkept
 
     def set_loras(self, loras: Sequence[tuple[LoraFile, float]]) -> None:
         """Have the graphs compute with LoRAs from the next call on, in place of those before.
@@ -244,12 +260,21 @@ class Components:
         return self._open[role]
 
     def _load(self, role: str) -> Graph:
+        try:
+            return self._loaded(role)
+        except UnkeptWeightsError as error:
+            if self._asked != AUTO:
+                raise
+            self._choice, self._unkept = ComputeChoice(ARITHMETICS[0]), str(error)
+            return self._loaded(role)
+
+    def _loaded(self, role: str) -> Graph:
         return load_graph(
             self.repository.graph(role, self.precision),
             "cpu" if self.offload and role != "transformer" else self.provider,
             arithmetic=self.arithmetic,
             role=role,
-            threads=self.threads,
+            threads=self.threads or self._choice.threads,
             low_memory=self.low_memory,
             ranges=axis_ranges(self.repository.config.sizes, self.repository.config.min_area),
             adapters=[each.fitted.changes[role] for each in self._loras if role in each.fitted.changes],

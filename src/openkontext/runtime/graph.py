@@ -24,6 +24,7 @@ from openkontext.runtime.contract import check_contract
 from openkontext.runtime.int8_weights import holds_int8, identity, in_int8, weight_bits, weight_files
 from openkontext.runtime.lowering import (
     ARITHMETICS,
+    SMALL_BYTES,
     check_arithmetic,
     lower,
     needs_lowering,
@@ -44,7 +45,7 @@ from openkontext.runtime.providers import (
 )
 from openkontext.runtime.tensorrt import Range, provider_options
 
-FOLDED_BYTES = 1 << 30
+FOLDED_BYTES = SMALL_BYTES
 """Float32 bytes up to which a graph's weights of 16 bits and less are widened once, when it opens.
 
 Above, they stay mapped from their file as they are and each is widened when it is used: the memory of one

@@ -5,9 +5,11 @@ A file holds the weights of one graph, one after the other, each as codes int8 [
 such as the LoRAs beside their layers, share it.
 """
 
+import errno
 import hashlib
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache as once
 from pathlib import Path
@@ -37,6 +39,10 @@ _SAMPLED = 1024  # bytes at the beginning of each stored tensor that tell it fro
 _VERSION = b"1"  # of the layout of a file
 
 
+class UnkeptWeightsError(InputError):
+    """Weights of 8 bits cannot be written."""
+
+
 def in_int8(model: ModelProto, path: Path, bits: int) -> ModelProto:
     """A graph with its linear layers computed by integers; what they multiply by lies in the cache's folder.
 
@@ -46,7 +52,8 @@ def in_int8(model: ModelProto, path: Path, bits: int) -> ModelProto:
         bits: of the codes of weights: a key of `LEVELS`.
 
     Raises:
-        InputError: the weights cannot be written, or one holds values that are infinite, or not a number.
+        UnkeptWeightsError: the weights cannot be written.
+        InputError: one holds values that are infinite, or not a number.
     """
     # Imported here since it takes a third of a second that other arithmetics need not pay.
     import onnx_ir as ir
@@ -188,12 +195,13 @@ class _Store:
         file = cache.weights_folder() / self._name(layers)
         if not file.exists() or file.stat().st_size != places[-1][2]:
             try:
+                _check_room(file, places[-1][2])
                 with whole(file) as stream:
                     for layer, place in zip(layers, places, strict=True):
                         self._write(layer, stream, place)
                 cache.evict_weights(keep=file)
             except OSError as error:
-                raise InputError(
+                raise UnkeptWeightsError(
                     f"{self._path}: its weights of 8 bits ({places[-1][2] / 1e9:.1f} GB) cannot be kept in "
                     f"{file.parent}: {error.strerror}; name another folder with OPENKONTEXT_HOME, or take "
                     "another arithmetic"
@@ -239,6 +247,13 @@ def _tensor(file: Path, offset: int, dtype: "ir.DataType", shape: tuple[int, ...
 
     length = math.prod(shape) * dtype.itemsize
     return ir.ExternalTensor(file.name, offset, int(length), dtype, shape=ir.Shape(shape), name="")
+
+
+def _check_room(file: Path, size: int) -> None:
+    """Raise at once what writing would raise after minutes, with the disk full."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(file.parent).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _expression(part: ModelProto) -> bytes:

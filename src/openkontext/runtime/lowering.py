@@ -38,7 +38,7 @@ weights and activations of the transformer's layers to 8 bits, in any precision;
 _PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "MatMulNBits"})
 """Operators that take nearly all of the time."""
 
-_SMALL_BYTES = 1 << 30
+SMALL_BYTES = 1 << 30
 """Weights in float32 up to which activations are small, too, so that some copies of them do not matter."""
 
 _TINY_TYPES = frozenset({TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2, TensorProto.FLOAT4E2M1})
@@ -114,14 +114,25 @@ def needs_lowering(model: ModelProto, provider: str) -> bool:
     return _mentions_quantized(model) or _mentions_half(model)
 
 
-def check_arithmetic(name: str) -> None:
+def check_arithmetic(name: str, *others: str) -> None:
     """Check that an arithmetic can be asked for.
+
+    Args:
+        name: what was asked for.
+        others: what may be asked for besides.
 
     Raises:
         InputError: there is none of this name.
     """
-    if name not in ARITHMETICS:
-        raise InputError(f"unknown arithmetic '{name}': choose one of {', '.join(ARITHMETICS)}")
+    known = (*others, *ARITHMETICS)
+    if name not in known:
+        raise InputError(f"unknown arithmetic '{name}': choose one of {', '.join(known)}")
+
+
+def weight_bytes(model: ModelProto) -> int:
+    """Bytes that all weights of a graph would take in float32."""
+    types = _NARROW_TYPES | {TensorProto.FLOAT}
+    return sum(4 * math.prod(tensor.dims) for tensor in model.graph.initializer if tensor.data_type in types)
 
 
 def widened_bytes(model: ModelProto) -> int:
@@ -149,7 +160,7 @@ def _standard_operators(model: ModelProto, provider: str, arithmetic: str, compu
     from openkontext.runtime import passes
 
     fast = arithmetic != ARITHMETICS[0]
-    small = provider == "cpu" and widened_bytes(model) <= _SMALL_BYTES
+    small = provider == "cpu" and widened_bytes(model) <= SMALL_BYTES
     return _apply(
         model,
         *((passes.WeightsOnly(),) if fast else ()),

@@ -61,8 +61,8 @@ class Settings(BaseSettings):
     """Of its graphs; None for the repository's first."""
     provider: str = "cpu"
     """What runs the graphs."""
-    arithmetic: str = "faithful"
-    """How graphs are computed: "faithful" as their files say, "fast", or in "int8" on a CPU."""
+    arithmetic: str = "auto"
+    """How graphs are computed: "faithful" as their files say, "fast", in "int8" on a CPU, or "auto"."""
     low_memory: bool = False
     """Keep one graph in memory at a time."""
     offload: bool = False

@@ -48,7 +48,8 @@ class ComputeInFloat32(ir.passes.InPlacePass):
             modified |= widen_attributes(node, self.types)
             modified |= self._widen_values(node.outputs)
         modified |= self._widen_values(value for value in graph.inputs if not value.is_initializer())
-        for weight in [value for value in graph.initializers.values() if value.dtype in self.types]:
+        weights = [value for value in graph.initializers.values() if value.dtype in self.types]
+        for weight in (each for each in weights if each.uses()):  # a Cast that nothing reads would run, too
             _insert_casts(weight, [ir.DataType.FLOAT])
             modified = True
         return modified
