@@ -11,6 +11,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from openkontext.editor import Editor
+    from openkontext.request import EditRequest
+    from openkontext.result import EditResult, EditStep
 
 PICTURE = Path(__file__).parents[1] / "examples" / "scene.png"
 
@@ -38,45 +44,51 @@ class Phases:
 
 
 def main() -> None:
-    """Edits once."""
+    """Edits once, as the command does."""
     phases = Phases()
-    import openkontext.cli  # noqa: F401 - what the command line brings
+    from openkontext import cli
+    from openkontext.cli.groups import Setup
 
     phases.end("command line")
-    from openkontext.provenance import default_signer
+    load = Setup.load
 
-    default_signer()
-    phases.end("signing key")
-    from openkontext.editor import load
-    from openkontext.result import EditStep
-    from openkontext.safety.guard import Screening
+    def timed_load(self: Setup) -> "Editor":
+        phases.end("request, signing key")
+        from openkontext.safety.guard import Screening
 
-    phases.end("imports of an edit")
-    editor = load("nano")
-    phases.end("repository verified")
-    admit, release = Screening.admit, Screening.release
+        phases.end("imports of an edit")
+        editor = load(self)
+        phases.end("repository verified")
+        admit, release, run = Screening.admit, Screening.release, editor.run
 
-    def timed_admit(self: Screening) -> None:
-        phases.end("picture read, files digested")
-        admit(self)
-        phases.end("filters, graphs opened beside")
+        def timed_admit(self: Screening) -> None:
+            phases.end("picture read, files digested")
+            admit(self)
+            phases.end("filters, graphs opened beside")
 
-    def timed_release(self: Screening, *shown: object) -> object:
-        phases.end("decoded")
-        verdict = release(self, *shown)  # type: ignore[arg-type]
-        phases.end("result judged")
-        return verdict
+        def timed_release(self: Screening, *shown: object) -> object:
+            phases.end("decoded")
+            verdict = release(self, *shown)  # type: ignore[arg-type]
+            phases.end("result judged")
+            return verdict
 
-    Screening.admit, Screening.release = timed_admit, timed_release  # type: ignore[assignment,method-assign]
+        def on_step(step: "EditStep") -> None:
+            if step.index in (1, step.count):
+                phases.end("encoded, first step" if step.index == 1 else f"{step.count - 1} further steps")
 
-    def on_step(step: EditStep) -> None:
-        if step.index in (1, step.count):
-            phases.end("encoded, first step" if step.index == 1 else f"{step.count - 1} further steps")
+        Screening.admit, Screening.release = timed_admit, timed_release  # type: ignore[assignment,method-assign]
 
-    result = editor.edit(PICTURE, "make it night", seed=1, on_step=on_step)
+        def timed_run(request: "EditRequest", _: object = None) -> "EditResult":
+            return run(request, on_step)
+
+        Screening.admit, Screening.release = timed_admit, timed_release  # type: ignore[assignment,method-assign]
+        editor.run = timed_run  # type: ignore[assignment,method-assign]
+        return editor
+
+    Setup.load = timed_load  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
-        result.save(Path(folder) / "out.png")
-    phases.end("signed and written")
+        cli.main(["edit", str(PICTURE), "make it night", "-o", f"{folder}/out.png", "--seed", "1"])
+        phases.end("signed and written")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """`openkontext edit` and `openkontext generate`: one picture each; `many.py` has several."""
 
+import gc
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,6 +88,18 @@ def generate(
     _make(request, saving.target(words or "generated"), setup, saving, preview, json)
 
 
+@contextmanager
+def _seldom_collecting() -> Iterator[None]:
+    """Have Python look for garbage seldom: one edit leaves little, among much that it opens and keeps."""
+    usual = gc.get_threshold()
+    gc.set_threshold(200_000)  # the objects of a first edit are half as many
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
+
+
+@_seldom_collecting()
 def _make(
     request: "EditRequest",
     target: Path,
@@ -110,6 +125,7 @@ def _make(
                 _save_preview(folder, step)
 
         result = editor.run(request, on_step)
+    editor.components.close()  # signing needs some of the memory
     result.save(target, **saving.arguments)
     console.show_notes(result.notes, result.warnings)
     if json:

@@ -16,7 +16,7 @@ from onnx import ModelProto, TensorProto
 
 from openkontext.errors import InputError
 from openkontext.lora import Change
-from openkontext.onnx_runtime import onnxruntime
+from openkontext.onnx_runtime import give_back, onnxruntime
 from openkontext.runtime import cache
 from openkontext.runtime.adapters import STRENGTHS, beside, strength_vector
 from openkontext.runtime.blocks import PagedSession
@@ -248,6 +248,7 @@ def load_graph(
             return Graph(PagedSession(whole, opened), path, files.values() if low_memory else (), fixed)
         del lowered
         session = opened(source, options_of)
+        give_back()
     except InputError:
         raise
     except Exception as error:  # ONNX Runtime's errors share no base

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openkontext.errors import InputError
-from openkontext.onnx_runtime import onnxruntime
+from openkontext.onnx_runtime import give_back, onnxruntime
 
 _TAKEN_OUT = "openkontext_models"
 """Folder in site-packages that `hatch_build.py` puts the files into."""
@@ -80,8 +80,9 @@ class PackagedModel:
         path = self._path()
         if path is None:
             raise InputError(str(self.missing()))
-        data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != self.sha256:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != self.sha256:
             raise InputError(
                 f"{path}: is not the model of {self.package} {self.version}; install openkontext again"
             )
@@ -89,7 +90,12 @@ class PackagedModel:
         options.log_severity_level = 3
         # Several models run side by side: a thread that waits must leave the core to the others.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        options.enable_cpu_mem_arena = False  # as `runtime.graph` does: it would keep more than it uses
+        options.enable_mem_pattern = False
+        # From its path: of bytes that are handed over, ONNX Runtime keeps a second copy.
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        give_back()
+        return session
 
 
 def planar(pixels: NDArray[np.uint8], mean: float, scale: float) -> NDArray[np.float32]:

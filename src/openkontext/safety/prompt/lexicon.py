@@ -3,10 +3,9 @@
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 from openkontext.safety.prompt.normalize import fold, tokens, transliterate
 
@@ -29,9 +28,8 @@ Spans = dict[str, dict[int, list[int]]]
 """Group to start to ends (exclusive), in tokens."""
 
 
-@dataclass(frozen=True)
-class Term:
-    """A word or phrase of a group."""
+class Term(NamedTuple):
+    """A word or phrase of a group: one of thousands, and a tuple is made quicker than a data class."""
 
     group: str
     rest: tuple[str, ...]
