@@ -73,6 +73,9 @@ def test_every_route_has_its_cases_whatever_the_count(cases: list[ConceptCase]) 
         named = concept.value in case.instruction.lower()
         assert named or case.route != "direct"
         assert not (named and case.route == "description")
+        # Words that stand for the concept have their like for its neighbor.
+        assert bool(case.neighbor) == (named or case.route not in ("picture", "reference"))
+        assert concept.value not in case.neighbor.lower()
 
 
 def test_splits_share_no_words() -> None:
