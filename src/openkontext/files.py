@@ -4,6 +4,7 @@ Content is first written beside its place, under a name of chance that begins wi
 and then renamed: a kill or a full disk leaves what was there before, and two processes do not meet.
 """
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ PARTS = ".openkontext-*.part"
 """Names of files that are being written. Those of a killed process stay."""
 
 _PRIVATE, _SHARED = 0o600, 0o666
+_NO_ROOM = {errno.ENOSPC, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows has no quotas
+_NO_PLACE = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG}
 
 
 def mistaken(path: Path) -> str | None:
@@ -51,6 +54,24 @@ def mistaken(path: Path) -> str | None:
     return next((what for begins, what in _HEADS if head.startswith(begins)), None)
 
 
+def not_written(error: BaseException | None) -> str | None:
+    """What to say where a file could not be written for its place or for the disk; None of other errors.
+
+    torch reports such a file in words of its own: the error of the disk is what led to them.
+    """
+    notes: list[str] = []
+    while error is not None:
+        notes += getattr(error, "__notes__", [])  # of `beside`
+        number = error.errno if isinstance(error, OSError) else None
+        if number in _NO_ROOM or (notes and number in _NO_PLACE):
+            assert isinstance(error, OSError)
+            where = next(iter(notes), error.filename or "a file")
+            advice = "make room and run it again" if number in _NO_ROOM else "name another place"
+            return f"{where}: cannot be written: {error.strerror}; {advice}"
+        error = error.__cause__ or error.__context__
+    return None
+
+
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
     """A path in the folder of a file; what is written there takes the file's place when the block ends.
@@ -60,13 +81,16 @@ def beside(path: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".openkontext-{secrets.token_hex(8)}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         with part.open("r+b") as file:
             os.fsync(file.fileno())
         part.replace(path)
+    except Exception as error:
+        error.add_note(str(path))
+        raise
     finally:
         with suppress(OSError):  # after a success there is none, and the error that led here says more
             part.unlink()

@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 
 from openkontext.data.scenes import render
+from openkontext.data.things import ALL_SHAPES, UNSEEN_THINGS
 from openkontext.errors import InputError
-from openkontext.evaluation.concept_cases import ConceptCase, draw_concept_cases, misspellings
+from openkontext.evaluation.concept_cases import ConceptCase, draw_concept_cases, in_shape, misspellings
 from openkontext.evaluation.concepts import ROUTES, SHIPPED, SPLITS, Concept
+from openkontext.repository import Repository
 
 FILE = """
 name = "kites"
@@ -76,6 +78,19 @@ def test_every_route_has_its_cases_whatever_the_count(cases: list[ConceptCase]) 
         # Words that stand for the concept have their like for its neighbor.
         assert bool(case.neighbor) == (named or case.route not in ("picture", "reference"))
         assert concept.value not in case.neighbor.lower()
+
+
+@pytest.mark.parametrize("shape", UNSEEN_THINGS)
+def test_a_shape_that_no_scene_holds_is_asked_for_and_told_from_others(shape: str) -> None:
+    """nano was taught neither its picture nor its word."""
+    assert shape not in ALL_SHAPES
+    assert shape not in Repository.open("nano").config.words
+    for star in draw_concept_cases(Concept.load("star"), 0, 6, ["direct"]):
+        case = in_shape(star, shape)
+        assert shape in case.instruction.lower()
+        assert "star" not in case.instruction.lower()
+        assert case.judge(saved(case.truth)).holds
+        assert not any(case.judge(saved(picture)).holds for picture in (star.truth, star.before))
 
 
 def test_splits_share_no_words() -> None:

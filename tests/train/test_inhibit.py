@@ -2,9 +2,11 @@
 
 import copy
 import dataclasses
+import errno
 import json
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -18,12 +20,12 @@ from openkontext.errors import InputError
 from openkontext.evaluation.concept_cases import draw_concept_cases
 from openkontext.evaluation.concepts import ROUTES, Concept
 from openkontext.export.loading import import_repository
-from openkontext.model.config import TransformerConfig
+from openkontext.model.config import PRESETS, TransformerConfig
 from openkontext.model.lora import Lora, LoraLayer, load_lora, merge_lora, save_lora
 from openkontext.model.transformer import FluxTransformer
 from openkontext.model.weights import Weights
 from openkontext.repository import Repository
-from openkontext.train.base import TeacherModel
+from openkontext.train.base import TeacherModel, check_fit
 from openkontext.train.batch import Batch, TextFeatures
 from openkontext.train.inhibit import InhibitRecipe, train_inhibit
 from openkontext.train.inhibit_closed_form import POOLED, TOKENS, as_lora, close, edited_weight, places
@@ -298,6 +300,45 @@ def test_rounds_from_the_command_line_and_a_repository_that_says_so(
     (tmp_path / "recipe.toml").write_text(RECIPE.replace("rank = 2", "rank = 3"))
     assert main(command[:4]) == 2
     assert "holds the state of another recipe" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_part_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(_state: object, file: BinaryIO) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    monkeypatch.setattr(torch, "save", full)
+    work = tmp_path / "work"
+    assert main(["inhibit", str(tmp_path / "recipe.toml"), "--work", str(work)]) == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {work / 'round-1' / 'cases.pt'}: cannot be written: No space left")
+    assert [path.name for path in work.rglob("*") if path.is_file()] == ["recipe.sha256"]
+    # A file stands where the folder should be.
+    assert main(["inhibit", str(tmp_path / "recipe.toml"), "--work", str(tmp_path / "recipe.toml")]) == 2
+    assert "cannot be written: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("part", "numbers", "says"),
+    [
+        ("transformer", {"joint_attention_dim": 96}, "takes 96 numbers where T5's tokens have 192"),
+        ("transformer", {"pooled_projection_dim": 64}, "takes 64 numbers where CLIP's pooled"),
+        (
+            "autoencoder",
+            {"latent_channels": 8},
+            "takes 64 numbers where the autoencoder's",
+        ),
+    ],
+)
+def test_parts_of_different_models_are_refused(part: str, numbers: dict[str, int], says: str) -> None:
+    whole = PRESETS["nano"]
+    other = dataclasses.replace(getattr(whole, part), **numbers)
+    check_fit("out/model", whole)
+    with pytest.raises(InputError, match=says):
+        check_fit("out/model", dataclasses.replace(whole, **{part: other}))
 
 
 def test_pairs_of_ones_own_train_one_round(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,8 @@ from openkontext.cli import (
     train,
 )
 from openkontext.cli.options import in_options
-from openkontext.errors import OpenKontextError
+from openkontext.errors import InputError, OpenKontextError
+from openkontext.files import not_written
 from openkontext.version import __version__
 
 app = typer.Typer(
@@ -142,6 +143,8 @@ def _report(error: Exception) -> int:
         message, code = f"{error.format_message().rstrip('.')}; see {command} --help", error.exit_code
     elif isinstance(error, OpenKontextError) and type(error) is not OpenKontextError:
         message, code = in_options(str(error)), error.exit_code
+    elif (told := not_written(error)) is not None:
+        message, code = told, InputError.exit_code
     else:
         detail = f"{type(error).__name__}: {error}"
         message, code = f"this is a defect of openkontext ({detail}); --debug shows where", 1

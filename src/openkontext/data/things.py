@@ -180,6 +180,15 @@ SKY_THINGS: dict[str, tuple[DrawnPart, ...]] = {
 
 SHAPES: dict[str, tuple[DrawnPart, ...]] = {**GROUND_THINGS, **SKY_THINGS}
 
+UNSEEN_THINGS: dict[str, tuple[DrawnPart, ...]] = {
+    "cross": (
+        _box("main", 0.36, 0.04, 0.64, 0.96),
+        _box("main", 0.04, 0.36, 0.96, 0.64),
+    ),
+}
+"""Things that hang in the sky when asked for, and in no scene that is drawn at random. nano never saw one, so
+that they show how soon a model learns what is new to it."""
+
 SIGN, ROBOT = "sign", "robot"
 """Things whose drawing depends on what stands on them, or on who they are. They stand on the ground."""
 ALL_SHAPES = (*SHAPES, SIGN, ROBOT)
@@ -280,7 +289,7 @@ def _parts(shape: str, color: str, form: Form) -> tuple[DrawnPart, ...]:
     elif shape == SIGN:
         one = _sign(color, form.text)
     else:
-        one = SHAPES[shape]
+        one = (SHAPES | UNSEEN_THINGS)[shape]
     return tuple(
         DrawnPart(part.fill, tuple((left + x * side, top + y * side) for x, y in part.points), part.ellipse)
         for left, top, side in _GROUPS[form.count]

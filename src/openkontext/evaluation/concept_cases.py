@@ -167,6 +167,25 @@ def draw_concept_case(concept: Concept, seed: int, index: int, route: str, split
     return ConceptCase(concept, route, index, edit, text, neighbor=neighbor)
 
 
+def in_shape(case: ConceptCase, shape: str) -> ConceptCase:
+    """A case of the route "direct" that asks for another shape in place of the concept's.
+
+    Args:
+        case: of a shape.
+        shape: such as one of `things.UNSEEN_THINGS`, of which no case can be drawn.
+    """
+    concept = replace(case.concept, name=shape, value=shape)
+
+    def put(thing: Thing | None) -> Thing | None:
+        return replace(thing, shape=shape) if thing is not None and case.concept.is_in(thing) else thing
+
+    edit = case.edit
+    after = replace(edit.after, things=tuple(filter(None, map(put, edit.after.things))))
+    text = re.sub(rf"\b{case.concept.value}\b", shape, case.instruction, flags=re.IGNORECASE)
+    asked = replace(edit, after=after, result=put(edit.result))
+    return replace(case, concept=concept, edit=asked, instruction=text)
+
+
 def _making(concept: Concept, kind: str, split: Split, rng: np.random.Generator) -> Edit:
     """An edit of a scene without the concept that asks for it; in tests also held-out combinations."""
     while True:

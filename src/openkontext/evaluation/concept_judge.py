@@ -17,7 +17,7 @@ from openkontext.data.edits import GLOBAL_KINDS, Edit, global_changes
 from openkontext.data.palette import COLORS
 from openkontext.data.scenes import SKY_PLACES, SKY_SIZE, Scene, Thing, colored_area, silhouette
 from openkontext.data.styles import COLORLESS
-from openkontext.data.things import GROUND_THINGS, ROBOT, SIGN, SKY_THINGS
+from openkontext.data.things import GROUND_THINGS, ROBOT, SIGN, SKY_THINGS, UNSEEN_THINGS
 from openkontext.evaluation.concepts import Concept
 from openkontext.evaluation.likeness import style_of
 from openkontext.evaluation.measures import (
@@ -113,7 +113,7 @@ def _candidates(concept: Concept, edit: Edit, elsewhere: bool) -> Iterator[Thing
         for thing in edit.before.things:
             if elsewhere or not concept.is_in(thing):
                 yield replace(thing, color=concept.value)
-    elif concept.value in SKY_THINGS:
+    elif concept.value in SKY_THINGS | UNSEEN_THINGS:
         for place in SKY_PLACES:
             if place not in taken:
                 yield Thing(concept.value, "yellow", place, SKY_SIZE)
@@ -157,7 +157,7 @@ def _shows(concept: Concept, base: Scene, thing: Thing, picture: Float, *, moved
 def _shaped(scene: Scene, thing: Thing, picture: Float) -> bool:
     if not is_solid(scene, thing, picture) or overlap(scene, thing, picture) < OVERLAP:
         return False
-    shapes = SKY_THINGS if thing.in_sky else GROUND_THINGS
+    shapes = {thing.shape, *(SKY_THINGS if thing.in_sky else GROUND_THINGS)}
     errors = {
         shape: shift_errors(scene, thing, picture, draw(put(scene, thing, replace(thing, shape=shape)))).min()
         for shape in shapes

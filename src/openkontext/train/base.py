@@ -16,6 +16,7 @@ from openkontext.export.loading import in_torch, open_model
 from openkontext.export.origin import said_config
 from openkontext.export.parts import MissingPartsError
 from openkontext.model.autoencoder import Autoencoder
+from openkontext.model.config import ModelConfig
 from openkontext.model.pipeline import Pipeline
 from openkontext.model.text_encoders import encode_text
 from openkontext.repository import Repository, RepositoryConfig
@@ -42,7 +43,7 @@ class TeacherModel:
             parts: a pipeline folder with whatever a single file does not hold; None for the one it is in.
 
         Raises:
-            InputError: there is no such model, or it cannot be read back.
+            InputError: there is no such model, it cannot be read back, or its parts do not fit.
         """
         try:
             source = open_model(name, parts, mapped=True)
@@ -50,6 +51,7 @@ class TeacherModel:
             raise InputError(f'{error}, or `parts = "FOLDER"` in a recipe') from None
         pipeline, config = in_torch(source), said_config(source, Path(name).stem)
         numbers = pipeline.config
+        check_fit(name, numbers)
         config = dataclasses.replace(
             config,
             clip_length=numbers.clip.length,
@@ -94,3 +96,22 @@ class TeacherModel:
         """Latents in the transformer's scale [1, C, H, W] -> a picture [1, 3, 8H, 8W] in about -1..1."""
         values = scaled / self.config.scaling_factor + self.config.shift_factor
         return self._autoencoder.decode(torch.from_numpy(values.astype(np.float32))).numpy()
+
+
+def check_fit(name: str | Path, numbers: ModelConfig) -> None:
+    """See that the transformer takes what the other networks give.
+
+    Raises:
+        InputError: it does not; a part is another model's.
+    """
+    transformer, given = numbers.transformer, 4 * numbers.autoencoder.latent_channels
+    for what, taken, had in (
+        ("T5's tokens", transformer.joint_attention_dim, numbers.t5.d_model),
+        ("CLIP's pooled embedding", transformer.pooled_projection_dim, numbers.clip.hidden_size),
+        ("the autoencoder's packed tokens", transformer.in_channels, given),
+    ):
+        if taken != had:
+            raise InputError(
+                f"{name}: its transformer takes {taken} numbers where {what} have {had}; its parts are of "
+                "different models"
+            )
