@@ -282,6 +282,11 @@ def machine() -> dict[str, Any]:
     }
 
 
+def file_name(here: dict[str, Any]) -> str:
+    """How results of a kind of machine are called."""
+    return re.sub(r"\W+", "-", f"{here['processor']} {' '.join(here['flags'][-2:])}").strip("-").lower()
+
+
 def summary(folder: Path, measured: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Medians and errors of the cases, the quickest first."""
     exact_file = folder / "diffusers float32.npy"
@@ -385,7 +390,7 @@ def main() -> None:
     print(text)
     if options.write:
         RESULTS.mkdir(exist_ok=True)
-        name = re.sub(r"\W+", "-", f"{here['processor']} {' '.join(here['flags'][-2:])}").strip("-").lower()
+        name = file_name(here)
         (RESULTS / f"{name}.md").write_text(f"`python benchmarks/peers.py`: {text}", encoding="utf-8")
         said = {**here, "blocks": options.blocks, "tokens": options.tokens, "rows": rows}
         (RESULTS / f"{name}.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")

@@ -106,19 +106,21 @@ class LayerWriter:
             again.name = f"unused{number}"
             self.weights.append(again)
 
-    def save(self, y: str, width: int) -> Path:
-        """Write the graph of "x" [tokens, width] -> "y" [tokens, width], in bfloat16.
+    def save(self, y: str, width: int, out: int | None = None) -> Path:
+        """Write the graph of "x" [tokens, width] -> "y" [tokens, out], in bfloat16.
 
         Args:
             y: the value that comes out.
-            width: of what comes in and out.
+            width: of what comes in.
+            out: of what comes out; None for the same.
 
         Returns:
             Its path.
         """
         self.nodes.append(helper.make_node("Identity", [y], ["y"]))
         self.data.close()
-        ends = [helper.make_tensor_value_info(name, BF16, ["tokens", width]) for name in "xy"]
+        widths = {"x": width, "y": width if out is None else out}
+        ends = [helper.make_tensor_value_info(name, BF16, ["tokens", size]) for name, size in widths.items()]
         graph = helper.make_graph(self.nodes, "layers", ends[:1], ends[1:], self.weights)
         opsets = [helper.make_opsetid("", 23), helper.make_opsetid("trt", 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
