@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from openkontext.errors import InputError
 from openkontext.evaluation.concepts import Concept
 from openkontext.images import to_model
 from openkontext.redteam.goals import AttackGoal, drawn_goals
@@ -63,6 +64,12 @@ def test_a_search_over_tokens_lowers_the_loss(white: WhiteBox, goal: AttackGoal,
         features = white.features(white.words(found.text))
         again = white.loss(white.batch(goal.before, features), wanted)
     assert again.item() == pytest.approx(found.losses[-1], rel=1e-3)
+
+
+def test_more_words_than_the_model_reads_are_told(white: WhiteBox, goal: AttackGoal, wanted: Wanted) -> None:
+    template = Template((goal.instruction, *(None,) * 100))
+    with pytest.raises(InputError, match=r"slots = 100: the model reads \d+ tokens"):
+        search_tokens(white, goal.before, template, wanted, 1, 1, frozenset(), np.random.default_rng(0))
 
 
 def test_a_search_over_embeddings_lowers_the_loss(white: WhiteBox, goal: AttackGoal, wanted: Wanted) -> None:

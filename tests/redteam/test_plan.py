@@ -1,6 +1,7 @@
 """Plans and thresholds: what is not good is one line that names the place."""
 
 import shutil
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,16 @@ def test_a_plan_says_what_each_attack_does(tmp_path: Path) -> None:
         ("cases = 2", 'cases = 2\njudges = [{kind = "grades", folder = "g"}]', "put grades after it"),
         ("cases = 2", "cases = ", "is no TOML"),
         ("[attacks.plain]", '[attacks.obfuscation]\nconverters = ["morse"]', "no converter 'morse'"),
+        ("[attacks.plain]", "[attacks.obfuscation]\nconverters = []", "converters is empty"),
         ("[attacks.plain]", "[attacks.picture]\nbound = 256", "bound is 1 to 255"),
+        ("[attacks.plain]", "[attacks.settings]\nguidance = [3, -1]", "attacks.settings.guidance.1"),
+        ("[attacks.plain]", "[attacks.settings]\nsteps = [1001]", "attacks.settings.steps.0"),
+        ("[attacks.plain]", "[attacks.settings]\nsteps = []\nguidance = []", "one of them must name a value"),
+        ("[attacks.plain]", "[attacks.negative-prompt]\nscales = [0.5]", "attacks.negative-prompt.scales.0"),
+        ("[attacks.plain]", "[attacks.negative-prompt]\nscales = []", "attacks.negative-prompt.scales"),
+        ("[attacks.plain]", "[attacks.embeddings]\nrate = nan", "rate is nan"),
+        ("[attacks.plain]", "[attacks.ring-a-bell]\npopulation = 1", "population 2 or more"),
+        ("[attacks.plain]", '[attacks.p4d]\nreference = "nowhere"', "nowhere: no such model repository"),
     ],
 )
 def test_a_bad_plan_is_one_line(
@@ -73,7 +83,7 @@ def test_a_bad_plan_is_one_line(
     plan = write(tmp_path, PLAN.replace(old, new))
     assert main(["redteam", "nano", "--plan", str(plan), "--work", str(work)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {plan}") or "concept" in line
+    assert line.startswith(f"error: {plan}") or "concept" in line or "repository" in line
     assert says in line
     assert not work.exists()
 
@@ -137,6 +147,13 @@ def test_what_cannot_be_used_is_one_line(
         (line,) = capsys.readouterr().err.splitlines()
         assert says in line
         assert not work.exists()
+
+
+def test_a_concept_may_not_be_called_as_all_of_them(tmp_path: Path) -> None:
+    shipped = Path(str(files("openkontext.evaluation") / "concept_files" / "star.toml")).read_text()
+    write(tmp_path, shipped.replace('name = "star"', 'name = "all"'), "mine.toml")
+    with pytest.raises(InputError, match="called 'all'"):
+        RedTeamPlan.read(write(tmp_path, PLAN.replace('"star"', '"mine.toml"')))
 
 
 def test_bounds_are_held_against_each_rate(tmp_path: Path) -> None:

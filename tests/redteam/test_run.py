@@ -22,6 +22,9 @@ from openkontext.cli import main
 from openkontext.redteam import ledger
 from openkontext.redteam.goals import drawn_goal
 from openkontext.redteam.html_page import blurred
+from openkontext.safety.checks import BodyCheck
+from openkontext.safety.policy import load_policy
+from openkontext.safety.standard import standard_guard
 
 PLAN = """
 concepts = ["star"]
@@ -216,6 +219,49 @@ def test_a_plan_that_changes_elsewhere_keeps_what_was_done(
     assert drawn == [0, 1]
     run(folder, copier)
     assert drawn == [0, 1]  # what was done needs no scene
+
+
+def test_the_report_names_the_filters_and_another_version_repeats_the_cases(
+    folder: Path, copier: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder, classifier(0.0))
+    _, report = run(folder, copier)
+    standing = {check.name: check.version for check in standard_guard(load_policy("default")).checks}
+    words = report["filters"].keys() - standing.keys()
+    assert words == {"words: star"}
+    assert standing == {name: report["filters"][name] for name in standing}
+    page = (folder / "work" / "report.html").read_text()
+    assert all(f"<td>{version}</td>" in page for version in report["filters"].values())
+    lines = len(_lines(folder))
+    monkeypatch.setattr(BodyCheck, "version", "of tomorrow")
+    _, report = run(folder, copier)
+    assert report["filters"]["nudenet"] == "of tomorrow"
+    assert len(_lines(folder)) == 2 * lines
+
+
+def test_a_picture_that_is_gone_is_made_again(folder: Path, copier: Path) -> None:
+    write(folder, '{kind = "reader"}')
+    _, whole = run(folder, copier)
+    first, *others = sorted((folder / "work" / "pictures").iterdir())
+    first.unlink()
+    kept = [path.stat().st_mtime_ns for path in others]
+    _, again = run(folder, copier)
+    assert first.exists()
+    assert [path.stat().st_mtime_ns for path in others] == kept
+    assert without_times(again) == without_times(whole)
+
+
+def test_a_work_folder_that_is_a_file_is_told_before_any_edit(
+    folder: Path, copier: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(folder, '{kind = "reader"}')
+    (folder / "work").write_text("mine")
+    assert (
+        main(["redteam", str(copier), "--plan", str(folder / "plan.toml"), "--work", str(folder / "work")])
+        == 2
+    )
+    assert capsys.readouterr().err == f"error: {folder / 'work'}: is no folder; name another one for --work\n"
+    assert (folder / "work").read_text() == "mine"
 
 
 def test_sealed_cases_leave_scores_alone(

@@ -14,6 +14,7 @@ from openkontext import reports
 from openkontext.cli import main
 from openkontext.reports import ReportSubject
 from openkontext.repository import Repository, RepositoryConfig
+from openkontext.safety.checks import BodyCheck
 
 Change = Callable[[Path, Path], object]
 
@@ -182,6 +183,30 @@ def test_each_piece_that_is_missing_or_stale_is_named_and_nothing_is_written(
     (gap,) = [each for each in found["gaps"] if each["piece"] == piece and why in each["why"]]
     assert gap["remedy"] or "red" not in piece or gap["why"]
     assert contents(home) == before
+
+
+def test_attacks_count_behind_the_filters_of_today_alone(
+    ready: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A report as the red team writes it: it lists the filters of the system that was attacked."""
+    home, dossier = ready
+    plan, bounds, work = (tmp_path / name for name in ("plan.toml", "bounds.toml", "work"))
+    plan.write_text('concepts = ["star"]\ncases = 1\nsteps = 1\n[attacks.plain]\n')
+    bounds.write_text("[[bounds]]\nmost = 1\n")
+    attack = ("redteam", home, "--plan", plan, "--thresholds", bounds, "--work", work)
+    assert run(capsys, *attack)[0] == 0
+    old, new = dossier / "red-team.json", json.loads((work / "report.json").read_text())
+    new["subjects"] = json.loads(old.read_text())["subjects"]  # of both precisions
+    old.write_text(json.dumps(new))
+    with monkeypatch.context() as tomorrow:
+        tomorrow.setattr(BodyCheck, "version", "of tomorrow")
+        code, out, _ = run(capsys, "release", home, "--dossier", dossier)
+        assert code == 2
+        assert "red-team.json is too old: the filter nudenet had another version then" in out
+    assert run(capsys, "release", home, "--dossier", dossier)[0] == 0
 
 
 def test_all_gaps_are_listed_at_once_for_people(

@@ -64,8 +64,9 @@ def _print(report: "RedTeamReport", work: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from openkontext.redteam.attack_report import ALL, COLUMNS
+    from openkontext.redteam.attack_report import COLUMNS
     from openkontext.redteam.commanding import PAGE, RECORD
+    from openkontext.redteam.plan import ALL
 
     terminal = Console()
     attacks = [*dict.fromkeys(trial.attack for trial in report.trials), ALL]

@@ -10,7 +10,7 @@ from openkontext.evaluation.scores import Score
 from openkontext.redteam.ledger import Column, Trial
 from openkontext.redteam.model_series import SeriesModel
 from openkontext.redteam.opinions import Opinions
-from openkontext.redteam.plan import RedTeamPlan
+from openkontext.redteam.plan import ALL, RedTeamPlan
 from openkontext.redteam.statistics import Difference
 from openkontext.redteam.thresholds import BoundsDecision, Rate
 
@@ -20,8 +20,6 @@ COLUMNS: dict[str, Callable[[Trial], Column]] = {
     SYSTEM: lambda trial: trial.system,
 }
 """The two columns of every table: the model alone, and the whole system."""
-ALL = "all"
-"""In place of a concept or an attack: all of them."""
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from openkontext.files import write_whole
 from openkontext.redteam.attack_report import RedTeamReport
 from openkontext.redteam.html_page import render
 from openkontext.redteam.ledger import Trial
-from openkontext.redteam.model_series import open_checkpoints
+from openkontext.redteam.model_series import check_reference, open_checkpoints
 from openkontext.redteam.opinions import SHEET, collect, write_sheet
 from openkontext.redteam.plan import RedTeamPlan
 from openkontext.redteam.run import PICTURES, RedTeamRun
 from openkontext.redteam.sealed import SealedCases
+from openkontext.redteam.system import system_policy
 from openkontext.redteam.thresholds import ReleaseBounds, decide
 from openkontext.version import __version__
 
@@ -88,6 +89,9 @@ def prepare(
         raise InputError("--sealed and --identity come together: the cases, and the key that opens them")
     cases = None if sealed is None or identity is None else SealedCases.open(sealed, identity, read)
     checkpoints = open_checkpoints(models, weights=read.needs_weights)
+    for planned in read.attacks:
+        if reference := getattr(planned.attack, "reference", ""):
+            check_reference(reference, checkpoints[0])
     names = [each.name for each in checkpoints]
     for name in candidates:
         if name not in names:
@@ -107,7 +111,7 @@ def _facts(report: RedTeamReport) -> dict[str, str]:
         "steps": "each model's own" if plan.steps is None else str(plan.steps),
         "judges": ", ".join(each.kind for each in plan.judges),
         "whole system": f"profile {Path(plan.system.profile).stem}, review {plan.system.review}, "
-        f"{sum(map(len, plan.system.words.values()))} words",
+        f"{sum(map(len, system_policy(plan.system).profile.words.values()))} words",
         "time of all cases": f"{sum(trial.seconds for trial in report.trials) / 60:.1f} min",
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
         "openkontext": __version__,

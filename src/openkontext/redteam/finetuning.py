@@ -63,9 +63,12 @@ def train_lora(
         average_decay=0.9,
     )
     base = TeacherModel.load(model)
-    build_cache(table, work / "pairs", base)
-    examples = PairExamples(work / "pairs")
-    trained = train_finetune(recipe, base, examples, work / "run", RunRecipe(), sheets=False)
+    try:
+        build_cache(table, work / "pairs", base)
+        examples = PairExamples(work / "pairs")
+        trained = train_finetune(recipe, base, examples, work / "run", RunRecipe(), sheets=False)
+    except OSError as error:
+        raise InputError(f"{work}: cannot be written: {error.strerror or error}") from None
     save_lora(adapter_lora(trained), done)
     return done
 

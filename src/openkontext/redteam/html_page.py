@@ -10,9 +10,10 @@ from PIL import Image
 from openkontext import images
 from openkontext.evaluation import html_report
 from openkontext.images.fitting import Pixels
-from openkontext.redteam.attack_report import ALL, COLUMNS, MODEL, SYSTEM, RedTeamReport, ReportCell
+from openkontext.redteam.attack_report import COLUMNS, MODEL, SYSTEM, RedTeamReport, ReportCell
 from openkontext.redteam.attacks import ATTACKS
 from openkontext.redteam.ledger import Trial
+from openkontext.redteam.plan import ALL
 from openkontext.redteam.run import PICTURES
 
 PER_ATTACK = 3
@@ -52,6 +53,7 @@ def render(report: RedTeamReport, work: Path, facts: Mapping[str, str]) -> str:
         comparisons=list(_comparisons(report)),
         judges=report.opinions.scores,
         alpha=report.opinions.alpha,
+        filters=report.filters,
         groups=list(_groups(report, work, attacks)),
         per_attack=PER_ATTACK,
     )

@@ -60,10 +60,12 @@ class Ledger:
         work: the folder.
 
     Raises:
-        InputError: what lies there is no ledger.
+        InputError: it is no folder, or what lies there is no ledger.
     """
 
     def __init__(self, work: Path) -> None:
+        if work.exists() and not work.is_dir():
+            raise InputError(f"{work}: is no folder; name another one for --work")
         self.path = work / "trials.jsonl"
         self.trials: dict[str, Trial] = {}
         read = TypeAdapter(Trial)

@@ -50,15 +50,32 @@ def open_checkpoints(models: Sequence[str], *, weights: bool) -> tuple[SeriesMod
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"two checkpoints are called {name}; name one of them otherwise: NAME=FOLDER")
-    first = found[0]
     for other in found[1:]:
-        for number in _SHAPE:
-            if getattr(first.config, number) != getattr(other.config, number):
-                raise InputError(
-                    f"{other.model}: is of another shape than {first.model} ({number}); "
-                    "attack it in a run of its own"
-                )
+        _check_shape(found[0], other.model, other.config)
     return tuple(found)
+
+
+def check_reference(model: str, first: SeriesModel) -> None:
+    """Look at a model that checkpoints are compared with, before the first is attacked.
+
+    Args:
+        model: "nano" or a folder.
+        first: of the checkpoints.
+
+    Raises:
+        InputError: it is missing, of another shape, or its weights cannot be read back.
+    """
+    repository = Repository.open(model)
+    _check_shape(first, model, repository.config)
+    _check_weights(repository, repository.precision(None))
+
+
+def _check_shape(first: SeriesModel, model: str, config: RepositoryConfig) -> None:
+    for number in _SHAPE:
+        if getattr(first.config, number) != getattr(config, number):
+            raise InputError(
+                f"{model}: is of another shape than {first.model} ({number}); attack it in a run of its own"
+            )
 
 
 def _check_weights(repository: Repository, precision: str) -> None:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from openkontext.errors import InputError
 from openkontext.images import from_model, to_model
 from openkontext.images.fitting import Pixels
 from openkontext.redteam.goals import AttackGoal
@@ -295,7 +296,13 @@ def _places(white: WhiteBox, template: Template, words: Sequence[str]) -> tuple[
     for place in range(template.count):
         texts = [template.filled([*words[:place], word, *words[place + 1 :]]) for word in (one, other)]
         for lists, first, second in zip(found, *map(white.ids, texts), strict=True):
-            lists.append(int((first[0] != second[0]).nonzero()[0, 0]))
+            apart = (first[0] != second[0]).nonzero()
+            if not len(apart):
+                raise InputError(
+                    f"slots = {template.count}: the model reads {first.shape[1]} tokens of a text, and the "
+                    "instruction with so many words is longer; take fewer"
+                )
+            lists.append(int(apart[0, 0]))
     return torch.tensor(found[0]), torch.tensor(found[1])
 
 

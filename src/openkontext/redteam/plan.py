@@ -39,8 +39,8 @@ _Count = Annotated[int, Field(ge=1)]
 _Words = tuple[Annotated[str, Field(min_length=1)], ...]
 _Share = Annotated[float, Field(ge=0, le=1)]
 
-_LISTED = 40
-"""Names that an error lists at most."""
+ALL = "all"
+"""What a report says in place of a concept or an attack: all of them."""
 
 
 @checked(frozen=True, config=_STRICT)
@@ -172,6 +172,8 @@ class RedTeamPlan:
         names = [concept.name for concept in concepts]
         if len(set(names)) < len(names):
             raise InputError(f"{path}: concepts names one twice: {', '.join(names)}")
+        if ALL in names:
+            raise InputError(f"{path}: a concept is called {ALL!r}, which a report says of all; rename it")
         for name in said.system.words:
             if name not in names:
                 raise InputError(

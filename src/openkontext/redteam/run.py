@@ -117,7 +117,8 @@ class RedTeamRun:
                 access: Access | None = None
                 for case in range(planned.cases):
                     key = self._key(checkpoint, concept, planned, case)
-                    if (done := self.ledger.trials.get(key)) is None:
+                    done = self.ledger.trials.get(key)
+                    if done is None or not self._has_picture(done):
                         target = target or self._open(checkpoint)
                         access = access or self._access(checkpoint, concept, planned)
                         done = self._try(key, checkpoint, target, planned, access.goals[case], access)
@@ -241,6 +242,10 @@ class RedTeamRun:
             judge=asdict(self.plan.judges[0]),
             system=self._system,
         )
+
+    def _has_picture(self, trial: Trial) -> bool:
+        """Whether the picture that was kept of a case, if any, is still there."""
+        return not trial.picture or (self.work / PICTURES / f"{trial.picture}.png").exists()
 
     def _kept(self, key: str, answer: AttackAnswer | None) -> str:
         """Keep the picture of a case, signed where an edit made it; its name."""

@@ -1,5 +1,6 @@
 """What every attack is."""
 
+import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,8 +95,8 @@ class Attack:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
-                raise ValueError(f"{name} is {value}; it must be 0 or more")
+            if isinstance(value, int | float) and not (0 <= value < math.inf):
+                raise ValueError(f"{name} is {value}; it must be a number, 0 or more")
         if self.queries < 1:
             raise ValueError("queries is 0; it must be 1 or more")
 

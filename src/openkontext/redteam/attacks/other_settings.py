@@ -2,13 +2,15 @@
 
 import itertools
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from openkontext.redteam.attacks.attack import Access, Attack, Attempts
 from openkontext.redteam.attempts import Attempt
 from openkontext.redteam.goals import AttackGoal
+from openkontext.request import MAX_STEPS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +19,14 @@ class OtherSettings(Attack):
 
     name = "settings"
     queries: int = 4
-    guidance: tuple[float, ...] = (1.0, 5.0, 20.0)
-    steps: tuple[int, ...] = (2, 16)
+    guidance: tuple[Annotated[float, Field(ge=0, le=100)], ...] = (1.0, 5.0, 20.0)
+    steps: tuple[Annotated[int, Field(ge=1, le=MAX_STEPS)], ...] = (2, 16)
     """Denoising steps."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.guidance and not self.steps:
+            raise ValueError("guidance and steps are empty; one of them must name a value")
 
     def attempts(self, goal: AttackGoal, access: Access, rng: np.random.Generator) -> Attempts:
         """Each setting alone first, then both together; every one with noise of its own."""
@@ -46,7 +53,7 @@ class NegativePrompt(Attack):
 
     name = "negative-prompt"
     queries: int = 4
-    scales: tuple[float, ...] = (2.0, 4.0)
+    scales: Annotated[tuple[Annotated[float, Field(ge=1, le=100)], ...], Field(min_length=1)] = (2.0, 4.0)
 
     def attempts(self, goal: AttackGoal, access: Access, rng: np.random.Generator) -> Attempts:
         """Away from no words, and away from the wish that the concept be gone."""

@@ -130,6 +130,11 @@ class RingABell(Attack):
     population: int = 24
     generations: int = 12
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.slots < 1 or self.population < 2:
+            raise ValueError("slots is 1 or more, population 2 or more")
+
     def attempts(self, goal: AttackGoal, access: Access, rng: np.random.Generator) -> Attempts:
         """Texts of successive searches."""
         from openkontext.redteam.optimizing import Template, nameless, search_encoding

@@ -47,6 +47,8 @@ class Obfuscation(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.converters:
+            raise ValueError(f"converters is empty; choose of {', '.join(CONVERTERS)}")
         for name in self.converters:
             if name not in CONVERTERS:
                 raise ValueError(f"there is no converter {name!r}; choose of {', '.join(CONVERTERS)}")
