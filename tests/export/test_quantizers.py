@@ -128,15 +128,16 @@ def test_e2m1_rounds_as_ml_dtypes(values: list[float]):
     array = np.array(values, np.float32)
     expected = raw_bytes(array.astype(ml_dtypes.float4_e2m1fn))
     assert torch.equal(nvfp4.encode(torch.from_numpy(array)), expected)
+    assert torch.equal(nvfp4.nearest(torch.from_numpy(array)), nvfp4.decode(expected))
 
 
 def test_every_e2m1_edge_rounds_as_ml_dtypes():
     array = np.arange(-64, 65, dtype=np.float32) / 8  # each value, each midpoint, and values beyond
     codes = nvfp4.encode(torch.from_numpy(array))
     assert torch.equal(codes, raw_bytes(array.astype(ml_dtypes.float4_e2m1fn)))
-    np.testing.assert_array_equal(
-        nvfp4.decode(codes).numpy(), array.astype(ml_dtypes.float4_e2m1fn).astype(np.float32)
-    )
+    expected = array.astype(ml_dtypes.float4_e2m1fn).astype(np.float32)
+    for values in (nvfp4.decode(codes), nvfp4.nearest(torch.from_numpy(array))):
+        np.testing.assert_array_equal(values.numpy(), expected)
 
 
 def test_packing_is_that_of_onnx():
