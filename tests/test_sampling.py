@@ -65,7 +65,7 @@ def test_a_seed_beyond_64_bits_is_refused(seed: int) -> None:
 # ---- schedule ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("steps", [1, 2, 4, 28, 30, 100])
+@pytest.mark.parametrize("steps", [1, 2, 4, 8, 16, 28, 30, 100])
 @pytest.mark.parametrize("tokens", [64, 256, 4096, 4116, 6000])
 @pytest.mark.parametrize("shifts", [(0.5, 1.15), (0.3, 0.9)])
 def test_schedule_is_that_of_diffusers(steps: int, tokens: int, shifts: tuple[float, float]) -> None:
