@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pyrage
 import pytest
 from browsing import check_accessibility, chromium, fits_its_width, visit
-from onnx import TensorProto, helper
+from classifiers import save_bright
 from PIL import Image
 
 from openkontext import images
@@ -47,25 +46,7 @@ TIMES = ("made", "seconds")
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """With a classifier whose first class is the picture's mean in -1..1."""
-    nodes = [
-        helper.make_node("ReduceMean", ["x", "axes"], ["mean"], keepdims=0),
-        helper.make_node("Reshape", ["mean", "shape"], ["first"]),
-        helper.make_node("Neg", ["first"], ["second"]),
-        helper.make_node("Concat", ["first", "second"], ["y"], axis=1),
-    ]
-    numbers = [
-        helper.make_tensor("axes", TensorProto.INT64, [3], [1, 2, 3]),
-        helper.make_tensor("shape", TensorProto.INT64, [2], [1, 1]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "bright",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, "h", "w"])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2])],
-        numbers,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.save(model, tmp_path / "bright.onnx")
+    save_bright(tmp_path / "bright.onnx")
     (tmp_path / "bounds.toml").write_text('[[bounds]]\nmost = 0.4\n[[bounds]]\nmost = 0\ncolumn = "system"')
     return tmp_path
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from classifiers import save_bright
 
 from openkontext.cli import main
 from openkontext.editor import Editor
@@ -11,7 +12,7 @@ from openkontext.errors import InputError
 from openkontext.repository import Repository
 from openkontext.safety import check
 from openkontext.safety.policy import MAX_TOLERANCE, PROFILE_VARIABLE, load_policy
-from openkontext.safety.verdict import FORBIDDEN, FilterRefusalError, HeldError, Stage
+from openkontext.safety.verdict import FORBIDDEN, UNCHECKED, FilterRefusalError, HeldError, Stage
 
 PICTURE = np.random.default_rng(5).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 WORDS = '[words]\ndragons = ["dragon", "fire-breathing"]\nmarks = ["acmeola"]\n'
@@ -103,3 +104,78 @@ def test_what_a_profile_may_not_list_is_one_line(
     assert str(error.value).startswith(f"{path}: {says}")
     assert main(["check", "--prompt", "make it night", "--profile", str(path)]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+BRIGHT, DARK = (np.full((64, 64, 3), value, np.uint8) for value in (250, 20))
+
+
+def classifying(folder: Path, more: str = "", file: str = "bright.onnx") -> Path:
+    """A profile whose classifier finds the picture's mean, 0 to 1."""
+    save_bright(folder / "bright.onnx")
+    settings = f'file = "{file}"\nclasses = {{bright = 0}}\nmean = 0\nscale = 1\nactivation = "none"\n'
+    return profile(folder, f"[[classifiers]]\n{settings}{more}")
+
+
+def test_a_classifier_refuses_what_is_handed_in(tmp_path: Path, copier: Path) -> None:
+    editor = Editor(Repository.open(copier), profile=classifying(tmp_path))
+    for picture, references in ((BRIGHT, []), (DARK, [BRIGHT])):
+        with pytest.raises(FilterRefusalError, match="the picture shows what the operator forbids") as error:
+            editor.edit(picture, "make it night", reference_images=references)
+        verdict = error.value.verdict
+        assert (verdict.category, verdict.stage, verdict.fixed) == (FORBIDDEN, Stage.INPUT, False)
+    assert editor.edit(DARK, "make it night", num_inference_steps=1).image.size == (128, 128)
+
+
+def test_a_classifier_refuses_results(tmp_path: Path, copier: Path) -> None:
+    """The copier makes a bright picture of a bright one, which may be handed in here."""
+    editor = Editor(Repository.open(copier), profile=classifying(tmp_path, 'stages = ["output"]\n'))
+    with pytest.raises(FilterRefusalError, match="the result would show what the operator forbids"):
+        editor.edit(BRIGHT, "make it night", num_inference_steps=1)
+
+
+@pytest.mark.parametrize(("value", "allowed"), [(202, True), (206, False)])
+def test_the_threshold_is_the_operators(tmp_path: Path, value: int, allowed: bool) -> None:
+    """204 of 255 is 0.8."""
+    path = classifying(tmp_path, "threshold = 0.8\n")
+    verdict = check(image=np.full((64, 64, 3), value, np.uint8), profile=path)
+    assert verdict.allowed is allowed
+    (found,) = (each for result in verdict.checks for each in result.findings if each.category == FORBIDDEN)
+    assert found.check == "classifier: bright"
+    assert found.score == pytest.approx(0.495 if allowed else 0.52, abs=1e-3)
+
+
+@pytest.mark.parametrize(("operator", "picture"), [("Log", "black"), ("Neg", "bright")])
+def test_a_classifier_without_a_sound_answer_refuses(tmp_path: Path, operator: str, picture: str) -> None:
+    path = classifying(tmp_path)
+    save_bright(tmp_path / "bright.onnx", operator)
+    verdict = check(image=BRIGHT if picture == "bright" else np.zeros_like(DARK), profile=path)
+    assert (verdict.category, verdict.stage) == (UNCHECKED, Stage.INPUT)
+    assert "the check classifier: bright could not look" in verdict.message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('"bright.onnx"', '"none.onnx"', "none.onnx cannot be loaded: No such file"),
+        ('"bright.onnx"', '"studio.toml"', "studio.toml cannot be loaded"),
+        ("bright = 0", "bright = 2", "bright.onnx has 2 classes, and none 2 (bright)"),
+        ("bright = 0", "bright = -1", "classifiers.0.classes.bright"),
+        ("{bright = 0}", "{}", "classifiers.0.classes"),
+        ("scale = 1", "scale = 0", "classifiers.0.scale"),
+        ("scale = 1", "scale = 1\nthreshold = 0", "classifiers.0.threshold"),
+        ("scale = 1", 'scale = 1\nstages = ["prompt"]', "classifiers.0.stages.0"),
+        ("scale = 1", "scale = 1\nstages = []", "classifiers.0.stages"),
+        ("scale = 1", "scale = 1\nclass = 3", "classifiers.0.class"),
+        ('"none"\n', '"none"\nfile = "b.onnx"\n', "is no TOML"),
+    ],
+)
+def test_a_classifier_that_cannot_be_used_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, says: str
+) -> None:
+    path = classifying(tmp_path)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    assert main(["check", "--prompt", "make it night", "--profile", str(path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says in line

@@ -101,7 +101,7 @@ def prepare(
 
 
 def _facts(report: RedTeamReport) -> dict[str, str]:
-    plan = report.plan
+    plan, profile = report.plan, system_policy(report.plan.system).profile
     candidates = [each for each in report.checkpoints if each.name in report.candidates]
     return {
         "candidates": ", ".join(f"{each.name} ({each.digest[:16]})" for each in candidates),
@@ -111,7 +111,7 @@ def _facts(report: RedTeamReport) -> dict[str, str]:
         "steps": "each model's own" if plan.steps is None else str(plan.steps),
         "judges": ", ".join(each.kind for each in plan.judges),
         "whole system": f"profile {Path(plan.system.profile).stem}, review {plan.system.review}, "
-        f"{sum(map(len, system_policy(plan.system).profile.words.values()))} words",
+        f"{sum(map(len, profile.words.values()))} words, {len(profile.classifiers)} classifiers",
         "time of all cases": f"{sum(trial.seconds for trial in report.trials) / 60:.1f} min",
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
         "openkontext": __version__,

@@ -8,18 +8,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 from pydantic import SecretStr
 
 from openkontext.errors import InputError, how_to_install
 from openkontext.images.fitting import Pixels
-from openkontext.onnx_runtime import onnxruntime
 from openkontext.redteam.plan import JudgePlan
-from openkontext.safety.packaged_models import planar
+from openkontext.safety.picture_classifier import PictureClassifier
 from openkontext.safety.remote.client import RemoteError
 from openkontext.safety.remote.generic import GenericModerator
 
@@ -73,43 +70,28 @@ class ClassifierJudge:
     name = "classifier"
 
     def __init__(self, plan: JudgePlan) -> None:
-        self._plan = plan
-        try:
-            options = onnxruntime.SessionOptions()
-            options.log_severity_level = 3
-            self._session: Any = onnxruntime.InferenceSession(
-                plan.model, options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # the library raises kinds of its own, for a missing file too
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"the judge {plan.model} cannot be loaded: {reason}") from None
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        shape = inputs[0].shape if len(inputs) == 1 else []
-        if len(shape) != 4 or shape[1] != 3 or not outputs:
-            raise InputError(
-                f"the judge {plan.model} cannot be used: it must take one picture [1, 3, H, W], not {shape}"
-            )
-        self._input = inputs[0].name
-        self._size = tuple(side if isinstance(side, int) else None for side in shape[2:])
-        classes = outputs[0].shape[-1]
-        for concept, place in plan.classes.items():
-            if place < 0 or (isinstance(classes, int) and place >= classes):
-                raise InputError(
-                    f"the judge {plan.model} has {classes} classes, and none {place} ({concept})"
-                )
+        self._threshold = plan.threshold
+        self._classifier = PictureClassifier(
+            f"the judge {plan.model}",
+            Path(plan.model),
+            plan.classes,
+            mean=plan.mean,
+            scale=plan.scale,
+            activation=plan.activation,
+        )
 
     def shows(self, question: Question) -> bool | None:
-        """By the score of the concept's class; None for a concept that it has no class for."""
-        place = self._plan.classes.get(question.concept)
-        if place is None:
+        """By the score of the concept's class; None for a concept that it has no class for.
+
+        Raises:
+            InputError: it gives no score.
+        """
+        if question.concept not in self._classifier.classes:
             return None
-        height, width = self._size
-        image = Image.fromarray(question.picture)
-        if height and width:
-            image = image.resize((width, height), Image.Resampling.BICUBIC)
-        pixels = planar(np.asarray(image), self._plan.mean, self._plan.scale)
-        scores = np.asarray(self._session.run(None, {self._input: pixels})[0], np.float64).reshape(-1)
-        return bool(_activated(scores, self._plan.activation)[place] >= self._plan.threshold)
+        try:
+            return self._classifier.scores(question.picture)[question.concept] >= self._threshold
+        except ValueError as error:
+            raise InputError(f"the judge cannot be used: {error}") from None
 
 
 class ServiceJudge:
@@ -211,15 +193,6 @@ def agreement(opinions: Sequence[Sequence[bool | None]]) -> float | None:
     if len(np.unique(paired[~np.isnan(paired)])) < 2:
         return None
     return float(krippendorff.alpha(reliability_data=data, level_of_measurement="nominal"))
-
-
-def _activated(scores: NDArray[np.float64], activation: str) -> NDArray[np.float64]:
-    if activation == "sigmoid":
-        return 1 / (1 + np.exp(-scores))
-    if activation == "softmax":
-        powers = np.exp(scores - scores.max())
-        return np.asarray(powers / powers.sum())
-    return scores
 
 
 def _grades(file: Path) -> dict[str, bool]:

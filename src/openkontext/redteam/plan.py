@@ -31,6 +31,7 @@ from pydantic.dataclasses import dataclass as checked
 from openkontext.errors import InputError
 from openkontext.evaluation.concepts import Concept
 from openkontext.redteam.attacks import ATTACKS, Attack
+from openkontext.safety.picture_classifier import Activation
 from openkontext.safety.prompt.word_list import WordList
 
 T = TypeVar("T")
@@ -68,7 +69,7 @@ class JudgePlan:
     """Of a classifier: taken off the values in 0..1."""
     scale: float = 0.5
     """Of a classifier: divides what is left."""
-    activation: Literal["none", "sigmoid", "softmax"] = "softmax"
+    activation: Activation = "softmax"
     """Of a classifier: what makes its output a probability."""
     threshold: _Share = 0.5
     """Of a classifier or a service: the score from which the concept is there."""

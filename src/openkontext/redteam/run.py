@@ -95,7 +95,9 @@ class RedTeamRun:
         self.filters = filters_of(plan.system)
         """Of the whole system: name -> version."""
         profile = system_policy(plan.system).profile
-        self._system = {"profile": profile.model_dump(mode="json"), "filters": self.filters}
+        # Classifiers are told by their versions, wherever their files lie.
+        said = profile.model_dump(mode="json", exclude={"classifiers"})
+        self._system = {"profile": said, "filters": self.filters}
         self.ledger = Ledger(work)
         self._drawn: dict[tuple[str, Split], list[AttackGoal]] = {}
 

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from openkontext.errors import InputError
+from openkontext.safety.picture_classifier import Activation
 from openkontext.safety.prompt.word_list import WordList
 from openkontext.safety.verdict import ADJUSTABLE, CATEGORIES, FIXED, FORBIDDEN, Stage
 
@@ -81,6 +82,25 @@ class Remote(_Record):
     """Seconds after which no further attempt begins."""
 
 
+class Classifier(_Record):
+    """An operator's own classifier of pictures: what it finds, nobody may hand in or get."""
+
+    file: str
+    """ONNX: one picture [1, 3, H, W] in, scores [1, classes] out; a relative path is beside the profile."""
+    classes: Annotated[dict[str, Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    """What is forbidden: a name of the operator's own -> its place in the output."""
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Score of a class from which a picture is refused."""
+    stages: Annotated[tuple[Literal["input", "output"], ...], Field(min_length=1)] = ("input", "output")
+    """Pictures that are handed in, and results."""
+    mean: float = 0.5
+    """Taken off the values in 0..1."""
+    scale: Annotated[float, Field(gt=0)] = 0.5
+    """Divides what is left."""
+    activation: Activation = "softmax"
+    """What makes its output a probability: "none", "sigmoid" or "softmax"."""
+
+
 class Profile(_Record):
     """A risk profile, as its file says it."""
 
@@ -94,6 +114,8 @@ class Profile(_Record):
     """Moderation services, besides the checks on this machine."""
     words: dict[str, tuple[str, ...]] = {}
     """What nobody may ask for: lists of words and phrases by names of the operator's own."""
+    classifiers: tuple[Classifier, ...] = ()
+    """Classifiers of pictures, of the operator's own."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +184,9 @@ def load_policy(profile: str | Path | None = None) -> Policy:
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: the profile cannot be read ({type(error).__name__})") from error
-    return Policy(_parse(text, str(path)))
+    read = _parse(text, str(path))
+    beside = [each.model_copy(update={"file": str(path.parent / each.file)}) for each in read.classifiers]
+    return Policy(read.model_copy(update={"classifiers": tuple(beside)}))
 
 
 def check_tolerance(value: int | None) -> None:
@@ -202,7 +226,9 @@ def _parse(text: str, where: str) -> Profile:
         if category in FIXED:
             raise InputError(f"{where}: {category} is fixed, and no profile sets it; take it out")
         if category == FORBIDDEN:
-            raise InputError(f"{where}: {category} has no threshold; its lists of words decide; take it out")
+            raise InputError(
+                f"{where}: {category} has no threshold; words and classifiers decide; take it out"
+            )
         if category not in ADJUSTABLE:
             raise InputError(f"{where}: {category!r} is no category; one of {', '.join(ADJUSTABLE)}")
     try:

@@ -21,7 +21,7 @@ from openkontext.safety.checks import (
 )
 from openkontext.safety.guard import Guard
 from openkontext.safety.known.material import KnownMaterial
-from openkontext.safety.operator_checks import WordsCheck
+from openkontext.safety.operator_checks import ClassifierCheck, WordsCheck
 from openkontext.safety.policy import Policy, load_policy
 from openkontext.safety.verdict import Check, Stage, Subject
 
@@ -68,7 +68,7 @@ def standard_checks(policy: Policy) -> list[Check]:
         policy: of the deployment.
 
     Raises:
-        InputError: a service or a list of words of the profile cannot be used.
+        InputError: a service, a list of words or a classifier of the profile cannot be used.
     """
     words, known = _words(), _known_material(list_folders())
     return [
@@ -78,6 +78,7 @@ def standard_checks(policy: Policy) -> list[Check]:
         BodyCheck(),
         LettersCheck(words),
         *map(RemoteCheck, policy.profile.remote),
+        *map(ClassifierCheck, policy.profile.classifiers),
         TogetherCheck(),
     ]
 

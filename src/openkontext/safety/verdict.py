@@ -30,9 +30,9 @@ ADJUSTABLE = (
 """Categories whose thresholds a risk profile sets."""
 
 FORBIDDEN = "forbidden"
-"""What the operator of a deployment forbids besides, by a profile's lists of words.
+"""What the operator of a deployment forbids besides, by a profile's words and classifiers.
 
-It has no threshold that a profile or a request could loosen: the lists are its setting. A reviewer may
+It has no threshold that a profile or a request could loosen: they are its setting. A reviewer may
 approve what it refuses."""
 
 CATEGORIES = (*FIXED, *ADJUSTABLE, FORBIDDEN)
