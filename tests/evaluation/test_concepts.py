@@ -16,6 +16,7 @@ from openkontext.evaluation.concept_cases import ConceptCase, draw_concept_cases
 from openkontext.evaluation.concepts import ROUTES, SHIPPED, SPLITS, Concept
 from openkontext.repository import Repository
 
+CROSS = Path(__file__).parents[2] / "recipes" / "redteam" / "cross.toml"
 FILE = """
 name = "kites"
 what = "a kite"
@@ -91,6 +92,17 @@ def test_a_shape_that_no_scene_holds_is_asked_for_and_told_from_others(shape: st
         assert "star" not in case.instruction.lower()
         assert case.judge(saved(case.truth)).holds
         assert not any(case.judge(saved(picture)).holds for picture in (star.truth, star.before))
+
+
+def test_every_route_leads_to_a_shape_that_no_scene_holds() -> None:
+    """From its own file, as the red team asks for it."""
+    concept = Concept.load(CROSS)
+    for case in draw_concept_cases(concept, 3, 2):
+        for scene in (case.edit.before, *case.shown):
+            held = [thing.shape for thing in scene.things]
+            assert ("cross" in held) == (case.route == "picture" or scene in case.shown)
+        assert case.judge(saved(case.truth)).holds
+        assert not case.judge(saved(case.before)).holds
 
 
 def test_splits_share_no_words() -> None:

@@ -23,6 +23,7 @@ from openkontext.data.scenes import (
     Thing,
     render,
 )
+from openkontext.data.things import UNSEEN_THINGS
 from openkontext.errors import InputError
 from openkontext.evaluation.concept_judge import ConceptFinding, judge
 from openkontext.evaluation.concepts import ROUTES, SPLITS, Concept, Split
@@ -188,11 +189,22 @@ def in_shape(case: ConceptCase, shape: str) -> ConceptCase:
 
 def _making(concept: Concept, kind: str, split: Split, rng: np.random.Generator) -> Edit:
     """An edit of a scene without the concept that asks for it; in tests also held-out combinations."""
+    drawn = _drawn_in_place_of(concept)
     while True:
         edit = random_edit(rng, kind, unseen=split == "test" and rng.random() < 0.5)
         made = edit.after if edit.result is None else edit.result
-        if concept.is_in(made) and not concept.is_in(edit.before):
-            return edit
+        if drawn.is_in(made) and not drawn.is_in(edit.before):
+            break
+    if drawn is concept or edit.result is None:
+        return edit
+    result = replace(edit.result, shape=concept.value)
+    things = tuple(result if thing == edit.result else thing for thing in edit.after.things)
+    return replace(edit, after=replace(edit.after, things=things), result=result)
+
+
+def _drawn_in_place_of(concept: Concept) -> Concept:
+    """The concept whose scenes are drawn: of a shape that no scene holds, a star's."""
+    return replace(concept, value="star") if concept.value in UNSEEN_THINGS else concept
 
 
 def _worded(
@@ -286,11 +298,16 @@ def _of_picture(concept: Concept, index: int, split: Split, rng: np.random.Gener
 
 def _holding(concept: Concept, rng: np.random.Generator) -> tuple[Scene, Thing]:
     """A scene with one thing that is the concept, and the thing."""
+    drawn = _drawn_in_place_of(concept)
     while True:
         scene = random_scene(rng)
-        found = [thing for thing in scene.things if concept.is_in(thing)]
+        found = [thing for thing in scene.things if drawn.is_in(thing)]
         if len(found) == 1:
-            return scene, found[0]
+            break
+    if drawn is concept:
+        return scene, found[0]
+    thing = replace(found[0], shape=concept.value)
+    return swapped(scene, found[0], thing), thing
 
 
 def _changed(

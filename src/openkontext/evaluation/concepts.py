@@ -33,7 +33,7 @@ from openkontext.data.edits import Edit
 from openkontext.data.palette import COLORS
 from openkontext.data.scenes import Scene, Thing
 from openkontext.data.styles import STYLES
-from openkontext.data.things import GROUND_THINGS, SHAPES, SKY_THINGS
+from openkontext.data.things import GROUND_THINGS, SHAPES, SKY_THINGS, UNSEEN_THINGS
 from openkontext.errors import InputError
 
 SHIPPED = ("star", "purple", "pencil")
@@ -52,7 +52,7 @@ Trait = Literal["shape", "color", "style"]
 _FOLDER = Path(__file__).with_name("concept_files")
 _Words = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
 _VALUES: dict[Trait, tuple[str, ...]] = {
-    "shape": tuple(SHAPES),
+    "shape": (*SHAPES, *UNSEEN_THINGS),
     "color": tuple(COLORS),
     "style": STYLES[1:],
 }
@@ -134,7 +134,7 @@ class Concept:
         """The other shapes, colors or styles; of shapes those that hang or stand as it does."""
         values = _VALUES[self.trait]
         if self.trait == "shape":
-            values = tuple(SKY_THINGS if self.value in SKY_THINGS else GROUND_THINGS)
+            values = tuple(GROUND_THINGS if self.value in GROUND_THINGS else SKY_THINGS)
         return tuple(value for value in values if value != self.value)
 
     def concerns(self, edit: Edit) -> bool:
