@@ -7,6 +7,7 @@ from pathlib import Path
 
 from openkontext.files import write_whole
 from openkontext.places import cache_folder
+from openkontext.stages import stage
 
 _REMEMBERED_BYTES = 64 << 20
 """Hashes of files from this size on are remembered; smaller ones take no time."""
@@ -24,6 +25,7 @@ def sha256(path: Path) -> str:
         known = {}
     state, sha = known.get(str(path.absolute())) or ("", "")
     if state != (now := f"{status.st_size} {status.st_mtime_ns}"):
+        stage("reading %s, %.1f GB, for its digest", path.name, status.st_size / 1e9)
         sha = _hash(path)
         known = {file: entry for file, entry in known.items() if Path(file).exists()}
         known[str(path.absolute())] = (now, sha)

@@ -1,51 +1,115 @@
 """What a command shows: results on stdout, progress and warnings on stderr."""
 
 import json
+import logging
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from openkontext.cli.options import in_options
+from openkontext.stages import LOG
 
 if TYPE_CHECKING:
     from openkontext.result import EditResult, EditStep
 
 Item = TypeVar("Item")
 
+_QUIET_SECONDS = 60
+"""Where no bar moves, such as in a file, a line comes at most so often before the last."""
+
 _JOINERS = "\u200c\u200d"  # not seen, but they make the shape of words and of emoji
+
+
+class Pace:
+    """How fast steps come.
+
+    The steps of `--cache` that are foreseen take no time, so the mean of all so far tells more than the last.
+    """
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self._steps = False
+
+    def stage(self) -> None:
+        """Something else is done from now on; the last of these before the first step is what begins it."""
+        if not self._steps:
+            self._begun = time.monotonic()
+
+    def step(self, index: int, count: int) -> str:
+        """What to say after a step.
+
+        Args:
+            index: which it was, from 1.
+            count: of how many.
+        """
+        self._steps = True
+        each = (time.monotonic() - self._begun) / index
+        left = timedelta(seconds=round(each * (count - index)))
+        digits = 1 if each < 10 else 0
+        return f"step {index}/{count}, {each:.{digits}f} s each" + (f", {left} left" if index < count else "")
+
+
+class _Stages(logging.Handler):
+    """Hands what is said to `openkontext.stages` on."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        super().__init__()
+        self._show = show
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._show(record.getMessage())
 
 
 @contextmanager
 def progress(description: str) -> Iterator[Callable[["EditStep"], None]]:
-    """A progress bar on stderr with the step and the time left; yields the callback that moves it.
+    """What an edit does, then its steps, seconds a step and the time left; yields the callback for a step.
 
-    On a terminal it moves and is gone afterwards; elsewhere its last state is one line.
+    On a terminal it is a bar that moves and is gone afterwards. Elsewhere there is a line a minute at most,
+    and one at the end.
     """
     from rich.console import Console  # late, as below: `openkontext --help` shows none
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[step]}"),
-        TimeRemainingColumn(compact=True),
-    )
+    said = TextColumn("{task.fields[said]}", markup=False)
+    columns = (TextColumn("{task.description}"), BarColumn(20), said, TimeElapsedColumn())
     bar = Progress(*columns, console=console, transient=console.is_terminal)
-    task = bar.add_task(description, total=None, step="opening the model")
+    task = bar.add_task(description, total=None, said="opening the model")
+    pace, told = Pace(), time.monotonic()
+
+    def say(text: str) -> None:
+        nonlocal told
+        bar.update(task, said=text)
+        if not console.is_terminal and time.monotonic() - told > _QUIET_SECONDS:
+            print(f"{description}: {text}", file=sys.stderr, flush=True)
+            told = time.monotonic()
+
+    def on_stage(text: str) -> None:
+        pace.stage()
+        say(text)
 
     def on_step(step: "EditStep") -> None:
-        bar.update(task, completed=step.index, total=step.count, step=f"step {step.index}/{step.count}")
-        bar.start()  # elsewhere than on a terminal only now: an edit that fails before has nothing to show
+        bar.update(task, completed=step.index, total=step.count)
+        say(pace.step(step.index, step.count))
 
+    stages = _Stages(on_stage)
+    level = LOG.level
+    LOG.addHandler(stages)
+    LOG.setLevel(logging.DEBUG)
     if console.is_terminal:
         bar.start()
     try:
         yield on_step
     finally:
-        if bar.live.is_started:
+        LOG.setLevel(level)
+        LOG.removeHandler(stages)
+        # Elsewhere than on a terminal only now: an edit that failed before its steps has nothing to show.
+        if bar.live.is_started or bar.tasks[0].completed:
+            bar.start()  # where it has begun already, nothing happens
             bar.stop()
 
 
@@ -69,7 +133,11 @@ def batch_progress(total: int) -> Iterator[Callable[[float, str], None]]:
         TextColumn("{task.fields[count]}/{task.total} {task.fields[name]}", markup=False),
         TimeRemainingColumn(compact=True),
     )
-    with Progress(*columns, console=console, transient=console.is_terminal) as bar:
+    # An edit may take hours: its time is told from all that was seen, where half a minute is usual.
+    seen = 365 * 24 * 3600.0
+    with Progress(
+        *columns, console=console, transient=console.is_terminal, speed_estimate_period=seen
+    ) as bar:
         task = bar.add_task("editing", total=total, count=0, name="")
 
         def show(done: float, name: str) -> None:

@@ -18,6 +18,7 @@ from openkontext.runtime.int8_weights import UnkeptWeightsError
 from openkontext.runtime.lowering import ARITHMETICS
 from openkontext.runtime.tensorrt import axis_ranges
 from openkontext.runtime.tuning import AUTO, ComputeChoice, choose
+from openkontext.stages import stage
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -28,6 +29,14 @@ Float = NDArray[np.float32]
 
 _ORDER = ("t5", "clip", "vae_encoder", "transformer", "vae")
 """The graphs as an edit calls them."""
+_NAMES = {
+    "t5": "the text encoder T5",
+    "clip": "the text encoder CLIP",
+    "vae_encoder": "the picture's encoder",
+    "transformer": "the transformer",
+    "vae": "the picture's decoder",
+}
+"""What to call them to a user."""
 _ENCODINGS = 8
 """Texts and pictures whose encodings are kept, 9 MB for FLUX's longest text."""
 _SMALL = 256 << 20
@@ -257,9 +266,11 @@ class Components:
                 self._open.clear()
             ahead = self._ahead.pop(role, None)
             self._open[role] = self._load(role) if ahead is None else ahead.result()
+            stage("running %s", _NAMES[role])
         return self._open[role]
 
     def _load(self, role: str) -> Graph:
+        stage("opening %s", _NAMES[role])
         try:
             return self._loaded(role)
         except UnkeptWeightsError as error:

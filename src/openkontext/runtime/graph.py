@@ -44,6 +44,7 @@ from openkontext.runtime.providers import (
     split_device,
 )
 from openkontext.runtime.tensorrt import Range, provider_options
+from openkontext.stages import stage
 
 FOLDED_BYTES = SMALL_BYTES
 """Float32 bytes up to which a graph's weights of 16 bits and less are widened once, when it opens.
@@ -278,6 +279,7 @@ def _lowered(
     if found is not None and weight_files(found) is None:
         found = None
     if found is None:
+        stage("rewriting the graph for %s", provider)
         found = lower(model, path, provider, arithmetic)
         if in_integers:
             found = in_int8(with_types(found or model), path, bits)

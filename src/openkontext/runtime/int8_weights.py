@@ -25,6 +25,7 @@ from openkontext.onnx_runtime import onnxruntime
 from openkontext.runtime import cache
 from openkontext.runtime.model_file import data_files, tensors
 from openkontext.runtime.stored_values import StoredValues
+from openkontext.stages import stage
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -197,7 +198,8 @@ class _Store:
             try:
                 _check_room(file, places[-1][2])
                 with whole(file) as stream:
-                    for layer, place in zip(layers, places, strict=True):
+                    for number, (layer, place) in enumerate(zip(layers, places, strict=True), 1):
+                        stage("weights in 8 bits, layer %d of %d", number, len(layers))
                         self._write(layer, stream, place)
                 cache.evict_weights(keep=file)
             except OSError as error:
