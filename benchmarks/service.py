@@ -2,17 +2,20 @@
 
     python benchmarks/service.py overhead [--edits 20] [--model nano] [--preview]
     python benchmarks/service.py load [--users 8] [--seconds 60]      (pip install '.[load]')
+    python benchmarks/service.py first [--rounds 3] [--steps 8]
 
 `overhead` does the same edits with `Editor` in this process, each judged, signed and written to a file, and
 through the API of a service with one worker, each submitted, polled for and downloaded, in turn; prints
 seconds of both, their ratio, and which process used the processor. `load` has users submit, poll and
 download with locust for so long; prints requests accepted, edits a minute, the queue's own overhead for
 each edit (from when a worker was free and the edit there, to its end, less the editor's seconds), and
-memory.
+memory. `first` starts a service anew each round, waits until it says that it is ready, and times its first
+three edits, one after the other, of other pictures by other words.
 """
 
 import argparse
 import base64
+import io
 import json
 import os
 import platform
@@ -30,6 +33,7 @@ from typing import Any
 
 import httpx2
 import psutil
+from PIL import Image
 from sqlalchemy import func, select
 
 import openkontext
@@ -95,13 +99,13 @@ class Running:
                 used[role] += times.user + times.system + times.children_user + times.children_system
         return used
 
-    def wait(self, id: str) -> dict[str, Any]:
-        """The result of a task."""
+    def wait(self, id: str, seconds: float = POLL_SECONDS) -> dict[str, Any]:
+        """The result of a task, asked for as often."""
         while True:
             answer = self.client.get("/v1/get_result", params={"id": id}).json()
             if answer["status"] != "Pending":
                 return answer
-            time.sleep(POLL_SECONDS)
+            time.sleep(seconds)
 
 
 @contextmanager
@@ -231,6 +235,41 @@ def load(options: argparse.Namespace) -> None:
         print(f"memory      {role} {values[0]:.0f} -> {middle:.0f} -> {values[-1]:.0f} MiB")
 
 
+def first(options: argparse.Namespace) -> None:
+    """Whether the first edit of a service takes longer than those after it."""
+    prompts = ("make it night", "make it winter", "remove the ball")
+    pictures = []  # of each edit another: what was encoded is remembered
+    with Image.open(PICTURE) as opened:
+        for turn in (None, Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM):
+            file = io.BytesIO()
+            (opened if turn is None else opened.transpose(turn)).save(file, "PNG")
+            pictures.append(base64.b64encode(file.getvalue()).decode())
+    rounds = []
+    for _ in range(options.rounds):
+        with running(options) as service:
+            while service.client.get("/readyz").status_code != 200:
+                time.sleep(POLL_SECONDS)
+            taken = []
+            for seed, (prompt, picture) in enumerate(zip(prompts, pictures, strict=True)):
+                inputs = {"prompt": prompt, "input_image": picture, "seed": seed, "steps": options.steps}
+                before, begun = service.processor(), time.perf_counter()
+                answer = service.client.post("/v1/flux-kontext-dev", json=inputs)
+                answer.raise_for_status()
+                service.wait(answer.json()["id"], 0.01)
+                seconds, after = time.perf_counter() - begun, service.processor()
+                taken.append((seconds, *(after[role] - before[role] for role in ("worker", "server"))))
+            rounds.append(taken)
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, {options.model}; "
+        f"medians of {options.rounds} services, {options.steps or 'default'} steps"
+    )
+    for unit, name in enumerate(("seconds", "processor, worker", "processor, server")):
+        medians = [statistics.median(taken[edit][unit] for taken in rounds) for edit in range(3)]
+        ratio = statistics.median(taken[0][unit] / taken[2][unit] for taken in rounds)
+        shown = ", ".join(f"{median:.2f}" for median in medians)
+        print(f"{name:17} first, second, third: {shown}; first to third {ratio:.2f}")
+
+
 def _quantile(times: list[tuple[float, int]], share: float) -> float:
     left = share * sum(count for _, count in times)
     for value, count in times:
@@ -243,7 +282,7 @@ def _quantile(times: list[tuple[float, int]], share: float) -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("overhead", "load"))
+    parser.add_argument("what", choices=("overhead", "load", "first"))
     parser.add_argument("--model", default="nano")
     parser.add_argument("--database-url", default="")
     parser.add_argument("--edits", type=int, default=20)
@@ -253,7 +292,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=8)
     parser.add_argument("--seconds", type=int, default=60)
     options = parser.parse_args()
-    {"overhead": overhead, "load": load}[options.what](options)
+    {"overhead": overhead, "load": load, "first": first}[options.what](options)
 
 
 if __name__ == "__main__":

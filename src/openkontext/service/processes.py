@@ -85,6 +85,7 @@ def _serve(settings: Settings, descriptor: int | None) -> None:
     import uvicorn
 
     from openkontext.service.http.app import create_app
+    from openkontext.service.http.decoding import make_ready
     from openkontext.service.http.protocol import timed
 
     database = Database(settings.database)
@@ -104,6 +105,7 @@ def _serve(settings: Settings, descriptor: int | None) -> None:
     server = uvicorn.Server(config)
     if os.environ.get(SUPERVISED):
         _watch_parent(lambda: setattr(server, "should_exit", True))
+    make_ready()
     listening = bind(settings) if descriptor is None else socket.socket(fileno=descriptor)
     log.info("started", role="server", pid=os.getpid(), port=listening.getsockname()[1])
     server.run(sockets=[listening])

@@ -3,6 +3,8 @@
 import io
 import os
 import signal
+import subprocess
+import sys
 import time
 import zlib
 
@@ -29,6 +31,18 @@ def bomb(width: int, height: int) -> bytes:
     head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
     body = zlib.compress(bytes(1000))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def test_what_decodes_is_there_before_the_first_picture() -> None:
+    code = (
+        "import psutil\n"
+        "from openkontext.service.http.decoding import make_ready\n"
+        "make_ready()\n"
+        "print([' '.join(each.cmdline()) for each in psutil.Process().children()])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "forkserver" in said
+    assert "openkontext.service.http.decoding" in said  # imported there by now
 
 
 def test_a_picture_passes_as_it_came() -> None:

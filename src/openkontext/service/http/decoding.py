@@ -5,6 +5,7 @@ the filters compare the exact bytes with lists of known material, and provenance
 """
 
 import multiprocessing
+import multiprocessing.forkserver
 import resource
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -36,6 +37,14 @@ class Decoded:
     """The bytes to store."""
     has_hole: bool = False
     """Of a picture: whether it is transparent in a part, and not everywhere."""
+
+
+def make_ready() -> None:
+    """Start the process that decoding ones are forked from; else the first picture waits for its imports.
+
+    It ends with this process.
+    """
+    multiprocessing.forkserver.ensure_running()
 
 
 def check_picture(content: bytes, settings: Settings, name: str, *, mask: MaskKind = None) -> Decoded:
