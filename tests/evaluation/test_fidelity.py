@@ -43,6 +43,13 @@ def test_latent_error_is_relative_and_by_step(pictures):
     assert result.megabytes > 10
 
 
+def test_a_row_says_how_it_was_computed(pictures):
+    latents = [np.ones((2, 4, 2), np.float32)]
+    runs = [FidelityRun(latents, [pictures[0]], [True], 1.0, 1.0, how) for how in ("faithful", "int8")]
+    rows = [_against(runs[0], Candidate("nano", "bf16", "auto"), each) for each in runs]
+    assert [row.label for row in rows] == ["bf16", "bf16 int8"]
+
+
 def test_a_result_that_a_filter_refused_counts_as_failed_and_is_compared_by_its_latents(pictures):
     latents = [np.ones((2, 4, 2), np.float32)] * 2
     reference = FidelityRun(latents, [pictures[0]] * 2, [True, True], 1.0, 1.0)

@@ -159,7 +159,7 @@ def _tuning_table(tuning: "Tuning") -> str:
     used = {file: of_large(file) for file in FILES}
     base = next((row.seconds for row in tuning.rows if row.seconds is not None), 1.0)
     lines = ["", f"{'file':5} {'provider':9} {'arithmetic':11} {'threads':>10} {'seconds':>8} {'ratio':>6}"]
-    for row in tuning.rows:
+    for row in sorted(tuning.rows, key=lambda each: FILES.index(each.file)):
         threads = str(row.threads or "one a core") if row.provider == "cpu" else ""
         start = f"{row.file:5} {row.provider:9} {row.arithmetic:11} {threads:>10}"
         if row.seconds is None:
