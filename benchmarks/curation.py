@@ -3,12 +3,15 @@
     python benchmarks/curation.py faults  [--clean 5000] [--faults 200] [--folder DIR] [--workers 1]
     python benchmarks/curation.py juicer  --python VENV/bin/python [--records 2000]
     python benchmarks/curation.py million [--records 1000000] [--folder DIR]
+    python benchmarks/curation.py near    [--hashes 2000000]
 
 `faults` draws clean pairs, plants faults of every kind among them and prints, for each kind, how many the
 stage that it is for has found; then how many clean pairs were dropped. A call that was ended goes on.
 `juicer` runs the operators that py-data-juicer has, too, on the same records in turns, and prints both rates
 and their ratio. Its Python needs `py-data-juicer`, in an environment of its own.
 `million` puts records without pictures through all the bookkeeping: blocks, comparison, outcomes, card.
+A call that was ended goes on.
+`near` searches among random hashes for changed copies, and prints how many of them are found.
 """
 
 import argparse
@@ -38,6 +41,8 @@ def main() -> None:
     million = parts.add_parser("million")
     million.add_argument("--records", type=int, default=1_000_000)
     million.add_argument("--folder", type=Path)
+    near = parts.add_parser("near")
+    near.add_argument("--hashes", type=int, default=2_000_000)
     arguments = parser.parse_args()
     print(f"openkontext {openkontext.__version__}, {platform.machine()}, {os.cpu_count()} cores")
     with tempfile.TemporaryDirectory() as temporary:
@@ -48,6 +53,8 @@ def main() -> None:
 
         if arguments.part == "juicer":
             curation_speed.juicer(arguments.python, arguments.records)
+        elif arguments.part == "near":
+            curation_speed.near(arguments.hashes)
         else:
             curation_speed.million(folder, arguments.records)
 

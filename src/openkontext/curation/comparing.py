@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openkontext.curation.curation_rules import CurationRules
-from openkontext.curation.near_index import NearIndex
+from openkontext.curation.near_index import NearIndex, pairs_within
 from openkontext.curation.outcomes import CurationRow, PairDecision
 from openkontext.safety.known.pdq import BYTES, distance
 
@@ -173,11 +173,12 @@ class Comparison:
         for (at, _), owners in zip(asked, self._index.near(hashes), strict=True):
             found[at].update(owners.tolist())
         held = _hashes(batch)
-        near = _distances(hashes, stacked([hashed for _, hashed in held])) <= self._duplicates.distance
-        for one, other in np.argwhere(near).tolist():
-            at, number = asked[one][0], held[other][0]
-            if number < batch[at][0]:
-                found[at].add(number)
+        within = stacked([hashed for _, hashed in held])
+        for (at, _), others in zip(
+            asked, pairs_within(hashes, within, self._duplicates.distance), strict=True
+        ):
+            numbers = (held[other][0] for other in others.tolist())
+            found[at].update(number for number in numbers if number < batch[at][0])
         return [sorted(each) for each in found]
 
     def _same(self, row: CurationRow, words: bytes, before: bytes | None, after: bytes | None) -> bool:
@@ -214,12 +215,6 @@ def _hashes(records: Sequence[Numbered]) -> list[tuple[int, bytes]]:
         for each in (row.before_pdq, row.after_pdq)
         if each is not None
     ]
-
-
-def _distances(some: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.uint16]:
-    """Bits in which hashes [N, 32] differ from others [M, 32]: [N, M]."""
-    one, other = some.view(np.uint64)[:, None], others.view(np.uint64)[None]
-    return np.bitwise_count(one ^ other).sum(axis=2, dtype=np.uint16)
 
 
 def stacked(hashes: Sequence[bytes]) -> NDArray[np.uint8]:

@@ -100,6 +100,29 @@ class NearIndex:
         self._current.reset()
 
 
+def pairs_within(
+    hashes: NDArray[np.uint8], others: NDArray[np.uint8], distance: int
+) -> list[NDArray[np.int64]]:
+    """Which of some hashes lie within a distance of each, all compared with all.
+
+    Args:
+        hashes: uint8 [N, 32].
+        others: uint8 [M, 32].
+        distance: bits in which they differ at most.
+
+    Returns:
+        N arrays of places in `others`, in no order.
+    """
+    import faiss
+
+    index = faiss.IndexBinaryFlat(BITS)
+    index.add(np.ascontiguousarray(others))
+    if not len(hashes):
+        return []
+    limits, _, found = index.range_search(np.ascontiguousarray(hashes), distance + 1)
+    return [found[int(begin) : int(end)] for begin, end in pairwise(limits)]
+
+
 def list_count(expected: int) -> int:
     """Lists of an index of so many hashes."""
     if expected <= EXACT:

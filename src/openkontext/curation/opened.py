@@ -21,6 +21,7 @@ _FAULTS = (
     "damaged or cut short",
 )
 """What `images.load` says of a picture, without what is one picture's own."""
+_WHOLE = json.JSONEncoder(sort_keys=True, default=str).encode
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +124,7 @@ def digest(record: PairRecord | Skipped, files: Mapping[str, bytes | None]) -> b
     if isinstance(record, Skipped):
         said = json.dumps([record.name, record.reason])
     else:
-        said = json.dumps([record.instruction, record.others], sort_keys=True, default=str)
+        said = _WHOLE([record.instruction, record.others])
     hashed = hashlib.sha256(said.encode())
     for role, data in files.items():
         hashed.update(role.encode() + hashlib.sha256(data or b"").digest())

@@ -1,10 +1,10 @@
 """What came of each record, as rows; and the tables in which a block's rows lie on the disk."""
 
 import io
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import pyarrow
 from pyarrow import parquet
@@ -70,7 +70,7 @@ _DECISION = pyarrow.schema([(name, _TYPES[kind]) for name, kind in get_type_hint
 
 def row_bytes(rows: Sequence[CurationRow]) -> bytes:
     """Rows as a Parquet file."""
-    return _bytes(pyarrow.Table.from_pylist([asdict(row) for row in rows], _ROW))
+    return _bytes(rows, _ROW)
 
 
 def write_rows(path: Path, rows: Sequence[CurationRow]) -> None:
@@ -85,21 +85,36 @@ def read_rows(path: Path) -> list[CurationRow]:
 
 def rows_of(content: bytes) -> list[CurationRow]:
     """The rows of a Parquet file."""
-    return [CurationRow(**fields) for fields in parquet.read_table(io.BytesIO(content)).to_pylist()]
+    return [CurationRow(*values) for values in _values(content, _ROW)]
 
 
 def write_decisions(path: Path, decisions: Sequence[PairDecision]) -> None:
     """Write decisions, whole or not at all."""
-    table = pyarrow.Table.from_pylist([asdict(each) for each in decisions], _DECISION)
-    write_whole(path, _bytes(table))
+    write_whole(path, _bytes(decisions, _DECISION))
 
 
 def read_decisions(path: Path) -> list[PairDecision]:
     """Decisions, as they were written."""
-    return [PairDecision(**fields) for fields in parquet.read_table(path).to_pylist()]
+    return [PairDecision(*values) for values in _values(path.read_bytes(), _DECISION)]
 
 
-def _bytes(table: pyarrow.Table) -> bytes:
+def _bytes(rows: Sequence[Any], schema: pyarrow.Schema) -> bytes:
+    columns = []
+    for field in schema:
+        values = [getattr(row, field.name) for row in rows]
+        text = field.type == pyarrow.string()
+        columns.append(pyarrow.array(map(_encodable, values) if text else values, field.type))
     file = io.BytesIO()
-    parquet.write_table(table, file)
+    parquet.write_table(pyarrow.Table.from_arrays(columns, schema=schema), file)
     return file.getvalue()
+
+
+def _values(content: bytes, schema: pyarrow.Schema) -> Iterator[tuple[Any, ...]]:
+    """The rows of a table, each in the order of the schema's fields."""
+    table = parquet.read_table(io.BytesIO(content), columns=schema.names)
+    return zip(*(column.to_pylist() for column in table.columns), strict=True)
+
+
+def _encodable(text: str) -> str:
+    """A text that any file can hold: a name of a file may be none."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

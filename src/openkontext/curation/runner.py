@@ -8,7 +8,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +31,8 @@ from openkontext.curation.outcomes import (
     write_rows,
 )
 from openkontext.curation.ray_engine import look_on_ray, require_ray
-from openkontext.curation.tally import FinalOutcome, Tally, is_harmless
+from openkontext.curation.samples import Chosen
+from openkontext.curation.tally import FinalOutcome, Tally
 from openkontext.curation.workplace import Workplace
 from openkontext.errors import InputError, OpenKontextError
 from openkontext.evaluation.html_report import require_jinja
@@ -45,6 +46,8 @@ _GROUP = 8192
 
 Engine = Literal["local", "ray"]
 _ENGINES = {"local": look_here, "ray": look_on_ray}
+_MOST_SECONDS = 86400
+_LINE = json.JSONEncoder(ensure_ascii=False).encode
 _SOURCE_DATE = "SOURCE_DATE_EPOCH"
 """Variable that gives the time in outputs which shall be the same bytes again (reproducible-builds.org)."""
 
@@ -113,6 +116,11 @@ def curate(
         raise InputError(f"format {asked.kind!r} is none of {', '.join(kept_files.FORMATS)}")
     if asked.engine not in _ENGINES:
         raise InputError(f"engine {asked.engine!r} is none of {', '.join(_ENGINES)}")
+    for name in ("workers", "block"):
+        if getattr(asked, name) < 1:
+            raise InputError(f"{name} {getattr(asked, name)} is less than 1")
+    if not 0 < asked.seconds <= _MOST_SECONDS:
+        raise InputError(f"seconds {asked.seconds:g} is not above 0 and at most {_MOST_SECONDS}")
     require_jinja()
     wording.require(read.instruction)
     if asked.engine == "ray":
@@ -141,6 +149,7 @@ class _Run:
         self._place = Workplace(asked.out)
         self._job = CurationJob(asked.rules, self._place.work, asked.guard, asked.seconds)
         self._hash_sets = [*asked.rules.leakage.sets]
+        self._place.require_apart(files, [Path(name) for name in self._hash_sets])
         self._versions = data_card.versions(guard)
         self._mark = {
             "files": [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files],
@@ -151,9 +160,16 @@ class _Run:
             "format": asked.kind,
         }
         self._made = datetime.fromtimestamp(0, UTC)
+        self._kept = 0
+        self._fields = set[str]()
+        """Names of what kept records say besides their words."""
 
     def finished(self, overwrite: bool) -> dict[str, Any]:
         """Do what is not done yet."""
+        with self._place.alone():
+            return self._finished(overwrite)
+
+    def _finished(self, overwrite: bool) -> dict[str, Any]:
         if (card := self._place.take(self._mark, overwrite)) is not None:
             return card
         self._made = self._place.begin(self._mark, _now())
@@ -184,7 +200,7 @@ class _Run:
 
     def _compare(self) -> None:
         comparison: Comparison | None = None
-        done = kept = 0
+        done = 0
         for index, blocks in enumerate(self._groups()):
             path = self._place.decisions(index)
             passed = [
@@ -192,16 +208,20 @@ class _Run:
             ]
             if comparison is None:
                 comparison = self._comparison()
-            if path.exists():
-                decisions = read_decisions(path)
-                stays = {each.number for each in decisions if not each.stage}
-                comparison.replay([each for each in passed if each[0] in stays])
-            else:
-                decisions = list(comparison.decide(passed))
+            known = read_decisions(path) if path.exists() else None
+            decisions = list(comparison.decide(passed)) if known is None else known
+            stays = {each.number for each in decisions if not each.stage}
+            kept = [each for each in passed if each[0] in stays]
+            if known is None:
                 write_decisions(path, decisions)
+            else:
+                comparison.replay(kept)
+            for fields in {row.fields for _, row in kept}:
+                if len(self._fields) <= kept_files.MAX_COLUMNS:
+                    self._fields.update(filter(None, fields.split("\n")))
             done += sum(block.span.count for block in blocks)
-            kept += sum(not each.stage for each in decisions)
-            self._watch(Watched("comparing", done, self._total, kept, done - kept))
+            self._kept += len(kept)
+            self._watch(Watched("comparing", done, self._total, self._kept, done - self._kept))
         if comparison is not None:
             comparison.close()
 
@@ -218,7 +238,12 @@ class _Run:
         return Comparison(self._asked.rules, folder, expected, stacked(found[:wanted]))
 
     def _write(self) -> None:
-        fields = self._fields() if self._asked.kind == "parquet" else []
+        fields = sorted(self._fields)
+        if self._asked.kind == "parquet" and len(fields) > kept_files.MAX_COLUMNS:
+            raise InputError(
+                f"the records have more than {kept_files.MAX_COLUMNS} fields, too many for Parquet's "
+                "columns; use --format jsonl or webdataset"
+            )
         done = kept = 0
         for block, outcomes in self._outcomes():
             stays = {each.number for each in outcomes if each.kept}
@@ -233,26 +258,14 @@ class _Run:
             done, kept = done + len(outcomes), kept + len(stays)
             self._watch(Watched("writing", done, self._total, kept, done - kept))
 
-    def _fields(self) -> list[str]:
-        found: set[str] = set()
-        for _, outcomes in self._outcomes():
-            found |= {name for each in outcomes if each.kept for name in each.row.fields.split("\n") if name}
-            if len(found) > kept_files.MAX_COLUMNS:
-                raise InputError(
-                    f"the records have more than {kept_files.MAX_COLUMNS} fields, too many for Parquet's "
-                    "columns; use --format jsonl or webdataset"
-                )
-        return sorted(found)
-
     def _report(self) -> dict[str, Any]:
-        tally = Tally()
+        tally, chosen = Tally(), Chosen(self._kept)
         with whole(self._asked.out / kept_files.OUTCOMES) as lines:
-            for _, outcomes in self._outcomes():
+            for block, outcomes in self._outcomes():
                 for each in outcomes:
                     tally.take(each)
-                    lines.write(
-                        f"{json.dumps(each.record(), ensure_ascii=False)}\n".encode("utf-8", "replace")
-                    )
+                    chosen.take(each, block)
+                lines.write("".join(f"{_LINE(each.record())}\n" for each in outcomes).encode())
         if tally.kept + tally.dropped != self._total:
             raise OpenKontextError(
                 f"{tally.kept} kept and {tally.dropped} dropped are not the source's {self._total} records"
@@ -271,43 +284,27 @@ class _Run:
             },
             rules=self._asked.rules,
         )
-        page = data_card.render(card, *self._samples(tally))
+        page = data_card.render(card, *self._samples(chosen))
         write_whole(self._asked.out / data_card.HTML, page.encode())
         # Last: it says that all the others are there.
         content = json.dumps({**card, "mark": self._place.mark_digest(self._mark)}, indent=2)
         write_whole(self._asked.out / data_card.JSON, content.encode())
         return card
 
-    def _samples(self, tally: Tally) -> tuple[list[data_card.Sample], list[data_card.Sample]]:
-        """Kept pairs, evenly chosen; and the first that each harmless reason dropped."""
-        every = max(1, tally.kept // data_card.SAMPLES)
-        harmless = sum(is_harmless(stage) for stage, _ in tally.reasons)
-        each_reason = max(1, data_card.SAMPLES // max(1, harmless))
-        kept, dropped = list[data_card.Sample](), list[data_card.Sample]()
-        counted: dict[tuple[str, str], int] = {}
-        seen = 0
+    def _samples(self, chosen: Chosen) -> tuple[list[data_card.Sample], list[data_card.Sample]]:
         worker = GuardedWorker(self._job)
+
+        def shown(found: Iterable[tuple[FinalOutcome, RecordBlock]]) -> Iterator[data_card.Sample]:
+            for each, block in found:
+                pair = worker.shown(block.span, each.number - block.first, each.number)
+                if pair is not None:
+                    why = "" if each.kept else f"{each.stage}: {each.reason}"
+                    yield data_card.Sample(each.number, each.row.name, pair, why)
+
         try:
-            for block, outcomes in self._outcomes():
-                for at, each in enumerate(outcomes):
-                    if each.kept:
-                        seen += 1
-                        if (seen - 1) % every or len(kept) >= data_card.SAMPLES:
-                            continue
-                        into, why = kept, ""
-                    else:
-                        key = each.stage, each.reason
-                        counted[key] = counted.get(key, 0) + is_harmless(each.stage)
-                        full = len(dropped) >= data_card.SAMPLES
-                        if not 0 < counted[key] <= each_reason or full:
-                            continue
-                        into, why = dropped, f"{each.stage}: {each.reason}"
-                    shown = worker.shown(block.span, at, each.number)
-                    if shown is not None:
-                        into.append(data_card.Sample(each.number, each.row.name, shown, why))
+            return list(shown(chosen.kept)), list(shown(chosen.dropped()))
         finally:
             worker.close()
-        return kept, dropped
 
     def _outcomes(self) -> Iterator[tuple[RecordBlock, list[FinalOutcome]]]:
         """Every block with its outcomes, one a record."""

@@ -3,16 +3,19 @@
 import hashlib
 import json
 import shutil
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from openkontext.curation import data_card, kept_files
 from openkontext.errors import InputError
-from openkontext.files import write_whole
+from openkontext.files import PARTS, write_whole
 
-_MARK = "mark.json"
+_MARK, _LOCK = "mark.json", "lock"
 
 
 class Workplace:
@@ -28,6 +31,51 @@ class Workplace:
         self.work = out / kept_files.WORK
         """Folder of what is not finished."""
 
+    def require_apart(self, sources: Iterable[Path], sets: Iterable[Path]) -> None:
+        """See that nothing that is read is written to.
+
+        Args:
+            sources: files that are read, and with them the pictures that they name.
+            sets: evaluation sets, of which every file is read.
+
+        Raises:
+            InputError: the folder holds one of them, lies in an evaluation set, or is a file.
+        """
+        if self._out.exists() and not self._out.is_dir():
+            raise InputError(f"{self._out}: is a file; name a folder for the output")
+        out = self._out.resolve()
+        for path in (*sources, *sets):
+            if path.resolve().is_relative_to(out):
+                raise InputError(f"{self._out}: holds {path}, which is read; name another folder")
+        for path in sets:
+            if out.is_relative_to(path.resolve()):
+                raise InputError(f"{self._out}: lies in the evaluation set {path}; name another folder")
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other runs out of the folder, on this machine and on those that share its files.
+
+        Raises:
+            InputError: another run is at work in it, or the folder is not ours.
+            OSError: it cannot be made.
+        """
+        if self._card() is None and "mark" not in self._begun() and self._holds_others():
+            raise InputError(f"{self._out}: holds other files; name a new or an empty folder")
+        self.work.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.work / _LOCK, blocking=False, thread_local=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise InputError(
+                f"{self._out}: another curation is at work in it; wait for it, or name another folder"
+            ) from None
+        try:
+            yield
+        finally:
+            if not (self.work / _MARK).exists():
+                self.clear()
+            lock.release()
+
     def take(self, mark: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
         """Make the folder this curation's own.
 
@@ -39,19 +87,15 @@ class Workplace:
             The data card where all is done; else None.
 
         Raises:
-            InputError: the folder holds what is not ours, or another curation.
-            OSError: it cannot be made.
+            InputError: the folder holds another curation.
+            OSError: it cannot be written.
         """
-        if self._out.exists() and not self._out.is_dir():
-            raise InputError(f"{self._out}: is a file; name a folder for the output")
         digest = self.mark_digest(mark)
         card = self._card()
         if card is not None and card.get("mark") == digest and not overwrite:
             self.clear()
             return {name: value for name, value in card.items() if name != "mark"}
         begun = self._begun().get("mark")
-        if card is None and begun is None and self._holds_others():
-            raise InputError(f"{self._out}: holds other files; name a new or an empty folder")
         if begun != digest or overwrite:
             if (card is not None or begun is not None) and not overwrite:
                 raise InputError(
@@ -59,7 +103,7 @@ class Workplace:
                     "or replace it with --overwrite"
                 )
             self._remove()
-        for part in self._out.rglob(".openkontext-*.part"):  # of a write that a kill ended
+        for part in self._out.rglob(PARTS):  # of a write that a kill ended
             part.unlink()
         return None
 
@@ -72,9 +116,10 @@ class Workplace:
         Raises:
             OSError: it cannot be written.
         """
-        if said := self._begun():
+        digest, said = self.mark_digest(mark), self._begun()
+        if said.get("mark") == digest:
             return datetime.fromisoformat(said["made"])
-        begun = {"mark": self.mark_digest(mark), "made": now.isoformat()}
+        begun = {"mark": digest, "made": now.isoformat()}
         write_whole(self.work / _MARK, json.dumps(begun).encode())
         return now
 
@@ -127,4 +172,8 @@ class Workplace:
         for path in list(kept_files.set_files(self._out)):
             path.unlink()
         shutil.rmtree(self._out / kept_files.PICTURES, ignore_errors=True)
-        shutil.rmtree(self.work)
+        for path in self.work.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name not in (_MARK, _LOCK):
+                path.unlink()

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
 from typing import IO
 
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -50,7 +49,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """
     name = os.fspath(path)
     try:
-        with _open_file(Path(name)) as file:
+        with _open_file(name) as file:
             pieces = iter(lambda: file.read(2**20), b"")
             data = b"".join(islice(pieces, MAX_FILE // 2**20 + 1))
     except OSError as error:
@@ -124,7 +123,7 @@ def _is_raw(image: Image.Image) -> bool:
     return _DNG_VERSION in tags or bool(reduced and _SUB_IFDS in tags)
 
 
-def _open_file(path: Path) -> IO[bytes]:
+def _open_file(path: str) -> IO[bytes]:
     def at_once(name: str, flags: int) -> int:
         return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would keep us waiting
 

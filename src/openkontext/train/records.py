@@ -19,6 +19,7 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -41,6 +42,8 @@ MAX_MEMBER = 256 << 20
 MAX_LINE = 16 << 20
 """Bytes above which a line of a table is not read."""
 _ROLES = ("before", "after", "instruction")
+_ROW_FAULTS = (ValueError, OverflowError, pyarrow.ArrowException)
+"""Of a row of Parquet: text that is no UTF-8, a time that Python does not have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,6 +180,7 @@ def _lines_of(stream: BinaryIO, number: int) -> Iterator[tuple[int, int, bytes |
 
 
 def _from_jsonl(span: Span) -> Iterator[PairRecord | Skipped]:
+    beside = _Beside(span.file.parent)
     with span.file.open("rb") as stream:
         stream.seek(span.start)
         for _, number, line in _lines_of(stream, span.number):
@@ -190,7 +194,7 @@ def _from_jsonl(span: Span) -> Iterator[PairRecord | Skipped]:
                 yield Skipped(name, f"no JSON: {error}", "no JSON")
                 continue
             if isinstance(fields, dict):
-                yield _record(name, fields, span.file.parent)
+                yield _record(name, fields, beside)
             else:
                 yield Skipped(name, "no JSON object", "no JSON object")
 
@@ -218,17 +222,47 @@ def _from_parquet(span: Span) -> Iterator[PairRecord | Skipped]:
     ours = max(fitting, key=lambda names: names["before"] in found)
     columns = None if span.count >= 0 else [name for name in ours.values() if name in found]
     ends = list(itertools.accumulate(_row_groups(table)))
-    group = bisect.bisect_right(ends, span.start)
-    number = ends[group - 1] if group else 0
-    groups = list(range(group, len(ends)))
-    for rows in table.iter_batches(batch_size=16, row_groups=groups, columns=columns):
-        number += len(rows)
-        if number <= span.start:
-            continue
-        first = max(0, span.start - (number - len(rows)))
-        for at, fields in enumerate(rows.slice(first).to_pylist(), number - len(rows) + first + 1):
-            named = {role: fields.pop(column, None) for role, column in ours.items()}
-            yield _record(f"{span.file.name} row {at}", fields | named, span.file.parent)
+    begin = bisect.bisect_right(ends, span.start)
+    number, beside = ends[begin - 1] if begin else 0, _Beside(span.file.parent)
+    for group in range(begin, len(ends)):
+        for rows in _rows(table, group, ends[group] - number, columns):
+            first = max(0, span.start - number)
+            number += len(rows)
+            for at, fields in enumerate(rows[first:], number - len(rows) + first + 1):
+                name = f"{span.file.name} row {at}"
+                if isinstance(fields, str):
+                    yield Skipped(name, f"the row is damaged: {fields}", "the row is damaged")
+                    continue
+                named = {role: fields.pop(column, None) for role, column in ours.items()}
+                yield _record(name, fields | named, beside)
+
+
+def _rows(
+    table: parquet.ParquetFile, group: int, count: int, columns: list[str] | None
+) -> Iterator[list[dict[str, Any] | str]]:
+    """The rows of a group, a few at a time; of one that cannot be read, what is wrong with it."""
+    done = 0
+    try:
+        for rows in table.iter_batches(batch_size=16, row_groups=[group], columns=columns):
+            done += len(rows)
+            try:
+                yield rows.to_pylist()
+            except _ROW_FAULTS:
+                yield [_row(rows, at) for at in range(len(rows))]
+    except (OSError, pyarrow.ArrowException) as error:  # and where the next row begins is not known
+        yield [_one_line(error)] * (count - done)
+
+
+def _row(rows: pyarrow.RecordBatch, at: int) -> dict[str, Any] | str:
+    try:
+        found: dict[str, Any] = rows.slice(at, 1).to_pylist()[0]
+        return found
+    except _ROW_FAULTS as error:
+        return _one_line(error)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _keys_of(stream: BinaryIO, number: int) -> Iterator[tuple[int, int, None]]:
@@ -267,8 +301,8 @@ def _groups(
             stream.seek(shard.offset)
             if any(stream.read(tarfile.BLOCKSIZE)):
                 raise tarfile.ReadError("what should be the next record is none")
-        except (tarfile.TarError, OSError, EOFError) as error:
-            yield start, members, key, str(error)
+        except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
+            yield start, members, key, _one_line(error)
             return
     if members:
         yield start, members, key, ""
@@ -302,13 +336,15 @@ def _from_members(name: str, members: dict[str, bytes | None]) -> PairRecord | S
                 fields["instruction"] = content.decode("utf-8").strip()
             elif end == "json":
                 said = json.loads(content)
+                if not isinstance(said, dict):
+                    return Skipped(name, "json holds no object", "no JSON object")
                 fields = {**{each: said[each] for each in said if each not in ("before", "after")}, **fields}
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             return Skipped(name, f"{end} holds no instruction: {error!r}", "no instruction")
     return _record(name, fields, None)
 
 
-def _record(name: str, fields: dict[str, Any], folder: Path | None) -> PairRecord | Skipped:
+def _record(name: str, fields: dict[str, Any], beside: "_Beside | None") -> PairRecord | Skipped:
     instruction = fields.get("instruction")
     if not isinstance(instruction, str) or not instruction.strip():
         return Skipped(name, "no instruction", "no instruction")
@@ -317,8 +353,8 @@ def _record(name: str, fields: dict[str, Any], folder: Path | None) -> PairRecor
         value = fields.get(role)
         if isinstance(value, dict):  # Hugging Face's Image feature
             value = value.get("bytes") or value.get("path")
-        if isinstance(value, str) and folder is not None:
-            found = _path(folder, value)
+        if isinstance(value, str) and beside is not None:
+            found = beside.find(value)
             if isinstance(found, str):
                 return Skipped(name, f"{role}: {found}: {value}", f"{role}: {found}")
             pictures[role] = found
@@ -332,12 +368,22 @@ def _record(name: str, fields: dict[str, Any], folder: Path | None) -> PairRecor
     return PairRecord(name, pictures["before"], after, instruction.strip(), others)
 
 
-def _path(folder: Path, value: str) -> Path | str:
-    """The file that a table names, or what is wrong with it."""
-    try:
-        path = (folder / value).resolve()
-        if not path.is_relative_to(folder.resolve()):
-            return "lies outside of the table's folder"
-        return path if path.is_file() else "no such file"
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, links in a ring
-        return "no such file"
+class _Beside:
+    """The files that a table may name: those in its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._root = folder.resolve()
+        self._resolved = lru_cache(1024)(Path.resolve)  # of folders: it looks at each part of a path
+
+    def find(self, value: str) -> Path | str:
+        """The file that a table names, or what is wrong with it."""
+        try:
+            path = self._root / value
+            path = self._resolved(path.parent) / path.name
+            if path.name == ".." or path.is_symlink():
+                path = path.resolve()
+            if not path.is_relative_to(self._root):
+                return "lies outside of the table's folder"
+            return path if path.is_file() else "no such file"
+        except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, links in a ring
+            return "no such file"
