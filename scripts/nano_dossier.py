@@ -1,10 +1,11 @@
 """Make nano's dossier, which `openkontext release nano --dossier dossiers/nano` asks for.
 
-    python scripts/nano_dossier.py [--parts data,evaluation,red-team] [--pairs 400]
+    python scripts/nano_dossier.py [--parts data,evaluation,red-team] [--pairs 400] [--work DIR]
 
 data: draws pairs as nano's training did, has `openkontext curate` filter them, and keeps the data card.
 evaluation: `openkontext evaluate edits` in every precision; half an hour on two cores.
-red-team: `openkontext redteam` by recipes/redteam/nano-plan.toml; ten minutes.
+red-team: `openkontext redteam` by recipes/redteam/nano-plan.toml; ten minutes. With --work it goes on with
+what is in that folder.
 Without --parts it makes all of them. What is done already is made anew.
 """
 
@@ -50,7 +51,7 @@ def draw(folder: Path, count: int) -> Path:
 def run(*words: object) -> bytes:
     """What a command of openkontext prints; 5, a missed threshold, is an answer too."""
     command = [sys.executable, "-m", "openkontext", *map(str, words)]
-    done = subprocess.run(command, stdout=subprocess.PIPE)
+    done = subprocess.run(command, stdout=subprocess.PIPE, cwd=ROOT)  # reports name files as they are given
     if done.returncode not in (0, 5):
         sys.exit(f"{' '.join(command[2:])}: ended with {done.returncode}")
     return done.stdout
@@ -81,14 +82,15 @@ def evaluation() -> None:
         write_whole(DOSSIER / f"evaluation-{precision}.json", report)
 
 
-def red_team() -> None:
+def red_team(work: Path | None) -> None:
     """What attacks reach."""
-    recipes = ROOT / "recipes" / "redteam"
+    recipes = Path("recipes", "redteam")
     bounds = ("--thresholds", recipes / "nano-thresholds.toml")
     with tempfile.TemporaryDirectory() as place:
-        run("redteam", "nano", "--plan", recipes / "nano-plan.toml", *bounds, "--work", place)
+        work = work or Path(place)
+        run("redteam", "nano", "--plan", recipes / "nano-plan.toml", *bounds, "--work", work.resolve())
         for suffix in ("json", "html"):
-            shutil.copyfile(Path(place, f"report.{suffix}"), DOSSIER / f"red-team.{suffix}")
+            shutil.copyfile(work / f"report.{suffix}", DOSSIER / f"red-team.{suffix}")
 
 
 def main() -> None:
@@ -96,6 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--pairs", type=int, default=400)
+    parser.add_argument("--work", type=Path, help="folder of the red team's run")
     options = parser.parse_args()
     parts = options.parts.split(",")
     if unknown := set(parts) - set(PARTS):
@@ -105,7 +108,7 @@ def main() -> None:
     if "evaluation" in parts:
         evaluation()
     if "red-team" in parts:
-        red_team()
+        red_team(options.work)
     print(f"openkontext release nano --dossier {DOSSIER.relative_to(ROOT)}")
 
 

@@ -86,16 +86,22 @@ class PackagedModel:
             raise InputError(
                 f"{path}: is not the model of {self.package} {self.version}; install openkontext again"
             )
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        # Several models run side by side: a thread that waits must leave the core to the others.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.enable_cpu_mem_arena = False  # as `runtime.graph` does: it would keep more than it uses
-        options.enable_mem_pattern = False
+        options = session_options()
         # From its path: of bytes that are handed over, ONNX Runtime keeps a second copy.
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         give_back()
         return session
+
+
+def session_options() -> onnxruntime.SessionOptions:
+    """How a filter's model is opened."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # Several models run side by side: a thread that waits must leave the core to the others.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_cpu_mem_arena = False  # as `runtime.graph` does: it would keep more than it uses
+    options.enable_mem_pattern = False
+    return options
 
 
 def planar(pixels: NDArray[np.uint8], mean: float, scale: float) -> NDArray[np.float32]:

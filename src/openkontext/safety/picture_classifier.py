@@ -11,7 +11,7 @@ from PIL import Image
 
 from openkontext.errors import InputError
 from openkontext.onnx_runtime import onnxruntime
-from openkontext.safety.packaged_models import planar
+from openkontext.safety.packaged_models import planar, session_options
 
 Activation = Literal["none", "sigmoid", "softmax"]
 """What makes a classifier's output a probability."""
@@ -47,12 +47,8 @@ class PictureClassifier:
             with file.open("rb") as opened:
                 self.digest = hashlib.file_digest(opened, "sha256").hexdigest()
                 """SHA-256 of the file."""
-            options = onnxruntime.SessionOptions()
-            options.log_severity_level = 3
-            # It may run beside other checks: a thread that waits must leave the core to them.
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             self._session: Any = onnxruntime.InferenceSession(
-                str(file), options, providers=["CPUExecutionProvider"]
+                str(file), session_options(), providers=["CPUExecutionProvider"]
             )
         except OSError as error:
             raise InputError(f"{what} cannot be loaded: {error.strerror}") from None
