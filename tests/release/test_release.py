@@ -66,6 +66,20 @@ def test_a_model_with_all_of_it_is_released_and_its_card_says_what_was_measured(
     assert {each["digest"] for each in standing["subjects"]} == set(digests.values())
 
 
+def test_the_card_names_filters_that_only_the_attacked_system_had(
+    ready: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What holds behind an operator's own filters does not hold for whoever runs the model without them."""
+    home, dossier = ready
+    assert run(capsys, "release", home, "--dossier", dossier)[0] == 0
+    standing = json.loads((home / "dossier" / "filters.json").read_text())["filters"]
+    assert "do not stand around" not in (home / "README.md").read_text()
+    change(dossier / "red-team.json", filters=standing | {"words: dragons": "1", "classifier: marks": "2"})
+    assert run(capsys, "release", home, "--dossier", dossier, "--overwrite")[0] == 0
+    told = "do not stand around the model as it is released: classifier: marks, words: dragons."
+    assert told in (home / "README.md").read_text()
+
+
 OTHER_WEIGHTS = [{"name": "copier", "digest": OTHER}]
 GAPS: dict[str, tuple[Change, str, str]] = {
     "no evaluation": (

@@ -167,6 +167,12 @@ def _attacks(facts: CardFacts) -> str:
         parts.append(f"Attacks on {precision}: {_link(report, facts)}, {_day(report)}.")
         if rows := list(_rates(report, facts.digests[precision])):
             parts.append(_table(("attack", "the model alone", "with filters and review", "cases"), rows))
+        used = report.record.get("filters")
+        if added := sorted(used.keys() - facts.filters["filters"].keys()) if isinstance(used, dict) else []:
+            parts.append(
+                f"The attacked system had filters that do not stand around the model as it is released: "
+                f"{', '.join(added)}. Whoever runs it adds their like to a profile."
+            )
     return "\n\n".join(parts)
 
 
