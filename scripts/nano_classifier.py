@@ -8,11 +8,12 @@ scenes of another seed, as they are and blurred with noise. It takes a few minut
 
 import argparse
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -90,6 +91,11 @@ class Net(nn.Module):
             hidden_states = norm(layer(hidden_states)).relu()
         return self.head(hidden_states).flatten(2).logsumexp(-1)
 
+    def convolutions(self) -> list[nn.Conv2d]:
+        """The convolutions with their norms folded in, the head last."""
+        pairs = cast(Iterable[tuple[nn.Conv2d, nn.BatchNorm2d]], zip(self.layers, self.norms, strict=True))
+        return [*(fuse_conv_bn_eval(layer, norm) for layer, norm in pairs), self.head]
+
 
 def train(pictures: torch.Tensor, labels: torch.Tensor) -> Net:
     """A net that tells the pictures, uint8 [N, 2, SIDE, SIDE, 3], by their labels [N, concepts]."""
@@ -117,11 +123,11 @@ def train(pictures: torch.Tensor, labels: torch.Tensor) -> Net:
 def save(net: Net, path: Path) -> None:
     """The net as an ONNX file: pictures [1, 3, SIDE, SIDE] in, logits [1, concepts] out."""
     nodes, weights, name = [], [], "pictures"
-    folded = map(fuse_conv_bn_eval, net.layers, net.norms)
-    for at, layer in enumerate((*folded, net.head)):
-        for part, values in (("weight", layer.weight), ("bias", layer.bias)):
-            weights.append(numpy_helper.from_array(values.detach().numpy(), f"{part}{at}"))
-        sides = {"strides": layer.stride, "pads": (*layer.padding, *layer.padding)}
+    for at, layer in enumerate(net.convolutions()):
+        for part in ("weight", "bias"):
+            values = layer.get_parameter(part).detach().numpy()
+            weights.append(numpy_helper.from_array(values, f"{part}{at}"))
+        sides: dict[str, Any] = {"strides": layer.stride, "pads": (*layer.padding, *layer.padding)}
         nodes.append(helper.make_node("Conv", [name, f"weight{at}", f"bias{at}"], [f"conv{at}"], **sides))
         name = f"conv{at}"
         if layer is not net.head:
