@@ -139,7 +139,9 @@ class RedTeamRun:
 
     def _access(self, checkpoint: SeriesModel, concept: Concept, planned: PlannedAttack) -> Access:
         goals = self._goals(concept, "test", planned.cases)
-        place = key_of(digest=checkpoint.digest, concept=asdict(concept), attack=planned.record())
+        place = key_of(
+            digest=checkpoint.digest, concept=asdict(concept), attack=planned.record(), seed=self.plan.seed
+        )
         learn = partial(self._goals, concept, "attack")
         return Access(goals, self.work / planned.name / place, checkpoint.model, learn)
 
