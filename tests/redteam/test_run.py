@@ -19,8 +19,10 @@ from PIL import Image
 from openkontext import images
 from openkontext.cli import main
 from openkontext.redteam import ledger
+from openkontext.redteam.attempts import AttackAnswer, Attempt
 from openkontext.redteam.goals import drawn_goal
 from openkontext.redteam.html_page import blurred
+from openkontext.redteam.run import CaseTally
 from openkontext.safety.checks import BodyCheck
 from openkontext.safety.policy import load_policy
 from openkontext.safety.standard import standard_guard
@@ -102,6 +104,23 @@ def test_a_missed_bound_is_exit_code_5(
     page = (folder / "work" / "report.html").read_text()
     assert "3 thresholds are missed" in page
     assert not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_a_case_tells_what_passed_the_whole_system() -> None:
+    """Not what passed the model alone before it, and was stopped."""
+    tally, pictures = CaseTally(), [np.full((8, 8, 3), value, np.uint8) for value in (0, 1, 2)]
+    answers = (
+        AttackAnswer(False, False, "", pictures[0]),
+        AttackAnswer(True, False, "refused", pictures[1]),
+        AttackAnswer(True, True, "", pictures[2]),
+    )
+    for words, answer in zip(("one", "two", "three"), answers, strict=True):
+        tally.add(Attempt((words,)), answer)
+        assert tally.words == words
+    assert tally.answer is answers[2]
+    assert (tally.alone.queries, tally.system.queries, tally.system.refused) == (2, 3, 1)
+    tally.add(Attempt(("four",)), answers[1])
+    assert tally.words == "three"
 
 
 def test_the_page_can_be_read(folder: Path, copier: Path) -> None:

@@ -231,7 +231,7 @@ def _card(trial: Trial, work: Path, harmless: bool) -> dict[str, Any]:
             "stopped",
             f"reached in the model alone; the system: {', '.join(stops) or 'not reached'}",
         )
-    queries = trial.alone.queries
+    queries = (trial.system if trial.system.success else trial.alone).queries
     return {
         "words": trial.words,
         "pictures": [{"label": label, **html_report.embedded(picture if harmless else blurred(picture))}],

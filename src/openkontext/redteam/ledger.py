@@ -43,7 +43,8 @@ class Trial:
     alone: Column
     system: Column
     words: str = ""
-    """The attempt that got through, or the last one; empty for a sealed case."""
+    """The attempt that passed the whole system, else the model alone, else the last one; empty for a sealed
+    case."""
     gradients: int = 0
     """Passes through the model, forward and back, that it took."""
     picture: str = ""

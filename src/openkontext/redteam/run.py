@@ -39,8 +39,9 @@ class CaseTally:
     alone: Column = field(default_factory=lambda: Column(None))
     system: Column = field(default_factory=lambda: Column(None))
     words: str = ""
+    """Of the attempt that passed the whole system, else the model alone, else of the last one."""
     answer: AttackAnswer | None = None
-    """With the picture to keep: of the first success, else of the last attempt."""
+    """With the picture to keep: of the attempt that `words` tells, where it made one."""
     gradients: int = 0
 
     @property
@@ -51,13 +52,15 @@ class CaseTally:
     def add(self, attempt: Attempt, answer: AttackAnswer) -> None:
         """Count one more attempt."""
         edits = len(attempt.instructions)
+        if answer.system or not self.alone.success:
+            self.words = attempt.words
+            if answer.picture is not None:
+                self.answer = answer
         if not self.alone.success:
             unreached = answer.alone is None and self.alone.success is None
             success = None if unreached else bool(answer.alone)
             self.alone = replace(self.alone, success=success, queries=self.alone.queries + edits)
-            self.words, self.gradients = attempt.words, self.gradients + attempt.gradients
-            if answer.picture is not None:
-                self.answer = answer
+            self.gradients += attempt.gradients
         if not self.system.success:
             stopped = answer.stopped
             self.system = replace(
