@@ -16,7 +16,6 @@ under the processor's name. `--only` takes some of the cases.
 import argparse
 import json
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -271,15 +270,10 @@ def measure(options: argparse.Namespace, who: str, how: str) -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """The processor and what it has for such products."""
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    name = re.search(r"model name\s*: (.*)", text)
-    flags = set((re.search(r"flags\s*: (.*)", text) or ["", ""])[1].split())
-    told = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
-    return {
-        "processor": name[1] if name else platform.processor() or platform.machine(),
-        "flags": [flag for flag in told if flag in flags],
-        "cpus": os.cpu_count(),
-    }
+    from openkontext.runtime.processor import processor
+
+    found = processor()
+    return {"processor": found.name, "flags": list(found.flags), "cpus": os.cpu_count()}
 
 
 def file_name(here: dict[str, Any]) -> str:

@@ -20,7 +20,6 @@ from openkontext.editor import UNCHANGED
 from openkontext.images import side_by_side
 from openkontext.latents import pack
 from openkontext.repository import RepositoryConfig
-from openkontext.runtime import Graph
 from openkontext.sampling import randn
 
 
@@ -388,26 +387,3 @@ def test_editing_loads_no_torch(copier: Path) -> None:
     loaded = modules_after(code)
     assert "onnxruntime" in loaded
     assert not loaded & {"torch", "transformers", "diffusers", "safetensors", "accelerate"}
-
-
-@pytest.mark.parametrize("low_memory", [False, True])
-def test_pictures_of_one_instruction_share_what_is_read_of_it(
-    copier: Path, low_memory: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    editor, ran = openkontext.load(copier, low_memory=low_memory), []
-    run = Graph.run
-
-    def counted(graph: Graph, **arrays: Any) -> Any:
-        ran.append(graph.path.parent.name)
-        return run(graph, **arrays)
-
-    monkeypatch.setattr(Graph, "run", counted)
-    asked: dict[str, Any] = {"num_inference_steps": 2, "reference_images": [blocks(low=100)]}
-    asked |= {"negative_prompt": "the picture", "true_cfg_scale": 2.0}
-    editor.edit(blocks(high=200), "make it brighter", seed=1, num_images_per_prompt=3, **asked)
-    read = {"clip.opt": 2, "t5.opt": 2, "vae_encoder.opt": 2}  # instruction and negative; picture, reference
-    assert {name: ran.count(name) for name in read} == read
-    assert ran.count("vae.opt") == 3
-    for seed in (4, 5):  # as `--seeds 4,5` asks, one request each
-        editor.edit(blocks(high=200), "make it brighter", seed=seed, **asked)
-    assert {name: ran.count(name) for name in read} == read

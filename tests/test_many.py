@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from copier import blocks
 from PIL import Image
 
+import openkontext
 from openkontext import InputError, images
 from openkontext.cli import main
 from openkontext.many import find, is_many, plan
 from openkontext.request import EditRequest, of_metadata
+from openkontext.runtime import Graph
 
 Run = Any
 
@@ -246,3 +249,27 @@ def test_a_list_says_more_of_each(run: Run) -> None:
     assert (first["prompt"], first["seed"]) == ("make it brighter", "5")
     assert (second["prompt"], second["seed"], second["guidance_scale"]) == ("the picture", "1", "2.5")
     assert io.BytesIO(Path("edited/sub/first.webp").read_bytes()).read(4) == b"RIFF"
+
+
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_pictures_of_one_instruction_share_what_is_read_of_it(
+    copier: Path, low_memory: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor, ran = openkontext.load(copier, low_memory=low_memory), []
+    run = Graph.run
+
+    def counted(graph: Graph, **arrays: Any) -> Any:
+        ran.append(graph.path.parent.name)
+        return run(graph, **arrays)
+
+    monkeypatch.setattr(Graph, "run", counted)
+    source, other = blocks(high=200), blocks(low=100)
+    asked: dict[str, Any] = {"num_inference_steps": 2, "reference_images": [other]}
+    asked |= {"negative_prompt": "the picture", "true_cfg_scale": 2.0}
+    editor.edit(source, "make it brighter", seed=1, num_images_per_prompt=3, **asked)
+    read = {"clip.opt": 2, "t5.opt": 2, "vae_encoder.opt": 2}  # instruction and negative; picture, reference
+    assert {name: ran.count(name) for name in read} == read
+    assert ran.count("vae.opt") == 3
+    for seed in (4, 5):  # as `--seeds 4,5` asks, one request each
+        editor.edit(source, "make it brighter", seed=seed, **asked)
+    assert {name: ran.count(name) for name in read} == read
