@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from openkontext.safety.picture_classifier import PictureClassifier
-from openkontext.safety.policy import Classifier
+from openkontext.safety.policy import ClassifierSettings
 from openkontext.safety.prompt import word_list
 from openkontext.safety.verdict import FORBIDDEN, CheckTurn, Stage, Subject
 
@@ -53,7 +53,7 @@ class ClassifierCheck:
 
     turn = CheckTurn.COSTLY
 
-    def __init__(self, settings: Classifier) -> None:
+    def __init__(self, settings: ClassifierSettings) -> None:
         file = Path(settings.file)
         self._classifier = PictureClassifier(
             f"the classifier {file}",

@@ -82,7 +82,7 @@ class Remote(_Record):
     """Seconds after which no further attempt begins."""
 
 
-class Classifier(_Record):
+class ClassifierSettings(_Record):
     """An operator's own classifier of pictures: what it finds, nobody may hand in or get."""
 
     file: str
@@ -114,7 +114,7 @@ class Profile(_Record):
     """Moderation services, besides the checks on this machine."""
     words: dict[str, tuple[str, ...]] = {}
     """What nobody may ask for: lists of words and phrases by names of the operator's own."""
-    classifiers: tuple[Classifier, ...] = ()
+    classifiers: tuple[ClassifierSettings, ...] = ()
     """Classifiers of pictures, of the operator's own."""
 
 
