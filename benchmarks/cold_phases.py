@@ -10,6 +10,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,8 +79,12 @@ def main() -> None:
 
         Screening.admit, Screening.release = timed_admit, timed_release  # type: ignore[assignment,method-assign]
 
-        def timed_run(request: "EditRequest", _: object = None) -> "EditResult":
-            return run(request, on_step)
+        def timed_run(request: "EditRequest", shown: Callable[["EditStep"], None]) -> "EditResult":
+            def both(each: "EditStep") -> None:
+                on_step(each)
+                shown(each)
+
+            return run(request, both)
 
         Screening.admit, Screening.release = timed_admit, timed_release  # type: ignore[assignment,method-assign]
         editor.run = timed_run  # type: ignore[assignment,method-assign]

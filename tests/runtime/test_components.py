@@ -152,6 +152,17 @@ def test_what_was_opened_ahead_of_a_refusal_is_kept_and_the_rest_opened_when_cal
     assert roles.count("t5") == 2
 
 
+def test_some_graphs_are_closed_alone(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    roles, ids = opened(monkeypatch), np.arange(8)[None]
+    parts = Components(repository, repository.precision())
+    parts.open_ahead()
+    text = parts.t5(ids)
+    parts.close("t5", "clip")
+    np.testing.assert_array_equal(parts.t5(ids), text)  # what was encoded is kept
+    parts.preload()
+    assert sorted(roles) == ["clip", "t5", "t5", "transformer", "vae", "vae_encoder"]
+
+
 def test_a_large_model_and_one_with_little_memory_open_nothing_ahead(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,6 +120,10 @@ def _make(
     with console.progress("editing" if request.image else "making") as show:
 
         def on_step(step: "EditStep") -> None:
+            if step.index == 1:
+                editor.components.close("t5", "clip", "vae_encoder")  # all is encoded
+            if step.index == step.count:
+                editor.components.close("transformer")
             show(step)
             if folder is not None:
                 _save_preview(folder, step)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from openkontext.lora import LoraFile, UsedLora
 from openkontext.lora.matching import Fitted, fit
+from openkontext.onnx_runtime import give_back
 from openkontext.runtime.adapters import STRENGTHS, parameter_shapes, strength_vector
 from openkontext.runtime.graph import Graph, OutOfMemoryError, load_graph
 from openkontext.runtime.int8_weights import UnkeptWeightsError
@@ -231,11 +232,18 @@ class Components:
         files = (file for graph in graphs for file in graph.parent.iterdir())
         return not (self.low_memory or self._paged) and sum(each.stat().st_size for each in files) <= _SMALL
 
-    def close(self) -> None:
-        """Close all graphs and give their memory back; a later call opens them again."""
-        self.stop_ahead()
-        self._open.clear()
-        self._encodings.clear()
+    def close(self, *roles: str) -> None:
+        """Close graphs and give their memory back; a later call opens them again.
+
+        Args:
+            roles: of those that were called, keys of `contract.CONTRACT`; none for all, and what was encoded.
+        """
+        if not roles:
+            self.stop_ahead()
+            self._encodings.clear()
+        for role in roles or tuple(self._open):
+            self._open.pop(role, None)
+        give_back()
 
     def _encoded(self, role: str, output: str, **arrays: NDArray[Any]) -> Float:
         """What an encoder gives, or gave lately: edits with other seeds or other words share the rest."""
