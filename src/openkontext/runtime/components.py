@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from openkontext.lora import LoraFile, UsedLora
 from openkontext.lora.matching import Fitted, fit
 from openkontext.onnx_runtime import give_back
+from openkontext.runtime import arena
 from openkontext.runtime.adapters import STRENGTHS, parameter_shapes, strength_vector
 from openkontext.runtime.graph import Graph, OutOfMemoryError, load_graph
 from openkontext.runtime.int8_weights import UnkeptWeightsError
@@ -185,6 +186,7 @@ class Components:
 
     def decode(self, latent: Float) -> Float:
         """Latent [B, latent_channels, H/8, W/8], unscaled -> images [B, 3, H, W] around -1..1."""
+        arena.give_back()  # of the steps, before the largest activations of an edit come
         return self._call("vae", "images", latent=latent)
 
     def preload(self) -> None:

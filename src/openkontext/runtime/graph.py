@@ -17,7 +17,7 @@ from onnx import ModelProto, TensorProto
 from openkontext.errors import InputError
 from openkontext.lora import Change
 from openkontext.onnx_runtime import give_back, onnxruntime
-from openkontext.runtime import cache
+from openkontext.runtime import arena, cache
 from openkontext.runtime.adapters import STRENGTHS, beside, strength_vector
 from openkontext.runtime.blocks import PagedSession
 from openkontext.runtime.contract import check_contract
@@ -238,9 +238,13 @@ def load_graph(
 
     # Packed for the integer products, weights would lie in memory and no longer in their file.
     packed = not (arithmetic == "int8" and low_memory and mapped)
+    # Called once a step; what other graphs take is better given back at once.
+    shared = mapped and provider == "cpu" and role == "transformer" and not low_memory
 
     def opened(source: str | bytes, own: Sequence[Mapping[str, str]] = ()) -> Any:
         options = _session_options(folder, threads, packed=packed)
+        if shared:
+            arena.take_part(options)
         return open_session(source, options, names, own, device, disabled_optimizers=optimizers)
 
     try:
@@ -292,8 +296,8 @@ def _session_options(folder: Path, threads: int, *, packed: bool) -> onnxruntime
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised, and said once
     options.intra_op_num_threads = threads
-    # Sizes vary from call to call: the arena keeps the peak of the largest call, and the planned pattern
-    # reserves more than plain allocation peaks at; neither saved measurable time.
+    # Sizes vary from call to call: an arena keeps the peak of the largest call, and the planned pattern
+    # reserves more than plain allocation peaks at.
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
     # ONNX Runtime moves and merges quantizers where it likes, and quantizes anew for it.

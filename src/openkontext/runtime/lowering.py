@@ -95,6 +95,9 @@ def lower(
         if provider != "cpu":  # where all becomes float32
             model = with_types(_one_type(model))
         lowered = _without_refused(model, provider, computes)
+        exact = arithmetic == ARITHMETICS[0] and quantized  # as published, one operator after the other
+        if provider == "cpu" and not exact:
+            return fused(lowered or model)
         return lowered or (model if quantized or noisy else None)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
@@ -103,6 +106,19 @@ def lower(
             f"{path}: cannot be rewritten for provider '{provider}', it may be damaged: fetch or export it "
             f"again ({' '.join(str(error).split())[:200]})"
         ) from error
+
+
+def fused(model: ModelProto) -> ModelProto:
+    """A float32 graph with ONNX Runtime's own kernels for the CPU in place of what they compute.
+
+    They compute the same, to rounding.
+
+    Args:
+        model: with the type of every value.
+    """
+    from openkontext.runtime import passes
+
+    return _apply(model, passes.FusedAttention(), passes.FusedRotary(), passes.ModulatedNorms())
 
 
 def needs_lowering(model: ModelProto, provider: str) -> bool:

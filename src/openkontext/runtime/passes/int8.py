@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from openkontext.runtime.passes.layers import before_dynamic_rounding, stored_shape
-from openkontext.runtime.passes.nodes import Builder, int64s, is_stored
+from openkontext.runtime.passes.nodes import Builder, int64s, is_stored, past_casts
 
 _FLOAT = ir.DataType.FLOAT
 _UINT8 = ir.DataType.UINT8
@@ -124,7 +124,7 @@ class Int8Layers(ir.passes.InPlacePass):
             )
             x = _given(layer.node)  # not before: layers before this one have been replaced
             if layer.smoothing is not None:
-                x = _past_casts(_other(x.producer(), layer.smoothing))
+                x = past_casts(_other(x.producer(), layer.smoothing))
             if x not in rounded:
                 rounded[x] = _round(layer.node, x)
             _multiply(layer, *rounded[x], codes, steps)
@@ -159,9 +159,9 @@ def _branches(graph: ir.Graph) -> Iterator[tuple[ir.Node, Branch]]:
         uses = list(second.outputs[0].uses())
         if len(uses) != 1 or uses[0].node.op_type != "Add" or second.outputs[0].is_graph_output():
             continue
-        add, x = uses[0].node, _past_casts(first.inputs[0])
+        add, x = uses[0].node, past_casts(first.inputs[0])
         main = _main_product(add.inputs[1 - uses[0].idx])
-        if main is None or main is second or _past_casts(main.inputs[0]) is not x:
+        if main is None or main is second or past_casts(main.inputs[0]) is not x:
             continue
         down, up = first.inputs[1], second.inputs[1]
         assert down is not None
@@ -239,17 +239,7 @@ def _names(node: ir.Node) -> Iterator[str]:
 
 def _given(node: ir.Node) -> ir.Value:
     """What a product is given, before a file's own rounding to integers and past Casts."""
-    return _past_casts(before_dynamic_rounding(_past_casts(node.inputs[0])))
-
-
-def _past_casts(value: ir.Value | None) -> ir.Value:
-    """The value that Casts to float32 begin with; ONNX Runtime runs them as nothing."""
-    assert value is not None
-    while (node := value.producer()) is not None and node.op_type == "Cast" and node.inputs[0] is not None:
-        if node.inputs[0].dtype != _FLOAT:
-            break
-        value = node.inputs[0]
-    return value
+    return past_casts(before_dynamic_rounding(past_casts(node.inputs[0])))
 
 
 def _copy(tensor: ir.ExternalTensor) -> ir.ExternalTensor:

@@ -1,5 +1,6 @@
 """What the passes on quantized graphs share: building nodes, retyping weights, saying what was expected."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -148,3 +149,23 @@ def retyped(value: ir.Value, dtype: ir.DataType, shape: Sequence[int] | None = N
 def int64s(*numbers: int) -> NDArray[np.int64]:
     """A vector as Reshape and its kin take."""
     return np.array(numbers, np.int64)
+
+
+def past_casts(value: ir.Value | None) -> ir.Value:
+    """The value that Casts to float32 begin with; ONNX Runtime runs them as nothing."""
+    assert value is not None
+    while (node := value.producer()) is not None and node.op_type == "Cast" and node.inputs[0] is not None:
+        if {node.inputs[0].dtype, node.outputs[0].dtype} != {ir.DataType.FLOAT}:
+            break
+        value = node.inputs[0]
+    return value
+
+
+def scalar(value: ir.Value | None) -> float | None:
+    """A constant of one value, cast or not; None for anything else."""
+    while value is not None and (cast := value.producer()) is not None and cast.op_type == "Cast":
+        value = cast.inputs[0]
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    if tensor is None or math.prod(tensor.shape.numpy()) != 1:
+        return None
+    return float(tensor.numpy().astype("float32").reshape(()))

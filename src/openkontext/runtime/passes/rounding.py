@@ -1,10 +1,8 @@
 """Rounding to small floats in float32: what FP8's and FP4's operators compute, by quick operators."""
 
-import math
-
 import onnx_ir as ir
 
-from openkontext.runtime.passes.nodes import Builder, is_fp8_dequantizer, is_fp8_quantizer, is_stored
+from openkontext.runtime.passes.nodes import Builder, is_fp8_dequantizer, is_fp8_quantizer, is_stored, scalar
 
 _FLOAT = ir.DataType.FLOAT
 _FLOAT_BITS = 24  # of a float32's significand
@@ -54,7 +52,7 @@ def sign(build: Builder, x: ir.Value, sizes: ir.Value) -> ir.Value:
 def _is_a_rounding(node: ir.Node) -> bool:
     """Whether a quantizer rounds float32 activations with one scale, and nobody sees the codes."""
     x, codes = node.inputs[0], node.outputs[0]
-    scale = _number(node.inputs[1])
+    scale = scalar(node.inputs[1])
     return (
         not node.domain
         and x is not None
@@ -66,24 +64,14 @@ def _is_a_rounding(node: ir.Node) -> bool:
         and all(
             is_fp8_dequantizer(use.node)
             and use.node.outputs[0].dtype == _FLOAT
-            and _number(use.node.inputs[1]) == scale
+            and scalar(use.node.inputs[1]) == scale
             for use in codes.uses()
         )
     )
 
 
-def _number(scale: ir.Value | None) -> float | None:
-    """A constant of one value, cast or not; None for anything else."""
-    while scale is not None and (cast := scale.producer()) is not None and cast.op_type == "Cast":
-        scale = cast.inputs[0]
-    tensor = None if scale is None else ir.convenience.get_const_tensor(scale)
-    if tensor is None or math.prod(tensor.shape.numpy()) != 1:
-        return None
-    return float(tensor.numpy().astype("float32").reshape(()))
-
-
 def _round(node: ir.Node) -> None:
-    x, scale = node.inputs[0], _number(node.inputs[1])
+    x, scale = node.inputs[0], scalar(node.inputs[1])
     assert x is not None
     assert scale is not None
     for reader in [use.node for use in node.outputs[0].uses()]:
