@@ -245,6 +245,7 @@ class Components:
             self._encodings.clear()
         for role in roles or tuple(self._open):
             self._open.pop(role, None)
+        arena.give_back()
         give_back()
 
     def _encoded(self, role: str, output: str, **arrays: NDArray[Any]) -> Float:

@@ -260,30 +260,30 @@ def _initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Va
 
 
 def _round(node: ir.Node, x: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """The codes of what a node is given, and the step of each of its tokens."""
+    """The codes of what a node is given, and the largest magnitude of each of its tokens."""
     graph = node.graph
     assert graph is not None
     build = Builder()
     x = build.cast(x, _FLOAT)
-    sizes = build("ReduceMax", [build("Abs", [x], _FLOAT), build.constant(int64s(-1))], _FLOAT, keepdims=1)
-    sizes = build("Max", [sizes, build.constant(_SMALLEST)], _FLOAT)
-    rows = build("Mul", [sizes, build.constant(1 / _LEVELS)], _FLOAT)
-    scaled = build("Div", [x, rows], _FLOAT)
-    codes = build("QuantizeLinear", [scaled, *_grid(build, graph)], _UINT8)
+    # Not ReduceMax of Abs: magnitudes would be a second copy of the largest activations of all.
+    last = build.constant(int64s(-1))
+    most, least = (build(name, [x, last], _FLOAT, keepdims=1) for name in ("ReduceMax", "ReduceMin"))
+    sizes = build("Max", [most, build("Neg", [least], _FLOAT), build.constant(_SMALLEST)], _FLOAT)
+    codes = build("QuantizeLinear", [build("Div", [x, sizes], _FLOAT), *_grid(build, graph)], _UINT8)
     graph.insert_before(node, build.nodes)
-    return codes, rows
+    return codes, sizes
 
 
-def _multiply(layer: Int8Layer, codes: ir.Value, rows: ir.Value, weight: ir.Value, steps: ir.Value) -> None:
+def _multiply(layer: Int8Layer, codes: ir.Value, sizes: ir.Value, weight: ir.Value, steps: ir.Value) -> None:
     """Put the product of integers in a layer's place, and take its branch away."""
     node = layer.node
     dtype = node.outputs[0].dtype or _FLOAT
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     assert node.graph is not None
     build = Builder()
-    one, zero = _grid(build, node.graph)
-    y = build("MatMulIntegerToFloat", [codes, weight, one, steps, zero], _FLOAT, domain="com.microsoft")
-    y = build("Mul", [y, rows], _FLOAT)
+    step, zero = _grid(build, node.graph)
+    y = build("MatMulIntegerToFloat", [codes, weight, step, steps, zero], _FLOAT, domain="com.microsoft")
+    y = build("Mul", [y, sizes], _FLOAT)
     if bias is not None:
         y = build("Add", [y, build.cast(bias, _FLOAT)], _FLOAT)
     build.replace(node, [build.cast(y, dtype)])
@@ -292,6 +292,6 @@ def _multiply(layer: Int8Layer, codes: ir.Value, rows: ir.Value, weight: ir.Valu
 
 
 def _grid(build: Builder, graph: ir.Graph) -> tuple[ir.Value, ir.Value]:
-    """Step and zero point of the codes of scaled activations."""
-    one = build.shared(graph, "int8/one", np.array(1, np.float32))
-    return one, build.shared(graph, "int8/zero", np.array(_ZERO, np.uint8))
+    """Step and zero point of the codes of activations that are 1 at most."""
+    step = build.shared(graph, "int8/step", np.array(1 / _LEVELS, np.float32))
+    return step, build.shared(graph, "int8/zero", np.array(_ZERO, np.uint8))
