@@ -94,11 +94,10 @@ def lower(
             model = with_types(_standard_operators(model, provider, arithmetic, computes))
         if provider != "cpu":  # where all becomes float32
             model = with_types(_one_type(model))
-        lowered = _without_refused(model, provider, computes)
-        exact = arithmetic == ARITHMETICS[0] and quantized  # as published, one operator after the other
-        if provider == "cpu" and not exact:
-            return fused(lowered or model)
-        return lowered or (model if quantized or noisy else None)
+        lowered = _without_refused(model, provider, computes) or (model if quantized or noisy else None)
+        if provider == "cpu" and not (quantized and arithmetic == ARITHMETICS[0]):  # which is step by step
+            return fused(lowered or model) or lowered
+        return lowered
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except Exception as error:  # a damaged graph makes each library fail in its own ways
@@ -108,8 +107,8 @@ def lower(
         ) from error
 
 
-def fused(model: ModelProto) -> ModelProto:
-    """A float32 graph with ONNX Runtime's own kernels for the CPU in place of what they compute.
+def fused(model: ModelProto) -> ModelProto | None:
+    """A float32 graph with ONNX Runtime's own kernels for the CPU; None where it has nothing for them.
 
     They compute the same, to rounding.
 
@@ -118,7 +117,9 @@ def fused(model: ModelProto) -> ModelProto:
     """
     from openkontext.runtime import passes
 
-    return _apply(model, passes.FusedAttention(), passes.FusedRotary(), passes.ModulatedNorms())
+    kernels = (passes.FusedAttention(), passes.FusedRotary(), passes.ModulatedNorms())
+    result, modified = _applied(model, *kernels)
+    return result if modified else None
 
 
 def needs_lowering(model: ModelProto, provider: str) -> bool:
@@ -253,15 +254,20 @@ def _without_refused(model: ModelProto, provider: str, computes: Computes) -> Mo
 
 
 def _apply(model: ModelProto, *passes: "InPlacePass") -> ModelProto:
+    return _applied(model, *passes)[0]
+
+
+def _applied(model: ModelProto, *passes: "InPlacePass") -> tuple[ModelProto, bool]:
+    """The graph after some passes, and whether any of them modified it."""
     # Imported here since it takes a third of a second that graphs in float32 need not pay.
     import onnx_ir as ir
     from onnx_ir.passes.common import RemoveInitializersFromInputsPass
 
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # what is wrong with a graph is raised
     rewritten = ir.serde.deserialize_model(model)
-    for change in (RemoveInitializersFromInputsPass(), *passes):
-        change(rewritten)
-    return ir.serde.serialize_model(rewritten)
+    RemoveInitializersFromInputsPass()(rewritten)
+    modified = [change(rewritten).modified for change in passes]
+    return ir.serde.serialize_model(rewritten), any(modified)
 
 
 def _mentions_quantized(model: ModelProto) -> bool:
