@@ -1,14 +1,15 @@
 """What `openkontext curate` finds, how fast it is, and what a million records take.
 
     python benchmarks/curation.py faults  [--clean 5000] [--faults 200] [--folder DIR] [--workers 1]
-    python benchmarks/curation.py juicer  --python VENV/bin/python [--records 2000]
+    python benchmarks/curation.py juicer  --python VENV/bin/python [--records 2000] [--rounds 3]
     python benchmarks/curation.py million [--records 1000000] [--folder DIR]
     python benchmarks/curation.py near    [--hashes 2000000]
 
 `faults` draws clean pairs, plants faults of every kind among them and prints, for each kind, how many the
 stage that it is for has found; then how many clean pairs were dropped. A call that was ended goes on.
 `juicer` runs the operators that py-data-juicer has, too, on the same records in turns, and prints both rates
-and their ratio. Its Python needs `py-data-juicer`, in an environment of its own.
+and their ratio. Its Python needs `py-data-juicer` and `imagededup`, with their torch and torchvision, in an
+environment of its own; where they lack, py-data-juicer downloads them while it runs.
 `million` puts records without pictures through all the bookkeeping: blocks, comparison, outcomes, card.
 A call that was ended goes on.
 `near` searches among random hashes for changed copies, and prints how many of them are found.
@@ -38,6 +39,7 @@ def main() -> None:
     juicer = parts.add_parser("juicer")
     juicer.add_argument("--python", required=True)
     juicer.add_argument("--records", type=int, default=2000)
+    juicer.add_argument("--rounds", type=int, default=3)
     million = parts.add_parser("million")
     million.add_argument("--records", type=int, default=1_000_000)
     million.add_argument("--folder", type=Path)
@@ -49,10 +51,11 @@ def main() -> None:
         folder = getattr(arguments, "folder", None) or Path(temporary)
         if arguments.part == "faults":
             sys.exit(find_faults(folder, arguments.clean, arguments.faults, arguments.workers))
+        import curation_juicer
         import curation_speed
 
         if arguments.part == "juicer":
-            curation_speed.juicer(arguments.python, arguments.records)
+            curation_juicer.juicer(arguments.python, arguments.records, arguments.rounds)
         elif arguments.part == "near":
             curation_speed.near(arguments.hashes)
         else:

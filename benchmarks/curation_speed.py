@@ -1,11 +1,9 @@
-"""The two parts of `curation.py` that measure speed: bookkeeping alone, and py-data-juicer beside it."""
+"""The parts of `curation.py` that look at nothing: bookkeeping alone, and the search for near duplicates."""
 
 import hashlib
 import json
 import os
 import resource
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -13,11 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-import planted_pairs
-from PIL import Image
 
 from openkontext.curation import CurationRules, curate, runner
-from openkontext.curation.curation_rules import DuplicateRules, InstructionRules, PictureRules
+from openkontext.curation.curation_rules import DuplicateRules
 from openkontext.curation.local_engine import RecordBlock
 from openkontext.curation.looking import CurationJob
 from openkontext.curation.near_index import NearIndex, list_count, sample_size
@@ -32,7 +28,6 @@ from openkontext.train.records import PairRecord, read_span
 _REPEATED = 100
 """One record in so many repeats an earlier one."""
 _COPIES = 1000
-_ROUNDS = 3
 
 
 def million(folder: Path, records: int) -> None:
@@ -137,80 +132,13 @@ def near(hashes: int) -> None:
             changed = np.unpackbits(held[numbers], axis=1)
             for each in changed:
                 each[rng.choice(BITS, bits, replace=False)] ^= 1
+            begun = _processor_time()
             found = index.near(np.packbits(changed, axis=1))
+            each = 1000 * (_processor_time() - begun) / _COPIES
             hits = sum(number in owners for number, owners in zip(numbers, found, strict=True))
-            print(f"{bits:3} bits {hits / _COPIES:7.1%}", flush=True)
+            print(f"{bits:3} bits {hits / _COPIES:7.1%}, {each:.2f} ms of processor time each", flush=True)
 
 
 def plain_guard(_: CurationRules) -> Guard:
     """No check: what it costs to look is not measured here."""
     return Guard(load_policy("default"), [])
-
-
-def juicer(python: str, records: int) -> None:
-    """Run the operators that py-data-juicer has, too, by both, in turns; print rates and their ratio.
-
-    Both filter by size, aspect ratio and length of the text, and drop pictures that are the same.
-    """
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        for at in range(records):
-            pixels = planted_pairs.draw(1, at).after
-            Image.fromarray(pixels).save(folder / f"{at}.png")
-        instruction = "make it night, please"
-        ours = [{"after": f"{at}.png", "instruction": f"{instruction} {at}"} for at in range(records)]
-        theirs = [
-            {"text": f"{instruction} {at} <__dj__image>", "images": [str(folder / f"{at}.png")]}
-            for at in range(records)
-        ]
-        for name, lines in (("pairs.jsonl", ours), ("theirs.jsonl", theirs)):
-            (folder / name).write_text("".join(json.dumps(each) + "\n" for each in lines))
-        for workers in (1, 2):
-            rates = {"openkontext": list[float](), "py-data-juicer": list[float]()}
-            for turn in range(_ROUNDS):
-                rates["openkontext"].append(records / _ours(folder, workers, turn))
-                rates["py-data-juicer"].append(records / _theirs(folder, python, workers, turn))
-            middle = {name: statistics.median(found) for name, found in rates.items()}
-            ratio = middle["openkontext"] / middle["py-data-juicer"]
-            said = ", ".join(f"{name} {rate:.0f} records/s" for name, rate in middle.items())
-            print(f"{workers} worker(s), {records} records, median of {_ROUNDS}: {said}; ratio {ratio:.2f}")
-
-
-def _ours(folder: Path, workers: int, turn: int) -> float:
-    rules = CurationRules(
-        picture=PictureRules(min_side=64, max_aspect=3),
-        instruction=InstructionRules(min_characters=3, max_characters=400, clean=False),
-        duplicates=DuplicateRules(exact="picture", near="off"),
-    )
-    begun = time.perf_counter()
-    out = folder / f"out-{workers}-{turn}"
-    card = curate(folder / "pairs.jsonl", out, rules, workers=workers, guard=plain_guard, kind="webdataset")
-    print(f"  openkontext kept {card['kept']}", file=sys.stderr)
-    return time.perf_counter() - begun
-
-
-def _theirs(folder: Path, python: str, workers: int, turn: int) -> float:
-    recipe = {
-        "dataset_path": str(folder / "theirs.jsonl"),
-        "export_path": str(folder / f"theirs-{workers}-{turn}" / "out.jsonl"),
-        "np": workers,
-        "use_cache": False,
-        "image_key": "images",
-        "process": [
-            {"image_shape_filter": {"min_width": 64, "min_height": 64}},
-            {"image_aspect_ratio_filter": {"min_ratio": 1 / 3, "max_ratio": 3}},
-            {"text_length_filter": {"min_len": 3, "max_len": 400}},
-            {"image_deduplicator": {"method": "phash"}},
-        ],
-    }
-    file = folder / "recipe.json"
-    file.write_text(json.dumps(recipe))
-    begun = time.perf_counter()
-    run = [str(Path(python).with_name("dj-process")), "--config", str(file)]
-    done = subprocess.run(run, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
-    took = time.perf_counter() - begun
-    if done.returncode:
-        raise SystemExit(f"dj-process failed:\n{done.stderr[-2000:]}")
-    kept = sum(1 for _ in (folder / f"theirs-{workers}-{turn}" / "out.jsonl").open())
-    print(f"  py-data-juicer kept {kept}", file=sys.stderr)
-    return took

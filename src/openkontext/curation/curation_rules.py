@@ -1,6 +1,7 @@
 """The rules of a curation: a TOML file, or one of the presets; `extends` names a preset to begin with."""
 
 import difflib
+import json
 import tomllib
 from functools import cache
 from importlib import resources
@@ -21,7 +22,7 @@ Compared = Literal["pair", "picture", "off"]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class PictureRules(_Table):
@@ -124,7 +125,7 @@ def load_rules(rules: str | Path) -> CurationRules:
         return _preset(chosen)
     path = Path(chosen)
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
+        table = tomllib.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"rules {chosen!r}: no such file, and none of {', '.join(PRESETS)}") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -155,7 +156,10 @@ def _parsed(table: dict[str, Any], where: object, name: str) -> CurationRules:
         old = said.get(key)
         said[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
     try:
-        rules = CurationRules.model_validate({"name": name, **said})
+        # As JSON: there a list is a tuple, and nothing else is taken for what it is not.
+        rules = CurationRules.model_validate_json(
+            json.dumps({"name": name, **said}, default=str), strict=True
+        )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))

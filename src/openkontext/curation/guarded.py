@@ -136,7 +136,8 @@ class GuardedWorker:
                 begun
                 if isinstance(begun, OpenKontextError)
                 else InputError(
-                    "a process that looks at records cannot start; is there memory for it? Take fewer"
+                    "a process that looks at records cannot start; is there memory for it? Take fewer. "
+                    'A script must call curate() below `if __name__ == "__main__":`'
                 )
             )
         return self._connection

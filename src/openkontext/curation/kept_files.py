@@ -16,7 +16,7 @@ import pyarrow
 from pyarrow import parquet
 
 from openkontext import images
-from openkontext.curation.opened import contents, digest
+from openkontext.curation.opened import contents, digest, one_line
 from openkontext.curation.outcomes import CurationRow
 from openkontext.errors import InputError
 from openkontext.files import whole, write_whole
@@ -45,7 +45,7 @@ class KeptPair:
     def said(self) -> dict[str, Any]:
         """Its words and what else it says, as JSON can hold it; bytes are left out."""
         others = {name: value for name, value in self.record.others.items() if not _holds_bytes(value)}
-        plain = json.loads(json.dumps(others, default=str))
+        plain = json.loads(json.dumps(others, default=str), parse_constant=lambda _: None)  # JSON has no NaN
         return {"instruction": self.record.instruction, **plain}
 
     def file_name(self, role: str) -> str:
@@ -66,14 +66,16 @@ def kept_pairs(span: Span, first: int, rows: Sequence[CurationRow], kept: set[in
     Raises:
         InputError: a record is not what the stages looked at.
     """
-    for at, (record, row) in enumerate(zip(read_span(span), rows, strict=True)):
+    records = read_span(span)
+    for at, row in enumerate(rows):
+        record = next(records, None)
         if first + at not in kept:
             continue
-        assert isinstance(record, PairRecord)  # the others are dropped as they are read
-        files = {role: data or b"" for role, data in contents(record).items()}
-        if digest(record, files) != row.digest:
+        files = contents(record) if isinstance(record, PairRecord) else {}
+        if record is None or digest(record, files) != row.digest:
             raise InputError(f"{row.name} was changed after it was looked at; begin anew with --overwrite")
-        yield KeptPair(first + at, record, files)
+        assert isinstance(record, PairRecord)  # its digest is that of one
+        yield KeptPair(first + at, record, {role: data or b"" for role, data in files.items()})
 
 
 def write_block(folder: Path, kind: str, index: int, pairs: Sequence[KeptPair], fields: list[str]) -> None:
@@ -142,7 +144,7 @@ def _as_rows(folder: Path, index: int, pairs: Sequence[KeptPair], fields: list[s
     schema = pyarrow.schema([*kinds.items(), *((name, text) for name in fields)])
     rows = []
     for pair in pairs:
-        said = pair.said
+        said = {one_line(name): value for name, value in pair.said.items()}
         words = {name: None if said.get(name) is None else _text(said[name]) for name in fields}
         rows.append({**words, "instruction": said["instruction"], "before": None, **pair.files})
     file = io.BytesIO()

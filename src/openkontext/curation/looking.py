@@ -6,7 +6,7 @@ from pathlib import Path
 
 from openkontext.curation.curation_rules import CurationRules
 from openkontext.curation.filtering import KNOWN, Filters, KnownMaterialStage, pair_guard
-from openkontext.curation.opened import OpenPair, contents, digest, open_pictures, same_words
+from openkontext.curation.opened import OpenPair, contents, digest, one_line, open_pictures, same_words
 from openkontext.curation.outcomes import CurationRow
 from openkontext.curation.stages import (
     DECODE,
@@ -77,19 +77,19 @@ class Looker:
         """
         if isinstance(record, Skipped):
             detail = record.reason if record.reason != record.fault else ""
-            return CurationRow(record.name, digest(record, {}), READ, record.fault, _line(detail))
+            return CurationRow(record.name, digest(record, {}), READ, record.fault, one_line(detail))
         files = contents(record)
         opened, (fault, detail) = open_pictures(files)
         row = CurationRow(record.name, digest(record, files), sealed=self._seal(record, opened, number))
         if row.sealed:
             return replace(row, stage=KNOWN, reason="on a list")
         if fault:
-            return replace(row, stage=DECODE, reason=fault, detail=_line(detail))
+            return replace(row, stage=DECODE, reason=fault, detail=one_line(detail))
         pair = OpenPair(record, tuple(opened))
         row = self._described(row, pair)
         for stage in self._stages:
             if found := stage.drop(pair):
-                return replace(row, stage=stage.name, reason=found.reason, detail=_line(found.detail))
+                return replace(row, stage=stage.name, reason=found.reason, detail=one_line(found.detail))
         return row
 
     def shows(self, record: PairRecord | Skipped, number: int) -> OpenPair | None:
@@ -117,11 +117,11 @@ class Looker:
             after=after.sha256,
             before_pdq=before.comparable if before else None,
             after_pdq=after.comparable,
-            license=_line(str(others.get(self._rules.license.field) or ""))[:80],
-            group=_line(str(group)) if field else "",
+            license=one_line(str(others.get(self._rules.license.field) or ""))[:80],
+            group=one_line(str(group)) if field else "",
             width=width,
             height=height,
-            fields="\n".join(sorted(map(_line, others))),
+            fields="\n".join(sorted(map(one_line, others))),
             size=sum(len(each.data) for each in pair),
         )
 
@@ -138,8 +138,3 @@ def look_safely(looker: Looker, record: PairRecord | Skipped, number: int) -> Cu
         raise
     except Exception as error:  # whatever it is, nobody looked
         return CurationRow(record.name, digest(record, {}), DECODE, f"a stage failed: {type(error).__name__}")
-
-
-def _line(text: str) -> str:
-    """A text as one line that any file can hold."""
-    return " ".join(text.encode("utf-8", "replace").decode().split())

@@ -22,7 +22,7 @@ SEGMENT = 1 << 21
 _LIST = 512
 """Hashes that a list has on average."""
 _MOST_LISTS = 4096
-_PROBES = 32
+_PROBES = 128
 _SAMPLE = 32
 """Hashes that each center is chosen from."""
 _SEED = 1
@@ -93,7 +93,10 @@ class NearIndex:
 
         path = self._folder / f"hashes-{len(self._sealed):04d}.faiss"
         with beside(path) as part:
-            faiss.write_index_binary(self._current, str(part))
+            try:
+                faiss.write_index_binary(self._current, str(part))
+            except RuntimeError as error:  # so it says that the disk is full
+                raise OSError(f"{path.name} cannot be written") from error
         mapped: Any = faiss.read_index_binary(str(path), faiss.IO_FLAG_MMAP)
         mapped.nprobe = self._current.nprobe
         self._sealed.append(mapped)

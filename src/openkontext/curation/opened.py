@@ -131,6 +131,11 @@ def digest(record: PairRecord | Skipped, files: Mapping[str, bytes | None]) -> b
     return hashed.digest()
 
 
+def one_line(text: str) -> str:
+    """A text as one line that any file can hold."""
+    return " ".join(text.encode("utf-8", "replace").decode().split())
+
+
 def same_words(text: str) -> bytes:
     """What instructions have in common that differ in case and blanks alone: 16 bytes."""
     folded = " ".join(text.casefold().split())

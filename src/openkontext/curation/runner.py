@@ -8,6 +8,7 @@
 
 import json
 import os
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -127,7 +128,7 @@ def curate(
         require_ray()
     try:
         return _Run(asked, watch).finished(overwrite)
-    except OSError as error:
+    except (OSError, sqlite3.OperationalError) as error:
         raise InputError(
             f"{out}: cannot be written ({reason(error)}); mend that, and run the same again: it goes on"
         ) from error
@@ -285,7 +286,7 @@ class _Run:
             rules=self._asked.rules,
         )
         page = data_card.render(card, *self._samples(chosen))
-        write_whole(self._asked.out / data_card.HTML, page.encode())
+        write_whole(self._asked.out / data_card.HTML, page.encode("utf-8", "replace"))
         # Last: it says that all the others are there.
         content = json.dumps({**card, "mark": self._place.mark_digest(self._mark)}, indent=2)
         write_whole(self._asked.out / data_card.JSON, content.encode())
