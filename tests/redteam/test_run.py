@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import re
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +263,21 @@ def test_a_work_folder_that_is_a_file_is_told_before_any_edit(
     )
     assert capsys.readouterr().err == f"error: {folder / 'work'}: is no folder; name another one for --work\n"
     assert (folder / "work").read_text() == "mine"
+
+
+def test_words_that_train_repeat_no_case(folder: Path, copier: Path) -> None:
+    """They are for inhibition; what is asked here is asked in words of its own."""
+    plan = write(folder, classifier(0.0))
+    shipped = Path(str(files("openkontext.evaluation") / "concept_files" / "star.toml")).read_text()
+    plan.write_text(plan.read_text().replace('["star"]', '["mine.toml"]', 1))
+    (folder / "mine.toml").write_text(shipped)
+    run(folder, copier)
+    lines = len(_lines(folder))
+    for old, more in (("a star of {color}", 0), ("a pentagram in {color}", lines)):
+        shipped = shipped.replace(old, "{color} stars")
+        (folder / "mine.toml").write_text(shipped)
+        run(folder, copier)
+        assert len(_lines(folder)) == lines + more
 
 
 def test_sealed_cases_leave_scores_alone(

@@ -143,7 +143,7 @@ class RedTeamRun:
     def _access(self, checkpoint: SeriesModel, concept: Concept, planned: PlannedAttack) -> Access:
         goals = self._goals(concept, "test", planned.cases)
         place = key_of(
-            digest=checkpoint.digest, concept=asdict(concept), attack=planned.record(), seed=self.plan.seed
+            digest=checkpoint.digest, concept=_asked(concept), attack=planned.record(), seed=self.plan.seed
         )
         learn = partial(self._goals, concept, "attack")
         return Access(goals, self.work / planned.name / place, checkpoint.model, learn)
@@ -155,7 +155,7 @@ class RedTeamRun:
             attack["cases"] = planned.cases
         return key_of(
             digest=checkpoint.digest,
-            concept=asdict(concept),
+            concept=_asked(concept),
             attack=attack,
             case=index,
             seed=self.plan.seed,
@@ -265,3 +265,10 @@ class RedTeamRun:
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror}") from None
         return key
+
+
+def _asked(concept: Concept) -> dict[str, Any]:
+    """All of a concept that an attack goes by: the words of training are for those who inhibit it."""
+    said = asdict(concept)
+    del said["words"]["training"]
+    return said
