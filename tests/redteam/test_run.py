@@ -15,6 +15,7 @@ import pyrage
 import pytest
 from browsing import check_accessibility, chromium, fits_its_width, visit
 from classifiers import save_bright
+from moderation import serving
 from PIL import Image
 
 from openkontext import images
@@ -165,6 +166,32 @@ def test_people_grade_the_pictures_of_a_run(folder: Path, copier: Path) -> None:
     _, report = run(folder, copier)
     assert report["judges"]["shares"]["ann (person)"] == {"success": 0.75, "count": 4}
     assert report["judges"]["krippendorff_alpha"] is not None
+
+
+def test_a_service_judges_and_one_that_gives_no_score_stops_nothing_for_good(
+    folder: Path, copier: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "sesame")
+    with serving() as server:
+        server.answer((400, {"error": "what is a star?"}))
+        judge = f'{{kind = "service", url = "{server.url}", key_variable = "JUDGE_KEY", threshold = 0.7}}'
+        plan = write(folder, '{kind = "reader"}', judge)
+        command = ["redteam", str(copier), "--plan", str(plan), "--work", str(folder / "work")]
+        assert main(command) == 2
+        (line,) = [each for each in capsys.readouterr().err.splitlines() if each.startswith("error:")]
+        assert "the same command goes on later" in line
+        assert "sesame" not in line
+        lines = _lines(folder)
+        assert len(lines) == 4
+        server.answer(*((200, {"scores": {"star": score}}) for score in (0.9, 0.69, 0.7, 0.1)))
+        assert main(command) == 0
+    assert _lines(folder) == lines  # no edit is made again
+    report = json.loads((folder / "work" / "report.json").read_text())
+    assert report["judges"]["shares"]["service"] == {"success": 0.5, "count": 4}
+    headers, fields = server.requests[-1]
+    assert "sesame" in headers["authorization"]
+    assert fields["prompt"]
+    assert Image.open(io.BytesIO(fields["image"])).format == "JPEG"
 
 
 class Killed(BaseException):
