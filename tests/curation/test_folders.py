@@ -10,6 +10,7 @@ from PIL import Image
 
 from openkontext import cli
 from openkontext.curation import curate
+from openkontext.curation.runner import Watched
 from openkontext.errors import InputError
 
 
@@ -22,7 +23,10 @@ def test_a_second_run_in_one_folder_is_one_line(
     source, out = write_pairs(tmp_path / "in", 3), tmp_path / "out"
     answers: list[tuple[int, str]] = []
 
-    def meanwhile(_: object) -> None:
+    phases = dict[str, Watched]()
+
+    def meanwhile(seen: Watched) -> None:
+        phases[seen.phase] = seen
         if not answers:
             for more in ([], ["--overwrite"]):
                 asked = [
@@ -39,6 +43,9 @@ def test_a_second_run_in_one_folder_is_one_line(
 
     card = curate(source, out, "pre-training", guard=light_guard, watch=meanwhile)
     assert card["kept"] == 3
+    assert phases == {
+        name: Watched(name, 3, 3, 3, 0) for name in ("looking", "comparing", "writing", "reporting")
+    }
     for status, error in answers:
         assert status == 2
         assert error.count("\n") == 1

@@ -1,7 +1,7 @@
 """Pictures that look alike among many: an inverted file of PDQ hashes by FAISS, most of it on the disk.
 
 Up to `EXACT` hashes it has one list and compares with every hash. Above, it compares with the hashes of the
-`_PROBES` lists whose centers lie nearest; of copies that differ in 8 bits it finds all, in 16 bits 98%.
+`_PROBES` lists whose centers lie nearest. `benchmarks/curation.py near` prints how many copies it then finds.
 Only the last `SEGMENT` hashes lie in memory, 40 bytes each; those before are mapped from files.
 """
 

@@ -58,7 +58,7 @@ class Watched:
     """How far a curation has come."""
 
     phase: str
-    """"looking", "comparing" or "writing"."""
+    """"looking", "comparing", "writing" or "reporting"."""
     done: int
     """Records, of this phase."""
     total: int
@@ -267,6 +267,7 @@ class _Run:
                     tally.take(each)
                     chosen.take(each, block)
                 lines.write("".join(f"{_LINE(each.record())}\n" for each in outcomes).encode())
+                self._watch(Watched("reporting", tally.records, self._total, tally.kept, tally.dropped))
         if tally.kept + tally.dropped != self._total:
             raise OpenKontextError(
                 f"{tally.kept} kept and {tally.dropped} dropped are not the source's {self._total} records"
