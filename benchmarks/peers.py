@@ -3,14 +3,23 @@
     python benchmarks/peers.py FOLDER --quick             # FLUX's width, 1 + 1 blocks, three rounds
     python benchmarks/peers.py FOLDER --blocks 1,2 --tokens 2560 --repeats 5
     pip install --target EXTRA openvino nncf && pip install --target EXTRA --no-deps torchao
+    CMAKE_ARGS="-DGGML_LLAMAFILE=ON -DSD_WEBP=OFF -DSD_WEBM=OFF" pip install --target EXTRA --no-deps \
+        stable-diffusion-cpp-python==0.4.7
+    pip install --target EXTRA/optimum-onnx --no-deps optimum-onnx==0.1.0 optimum==2.1.0 diffusers==0.36.0 \
+        transformers==4.57.6 huggingface-hub==0.36.2 tokenizers==0.22.2
+    pip install --target EXTRA/optimum-onnx httpx
     python benchmarks/peers.py FOLDER --quick --extra EXTRA --write    # with these peers; keep the results
 
 Weights are random, rounded to bfloat16, and exported in each precision. Every measurement is a process of its
 own: it opens the case, runs once unmeasured and once measured. Rounds go through all cases in turn, so that
 what else the machine does meets all alike. Prints medians of seconds, the ratio to the quickest peer, the
 relative error to diffusers in float32, and the peak of memory. FOLDER keeps the weights and what was
-measured: the same command goes on after a stop. `--write` puts table, JSON and plot into benchmarks/results/,
-under the processor's name. `--only` takes some of the cases.
+measured: the same command goes on after a stop; delete measured.json to measure anew. `--write` puts table,
+JSON and plot into benchmarks/results/, under the processor's name. `--only` takes some of the cases.
+
+stable-diffusion.cpp takes whole models alone: its second of two steps is measured, of as many tokens but from
+noise of its own, so that no error is told. Its peak counts CLIP, 235 MiB. The folder EXTRA/NAME stands for
+EXTRA where the peer NAME needs versions of its own.
 """
 
 import argparse
@@ -21,14 +30,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-Run = Callable[[], Any]
-"""One step; gives what comes out, [1, tokens, 64]."""
+from peer_cases import CASES, MAKERS, WHOLE, peak_mib
 
 PRECISIONS = ("fp32", "bf16", "fp8", "fp4", "int8")
 TEXT, CONTEXT = 512, 768  # text tokens, width of CLIP's pooled embedding
@@ -103,131 +109,14 @@ def prepare(folder: Path, blocks: tuple[int, int], tokens: int, heads: int) -> N
     (folder / "ready").touch()
 
 
-def graph(folder: Path, precision: str) -> Path:
-    """An export."""
-    return folder / "exports" / "transformer.opt" / precision / "model.onnx"
-
-
-def diffusers(folder: Path, how: str, threads: int) -> Run:
-    """Diffusers' own model in torch: float32, bfloat16, or torchao's int8."""
-    import torch
-    from diffusers import FluxTransformer2DModel
-    from safetensors.torch import load_file
-
-    torch.set_num_threads(threads)
-    numbers = json.loads((folder / "model.json").read_text())
-    with torch.device("meta"):
-        model: Any = FluxTransformer2DModel(
-            num_layers=numbers["blocks"][0],
-            num_single_layers=numbers["blocks"][1],
-            num_attention_heads=numbers["heads"],
-            guidance_embeds=True,
-        )
-    dtype = torch.bfloat16 if how == "bfloat16" else torch.float32
-    state = load_file(folder / "weights.safetensors")
-    model.load_state_dict({name: value.to(dtype) for name, value in state.items()}, assign=True)
-    del state
-    model = model.eval()
-    if how == "int8":
-        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
-
-        quantize_(model, Int8DynamicActivationInt8WeightConfig())
-    exact = ("timestep", "img_ids", "txt_ids", "guidance")
-    inputs = {
-        name: torch.from_numpy(value).to(torch.float32 if name in exact else dtype)
-        for name, value in np.load(folder / "inputs.npz").items()
-    }
-    inputs["timestep"] = inputs["timestep"].to(dtype)
-
-    def run() -> Any:
-        with torch.inference_mode():
-            return model(**inputs, return_dict=False)[0].float().numpy()
-
-    return run
-
-
-def onnx_runtime(folder: Path, how: str, threads: int) -> Run:
-    """The float32 graph in plain ONNX Runtime, or its own dynamic int8 of that graph."""
-    import onnxruntime
-
-    path = graph(folder, "fp32")
-    if how == "int8":
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-
-        from openkontext.runtime.int8_weights import weight_bits
-
-        quantized = folder / "ort-int8" / "model.onnx"
-        if not quantized.exists():
-            quantized.parent.mkdir(exist_ok=True)
-            quantize_dynamic(
-                path, quantized, per_channel=True, reduce_range=weight_bits() == 7,
-                weight_type=QuantType.QInt8, use_external_data_format=True,
-            )  # fmt: skip
-        path = quantized
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    inputs = dict(np.load(folder / "inputs.npz"))
-    return lambda: session.run(["latent"], inputs)[0]
-
-
-def openvino(folder: Path, how: str, threads: int) -> Run:
-    """The float32 graph in OpenVINO: in 32 or 16 bits, weights of 8 bits alone, or NNCF's int8."""
-    import openvino as ov
-
-    core = ov.Core()
-    model = core.read_model(graph(folder, "fp32"))
-    inputs = dict(np.load(folder / "inputs.npz"))
-    config: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-    if how == "bfloat16":
-        config["INFERENCE_PRECISION_HINT"] = "bf16"
-    if how == "dynamic int8":
-        import nncf
-
-        model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
-        config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = "128"
-    if how == "int8":
-        import nncf
-
-        model = nncf.quantize(
-            model, nncf.Dataset([inputs]), model_type=nncf.ModelType.TRANSFORMER, subset_size=1
-        )
-    compiled = core.compile_model(model, "CPU", config)
-    return lambda: compiled(inputs)[0]
-
-
-def ours(folder: Path, how: str, threads: int) -> Run:
-    """An export of ours in one of our arithmetics."""
-    from openkontext.runtime import load_graph
-
-    precision, arithmetic = how.split()
-    opened = load_graph(graph(folder, precision), role="transformer", arithmetic=arithmetic, threads=threads)
-    inputs = dict(np.load(folder / "inputs.npz"))
-    return lambda: opened.run(**inputs)["latent"]
-
-
-MAKERS = {"diffusers": diffusers, "ONNX Runtime": onnx_runtime, "OpenVINO": openvino, "openkontext": ours}
-CASES = (
-    *(("diffusers", how) for how in ("float32", "bfloat16", "int8")),
-    *(("ONNX Runtime", how) for how in ("float32", "int8")),
-    *(("OpenVINO", how) for how in ("float32", "bfloat16", "dynamic int8", "int8")),
-    ("openkontext", "bf16 faithful"),
-    ("openkontext", "fp8 faithful"),
-    ("openkontext", "fp4 faithful"),
-    ("openkontext", "fp4 fast"),
-    ("openkontext", "bf16 int8"),
-    ("openkontext", "fp8 int8"),
-    ("openkontext", "fp4 int8"),
-    ("openkontext", "int8 int8"),
-)
-LEFT_OUT = {"stable-diffusion.cpp": "it runs whole models alone, and takes no transformer by itself"}
-
-
 def child(folder: Path, who: str, how: str, threads: int) -> None:
     """Measure one case, keep what comes out, and print figures."""
     start = time.perf_counter()
     run = MAKERS[who](folder, how, threads)
     opened = time.perf_counter() - start
+    if who in WHOLE:
+        print(json.dumps({"open": opened, **run()}))
+        return
     run()
     start, used = time.perf_counter(), time.process_time()
     result = np.asarray(run(), np.float32)
@@ -236,24 +125,14 @@ def child(folder: Path, who: str, how: str, threads: int) -> None:
     print(json.dumps({"open": opened, "seconds": seconds, "cpu": used, "peak_mib": peak_mib()}))
 
 
-def peak_mib() -> float:
-    """The most memory that this process had; `ru_maxrss` on Linux begins with that of its parent."""
-    if Path("/proc/self/status").exists():
-        status = Path("/proc/self/status").read_text()
-        return int(status.partition("VmHWM:")[2].split()[0]) / 2**10
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
 def measure(options: argparse.Namespace, who: str, how: str) -> dict[str, Any]:
     """One case in a process of its own; what is not installed or fails is said."""
     environment = dict(os.environ, OPENKONTEXT_HOME=str(options.folder / "home"))
     environment["OMP_NUM_THREADS"] = str(options.threads)
     if options.extra and who != "openkontext":
-        environment["PYTHONPATH"] = os.pathsep.join(
-            filter(None, (os.environ.get("PYTHONPATH"), options.extra))
-        )
+        own = Path(options.extra, who)  # what a peer needs in other versions than all else
+        places = (os.environ.get("PYTHONPATH"), str(own) if own.exists() else options.extra)
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, places))
     command = [sys.executable, __file__, str(options.folder), "--child", who, how]
     command += ["--threads", str(options.threads)]
     try:
@@ -293,8 +172,9 @@ def summary(folder: Path, measured: dict[str, list[dict[str, Any]]]) -> list[dic
             continue
         row: dict[str, Any] = {key: statistics.median(each[key] for each in good) for key in good[0]}
         error = None
-        if exact is not None:
-            error = float(np.linalg.norm(np.load(folder / f"{case}.npy") - exact) / np.linalg.norm(exact))
+        result = folder / f"{case}.npy"
+        if exact is not None and result.exists():
+            error = float(np.linalg.norm(np.load(result) - exact) / np.linalg.norm(exact))
         rows.append({"case": case, "rounds": len(good), "error": error, **row})
     peers = [row["seconds"] for row in rows if "seconds" in row and not row["case"].startswith("openkontext")]
     for row in rows:
@@ -311,12 +191,12 @@ def table(rows: list[dict[str, Any]]) -> str:
         if "failed" in row:
             lines.append(f"| {row['case']} | not run: {row['failed']} | | | | |")
             continue
-        error = "" if row["error"] is None else f"{row['error']:.4f}"
+        own_noise = row["case"].startswith(WHOLE)
+        error = "own noise" if own_noise else "" if row["error"] is None else f"{row['error']:.4f}"
         lines.append(
             f"| {row['case']} | {row['seconds']:.2f} | {row.get('ratio', 1):.2f} | {error} | "
             f"{row['peak_mib']:.0f} | {row['open']:.1f} |"
         )
-    lines += [f"| {name} | not run: {why} | | | | |" for name, why in LEFT_OUT.items()]
     return "\n".join(lines)
 
 
