@@ -30,7 +30,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from peers import RESULTS, TEXT, file_name, graph, machine
+from peer_cases import graph
+from peers import RESULTS, TEXT, file_name, machine
 from roofline import memory_peak
 
 from openkontext.runtime import load_graph
