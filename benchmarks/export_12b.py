@@ -206,6 +206,7 @@ def main() -> None:
     }
     said = ", ".join(f"{name} {size:.1f} GB" for name, size in sizes.items())
     print(f"export of {arguments.precision}: {took}, peak {peak:.2f} GiB; {said}", flush=True)
+    measured([sys.executable, "-m", "openkontext", "terms", "accept", str(out)])  # FLUX.1's, by the layout
     if not arguments.keep:
         shutil.rmtree(checkpoint)
 
