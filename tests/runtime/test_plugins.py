@@ -128,7 +128,14 @@ def test_a_plugin_without_a_device_or_that_does_not_load_says_so(
         check_provider("webgpu")
 
 
-def test_openvino_keeps_what_it_compiled(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reads", [True, False])
+def test_openvino_keeps_what_it_compiled_where_it_can_read_it(
+    reads: bool, product: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "capi").mkdir()
+    if reads:
+        (tmp_path / "capi" / "libopenvino_ir_frontend.so.2541").touch()
+    monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "__init__.py"))
     given: dict[str, Any] = {}
 
     def session(source: Any, options: Any, **arguments: Any) -> Any:
@@ -145,7 +152,8 @@ def test_openvino_keeps_what_it_compiled(product: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     load_graph(product, "openvino")
     assert given["providers"] == ["OpenVINOExecutionProvider", "CPUExecutionProvider"]
-    assert given["provider_options"] == [{"cache_dir": str(cache_folder() / "openvino")}, {}]
+    kept = {"cache_dir": str(cache_folder() / "openvino")} if reads else {}
+    assert given["provider_options"] == [kept, {}]
     monkeypatch.undo()
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     with pytest.raises(InputError, match="does not start"):

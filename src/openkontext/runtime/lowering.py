@@ -177,7 +177,8 @@ def _standard_operators(model: ModelProto, provider: str, arithmetic: str, compu
     from openkontext.runtime import passes
 
     fast = arithmetic != ARITHMETICS[0]
-    small = provider == "cpu" and widened_bytes(model) <= SMALL_BYTES
+    # OpenVINO would cut the graph at every quantizer, and compile more than a hundred pieces.
+    small = provider in ("cpu", "openvino") and widened_bytes(model) <= SMALL_BYTES
     return _apply(
         model,
         *((passes.WeightsOnly(),) if fast else ()),

@@ -192,8 +192,10 @@ def open_session(
 def _standing_options(name: str, device: Any = None) -> dict[str, str]:
     """What a provider is told of every graph.
 
-    OpenVINO compiles each graph when it opens, those in FP8 and FP4 for half a minute and more: it is given a
-    folder to keep what it compiled. ggml would round weights to float16, of which bfloat16 goes out of range.
+    OpenVINO compiles each graph when it opens: it is given a folder to keep what it compiled, where it can
+    read that again. On a processor it reads it by its library for its own format, which ONNX Runtime's
+    packages for Linux leave out: there it would write every time and never read. ggml would round weights to
+    float16, of which bfloat16 goes out of range.
     """
     if name == "ggml":
         return {"weights": "f32"}
@@ -201,8 +203,14 @@ def _standing_options(name: str, device: Any = None) -> dict[str, str]:
         return {}
     folder = str(cache_folder() / name)
     if device is None:
-        return {"cache_dir": folder}
+        return {"cache_dir": folder} if _reads_what_it_compiled() else {}
     return {"load_config": json.dumps({device.device.type.name: {"CACHE_DIR": folder}})}
+
+
+def _reads_what_it_compiled() -> bool:
+    """Whether the library with which OpenVINO reads its own format lies beside ONNX Runtime's."""
+    capi = Path(onnxruntime.__file__).parent / "capi"
+    return any(capi.glob("*openvino_ir_frontend*"))
 
 
 @cache
