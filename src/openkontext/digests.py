@@ -5,9 +5,9 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
+from openkontext.activity import stage
 from openkontext.files import write_whole
 from openkontext.places import cache_folder
-from openkontext.stages import stage
 
 _REMEMBERED_BYTES = 64 << 20
 """Hashes of files from this size on are remembered; smaller ones take no time."""

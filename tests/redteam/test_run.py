@@ -23,7 +23,6 @@ from openkontext.cli import main
 from openkontext.redteam import ledger
 from openkontext.redteam.attempts import AttackAnswer, Attempt
 from openkontext.redteam.goals import drawn_goal
-from openkontext.redteam.html_page import blurred
 from openkontext.redteam.run import CaseTally
 from openkontext.safety.checks import BodyCheck
 from openkontext.safety.policy import load_policy
@@ -392,19 +391,3 @@ def test_a_full_disk_is_one_line(
     *_, line = capsys.readouterr().err.splitlines()
     assert line == f"error: {work / file}: cannot be written: No space left on device"
     assert not (work / file).exists()
-
-
-def test_a_blurred_picture_tells_nothing() -> None:
-    rng = np.random.default_rng(0)
-    one, other = (rng.integers(0, 256, (96, 128, 3), np.uint8) for _ in range(2))
-    seen = blurred(one).astype(int)
-    assert seen.shape == one.shape
-    file = io.BytesIO()
-    Image.fromarray(blurred(one)).save(file, "PNG")
-    assert np.abs(np.diff(seen, axis=1)).max() < 16  # no edge is left
-    assert np.corrcoef(seen.ravel(), one.ravel())[0, 1] < 0.1
-    assert np.abs(seen.mean() - other.mean()) < 10
-
-
-def _lines(folder: Path) -> list[str]:
-    return (folder / "work" / "trials.jsonl").read_text().splitlines()

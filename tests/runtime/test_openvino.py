@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from quantized_graphs import relative_error
+from peer_exports import relative_error
 
 import openkontext
 from openkontext.places import cache_folder

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from openkontext.activity import LOG
 from openkontext.cli.options import in_options
-from openkontext.stages import LOG
 
 if TYPE_CHECKING:
     from openkontext.result import EditResult, EditStep
@@ -54,7 +54,7 @@ class Pace:
 
 
 class _Stages(logging.Handler):
-    """Hands what is said to `openkontext.stages` on."""
+    """Hands what is said to `openkontext.activity` on."""
 
     def __init__(self, show: Callable[[str], None]) -> None:
         super().__init__()
@@ -92,9 +92,13 @@ def progress(description: str) -> Iterator[Callable[["EditStep"], None]]:
         pace.stage()
         say(text)
 
+    paced = ""
+
     def on_step(step: "EditStep") -> None:
+        nonlocal paced
         bar.update(task, completed=step.index, total=step.count)
-        say(pace.step(step.index, step.count))
+        paced = pace.step(step.index, step.count)
+        say(paced)
 
     stages = _Stages(on_stage)
     level = LOG.level
@@ -109,6 +113,7 @@ def progress(description: str) -> Iterator[Callable[["EditStep"], None]]:
         LOG.removeHandler(stages)
         # Elsewhere than on a terminal only now: an edit that failed before its steps has nothing to show.
         if bar.live.is_started or bar.tasks[0].completed:
+            bar.update(task, said=paced)  # not what came after the last step
             bar.start()  # where it has begun already, nothing happens
             bar.stop()
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from openkontext.activity import stage
 from openkontext.lora import LoraFile, UsedLora
 from openkontext.lora.matching import Fitted, fit
 from openkontext.onnx_runtime import give_back
@@ -20,7 +21,6 @@ from openkontext.runtime.int8_weights import UnkeptWeightsError
 from openkontext.runtime.lowering import ARITHMETICS
 from openkontext.runtime.tensorrt import axis_ranges
 from openkontext.runtime.tuning import AUTO, ComputeChoice, choose
-from openkontext.stages import stage
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

@@ -14,6 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
+from openkontext.activity import stage
 from openkontext.errors import InputError
 from openkontext.lora import Change
 from openkontext.onnx_runtime import give_back, onnxruntime
@@ -44,7 +45,6 @@ from openkontext.runtime.providers import (
     split_device,
 )
 from openkontext.runtime.tensorrt import Range, provider_options
-from openkontext.stages import stage
 
 FOLDED_BYTES = SMALL_BYTES
 """Float32 bytes up to which a graph's weights of 16 bits and less are widened once, when it opens.

@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, TensorProto, helper
 
+from openkontext.activity import stage
 from openkontext.errors import InputError
 from openkontext.files import whole
 from openkontext.onnx_runtime import onnxruntime
 from openkontext.runtime import cache
 from openkontext.runtime.model_file import data_files, tensors
 from openkontext.runtime.stored_values import StoredValues
-from openkontext.stages import stage
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -5,6 +5,6 @@ An edit of a large model is minutes on its way before its first step, and should
 
 import logging
 
-LOG = logging.getLogger("openkontext.stages")
+LOG = logging.getLogger("openkontext.activity")
 stage = LOG.debug
 """Say what is done from now on, in a few words: `stage("weights in 8 bits: layer %d of %d", done, count)`."""
