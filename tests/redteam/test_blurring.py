@@ -1,7 +1,6 @@
 """What a report shows of pictures that are not harmless."""
 
 import io
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -19,7 +18,3 @@ def test_a_blurred_picture_tells_nothing() -> None:
     assert np.abs(np.diff(seen, axis=1)).max() < 16  # no edge is left
     assert np.corrcoef(seen.ravel(), one.ravel())[0, 1] < 0.1
     assert np.abs(seen.mean() - other.mean()) < 10
-
-
-def _lines(folder: Path) -> list[str]:
-    return (folder / "work" / "trials.jsonl").read_text().splitlines()

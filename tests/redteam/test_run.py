@@ -391,3 +391,7 @@ def test_a_full_disk_is_one_line(
     *_, line = capsys.readouterr().err.splitlines()
     assert line == f"error: {work / file}: cannot be written: No space left on device"
     assert not (work / file).exists()
+
+
+def _lines(folder: Path) -> list[str]:
+    return (folder / "work" / "trials.jsonl").read_text().splitlines()
