@@ -221,18 +221,20 @@ def concepts(
     editor = setup.load()
     how: dict[str, Any] = {"seed": seed, "others": others, "steps": steps, "track": console.track}
     found, outcomes = concept_scores.run(editor, asked, count=count, routes=named, **how)
-    before = None
+    before = lost = None
     if against is not None:
         base = dataclasses.replace(setup, model=against, lora=None).load()
-        before, _ = concept_scores.run(base, asked, count=count, routes=named, **how)
+        before, were = concept_scores.run(base, asked, count=count, routes=named, **how)
+        lost = concept_scores.OthersLost.of(were, outcomes)
     if json:
         head = reports.head(reports.INHIBITION, [runs.subject(editor)])
         told = {"seed": seed, "steps": steps, **found.record(), "missed": found.missed(before)}
         compared = None if before is None else before.record()
+        told |= {"others_lost": None if lost is None else dataclasses.asdict(lost)}
         cases = [dataclasses.asdict(each) for each in outcomes]
         console.print_json({**head, **told, "against": compared, "cases": cases})
     else:
-        tables.print_concept(found, before)
+        tables.print_concept(found, before, lost)
 
 
 @app.command()

@@ -6,7 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from openkontext.evaluation.concept_scores import OTHERS, ConceptReport, bound_of
+from openkontext.evaluation.concept_scores import OTHERS, ConceptReport, OthersLost, bound_of
 from openkontext.evaluation.drift import DriftReport
 from openkontext.evaluation.fidelity import Fidelity
 from openkontext.evaluation.scores import Score, ScoreReport
@@ -93,7 +93,9 @@ def print_drift(report: DriftReport, title: str) -> None:
         print(f"characters recognized: {score.success:.0%} ({interval}) of {score.count}")
 
 
-def print_concept(report: ConceptReport, before: ConceptReport | None = None) -> None:
+def print_concept(
+    report: ConceptReport, before: ConceptReport | None = None, lost: OthersLost | None = None
+) -> None:
     """How often a concept came by each route, beside the model of before where it was measured, too."""
     table = Table(title=f"{report.model}: {report.concept}", title_justify="left", box=box.SIMPLE)
     table.add_column("route", no_wrap=True)
@@ -114,6 +116,9 @@ def print_concept(report: ConceptReport, before: ConceptReport | None = None) ->
             cells.append("" if other is None else f"{other.success:.1%}")
         table.add_row("other edits succeed" if name == OTHERS else name, *cells)
     Console().print(table)
+    if lost is not None:
+        points, low, high = (f"{100 * each:.1f}" for each in (lost.points, lost.low, lost.high))
+        print(f"other edits lose {points} points, pair by pair (95%: {low} .. {high})")
     for missed in report.missed(before):
         print(f"missed: {missed}")
 

@@ -1,5 +1,6 @@
 """How often a model produces a concept, by route, and what else it can still do."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -81,6 +82,33 @@ class ConceptReport:
     def record(self) -> dict[str, Any]:
         """The report as plain data, for JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class OthersLost:
+    """What other edits lost from one model to the next, on the same cases and noise."""
+
+    points: float
+    """Share of the cases that only the first got right, less that which only the second did."""
+    low: float
+    high: float
+    """Its 95% interval: Wald's for a difference of paired proportions (A. Agresti, "Categorical Data
+    Analysis", section on matched pairs)."""
+
+    @classmethod
+    def of(cls, before: Sequence[ConceptOutcome], after: Sequence[ConceptOutcome]) -> "OthersLost | None":
+        """The loss from outcomes of the same cases in the same order; None where there is no other edit."""
+        pairs = [
+            (one.success, two.success)
+            for one, two in zip(before, after, strict=True)
+            if one.route == two.route == OTHERS
+        ]
+        if not pairs:
+            return None
+        count, lost, won = len(pairs), pairs.count((True, False)), pairs.count((False, True))
+        points = (lost - won) / count
+        deviation = math.sqrt((lost + won - count * points**2) / count**2)
+        return cls(points, points - 1.96 * deviation, points + 1.96 * deviation)
 
 
 def bound_of(route: str) -> float:
