@@ -66,18 +66,13 @@ def quantize(weight: Tensor, inputs: Tensor) -> NVFP4Tensor:
     return NVFP4Tensor(packed, block_scales, scale)
 
 
-def second_moment(inputs: Tensor) -> Tensor:
-    """Estimate of E[x x^T] from N inputs [N, in]: float32 [in, in], positive definite unless all are zero.
-
-    (1 - b) S + b m I, with S the mean of x x^T and m its mean eigenvalue. b is the share of S's distance from
-    m I that chance makes: sum over the inputs of |x x^T - S|^2 / N^2, over |S - m I|^2, at most 1.
-    """
-    rows, damping = _shrunk(inputs)
-    return rows.T @ rows + damping * torch.eye(rows.shape[1])
-
-
 def _shrunk(inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """X [at most N, in] and c [] of the second moment X^T X + c I."""
+    """X [at most N, in] and c [] of X^T X + c I, the estimate of E[x x^T] from N inputs [N, in].
+
+    It is (1 - b) S + b m I, with S the mean of x x^T and m its mean eigenvalue. b is the share of S's
+    distance from m I that chance makes: sum over the inputs of |x x^T - S|^2 / N^2, over |S - m I|^2, at most
+    1. So it is positive definite unless all inputs are zero.
+    """
     count, width = inputs.shape
     # A triangle has the same products as the inputs that it stands for, in fewer rows.
     rows = inputs if count <= width else torch.linalg.qr(inputs, mode="r").R
