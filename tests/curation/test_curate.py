@@ -23,6 +23,8 @@ from openkontext.errors import InputError
 from openkontext.train.records import PairRecord, read_records, sources
 
 POST = load_rules("post-training")
+HUNG_SECONDS = 15
+"""A record takes milliseconds. A busy machine may stand still for seconds and must not look like a hang."""
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def spoiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[
         ("read", "after: lies outside of the table's folder"),
         ("read", "no instruction"),
         ("filters", "weapons (prompt)"),
-        ("record", "it took longer than 5 s"),
+        ("record", f"it took longer than {HUNG_SECONDS} s"),
         ("record", "it ended the process that looked at it"),
         ("read", "before: no such file"),
         ("filters", "the check words could not look"),
@@ -72,7 +74,7 @@ def spoiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[
 
 def test_a_poison_record_costs_that_record_alone(spoiled, tmp_path: Path) -> None:
     source, expected = spoiled
-    card = curate(source, tmp_path / "out", POST, guard=light_guard, seconds=5, block=4)
+    card = curate(source, tmp_path / "out", POST, guard=light_guard, seconds=HUNG_SECONDS, block=4)
     assert outcomes(tmp_path / "out") == expected
     assert (card["records"], card["kept"], card["dropped"]) == (15, 2, 13)
     assert sum(sum(reasons.values()) for reasons in card["dropped_by"].values()) == 13
@@ -81,7 +83,7 @@ def test_a_poison_record_costs_that_record_alone(spoiled, tmp_path: Path) -> Non
     checked = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=tmp_path / "out", capture_output=True)
     assert checked.returncode == 0
     assert card["subjects"] == [{"name": "out", "digest": hashlib.sha256(sums).hexdigest()}]
-    again = curate(source, tmp_path / "out", POST, guard=light_guard, seconds=5, block=4)
+    again = curate(source, tmp_path / "out", POST, guard=light_guard, seconds=HUNG_SECONDS, block=4)
     assert again == card  # it is finished: nothing is done twice
 
 
@@ -92,7 +94,7 @@ def test_ray_comes_to_the_same_outcome_of_every_record(spoiled, tmp_path: Path) 
     environment = {"env_vars": {"PYTHONPATH": path}}
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, runtime_env=environment)
     try:
-        curate(source, tmp_path / "out", POST, guard=light_guard, seconds=5, block=5, engine="ray")
+        curate(source, tmp_path / "out", POST, guard=light_guard, seconds=HUNG_SECONDS, block=5, engine="ray")
     finally:
         ray.shutdown()
     assert outcomes(tmp_path / "out") == expected

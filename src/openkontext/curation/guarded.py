@@ -149,6 +149,7 @@ def _serve(connection: Connection, job: CurationJob) -> None:
     try:
         try:
             looker = Looker(job)
+            looker.warm()  # before the time of the first record runs
             connection.send(True)
             while True:
                 span, first, at, show = connection.recv()
