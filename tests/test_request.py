@@ -25,6 +25,19 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
     ({"guidance_scale": "much"}, "guidance_scale is 'much'; it must be a number from 0 to 100"),
     ({"true_cfg_scale": 0.5}, "true_cfg_scale is 0.5"),
+    ({"cache": float("nan")}, "cache is nan; it must be a number from 0 to 1, or one of off, close, quick"),
+    ({"cache": 1.01}, "cache is 1.01"),
+    ({"cache": -1e-9}, "cache is -1e-09"),
+    ({"cache": ""}, "cache is ''"),
+    ({"cache": "Close"}, "cache is 'Close'"),
+    ({"cache": True}, "cache is True"),
+    ({"cache": None}, "cache is None"),
+    ({"true_cfg_scale": None}, "true_cfg_scale is None; it must be a number from 1 to 100"),
+    ({"strength": None}, "strength is None"),
+    ({"num_images_per_prompt": None}, "num_images_per_prompt is None"),
+    ({"aspect_ratio": (None, 1)}, "a side of aspect_ratio is None"),
+    ({"extend": {"left": None}}, "extend left is None"),
+    ({"cache": [0.1]}, "cache is [0.1]"),
     ({"seed": -1}, "seed is -1"),
     ({"seed": 2**64}, "seed is 18446744073709551616"),
     ({"width": 64}, "both width and height"),
@@ -53,7 +66,7 @@ def test_a_bad_request_says_why_in_one_line(fields: dict[str, Any], message: str
 @settings(max_examples=200)
 @given(
     field=st.sampled_from(
-        ["num_inference_steps", "guidance_scale", "true_cfg_scale", "seed", "width", "height", "fit"]
+        ["num_inference_steps", "guidance_scale", "true_cfg_scale", "cache", "seed", "width", "height", "fit"]
     ),
     value=st.one_of(st.integers(), st.floats(), st.text(), st.booleans(), st.none(), st.lists(st.integers())),
 )

@@ -1,5 +1,7 @@
 """Steps that are foreseen: how many, by which rule, and how near to the whole run."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -96,11 +98,19 @@ def test_a_third_of_the_calls_makes_the_same_picture() -> None:
     assert calls <= 2 * 28 * 1.36
 
 
+@pytest.mark.parametrize(
+    ("cache", "threshold"),
+    [("off", 0.0), ("close", 0.1), ("quick", 0.2), (" quick ", 0.2), ("0.3", 0.3), (1, 1.0)],
+)
+def test_a_name_stands_for_a_threshold(cache: Any, threshold: float) -> None:
+    assert openkontext.EditRequest(prompt="make it night", cache=cache).cache_threshold == threshold
+
+
 def test_a_result_says_that_steps_were_foreseen() -> None:
     editor = openkontext.load()
     case = draw_cases(1, 1, editor.repository.config.kinds or ())[0]
-    result = editor.edit(case.before, case.instruction, seed=0, num_inference_steps=4, cache=0.5)
-    assert result.metadata["cache"] == "0.5"
+    result = editor.edit(case.before, case.instruction, seed=0, num_inference_steps=4, cache="quick")
+    assert result.metadata["cache"] == "0.2"
     plain = editor.edit(case.before, case.instruction, seed=0, num_inference_steps=2)
     assert "cache" not in plain.metadata
     with pytest.raises(openkontext.InputError, match=r"cache is 1\.5; it must be a number from 0 to 1"):

@@ -171,7 +171,7 @@ class Editor:
         size: str = "auto",
         fit: str = "stretch",
         keep_unchanged: bool = True,
-        cache: float = 0.0,
+        cache: float | str = 0.0,
         safety_tolerance: int | None = None,
         on_step: Callable[[EditStep], None] | None = None,
         **options: Any,
@@ -195,7 +195,8 @@ class Editor:
             size: "original" for a result of the input's own size, with its own pixels where nothing changes.
             fit: how the input comes to another aspect: "stretch", "crop" or "pad".
             keep_unchanged: whether the input's own pixels stay where the model changes nothing.
-            cache: 0 to 1, how far steps may be foreseen in place of computed: 0 for none.
+            cache: 0 to 1, how far steps may be foreseen in place of computed: 0 for none; or "off", "close"
+                or "quick".
             safety_tolerance: 0 (most strict) to 6; never looser than the filters' profile. None for that.
             on_step: called after each step; an exception that it raises stops the edit.
             **options: further fields of `EditRequest`, such as `crop_to_mask`, `extend` and `strength`.
@@ -325,7 +326,7 @@ class Editor:
                 negative=negative,
                 true_cfg_scale=request.true_cfg_scale,
                 mask=mask,
-                cache=StepCache(float(request.cache)),
+                cache=StepCache(request.cache_threshold),
                 positions=config.position_rule,
                 start=start.latents,
             )

@@ -16,6 +16,7 @@ from openkontext import images
 from openkontext.errors import FieldError, InputError
 from openkontext.folding import is_blank
 from openkontext.regions import SIDES
+from openkontext.step_cache import THRESHOLDS, threshold
 from openkontext.watching import TENSORS, Callback
 
 MAX_PROMPT = 4000
@@ -93,9 +94,9 @@ class EditRequest:
     """Whether the input's own pixels stay where the model changes nothing; else it paints all of the picture
     anew. For models that say from when on something is changed (`RepositoryConfig.keep_below`), and for any
     with size "original"."""
-    cache: float = 0.0
+    cache: float | str = 0.0
     """How far steps may be foreseen in place of computed, 0 to 1: 0 computes every step, 0.1 about a third of
-    28; see `step_cache.StepCache`."""
+    28; or a name of `step_cache.THRESHOLDS`. See `step_cache.StepCache`."""
     safety_tolerance: int | None = None
     """How much the filters let pass: 0 (most strict) to 6, never more than the deployment's profile. None
     for the profile alone."""
@@ -141,8 +142,8 @@ class EditRequest:
             _check_prompt("negative_prompt", self.negative_prompt, "the negative prompt")
         _check_number("num_inference_steps", self.num_inference_steps, 1, MAX_STEPS, whole=True)
         _check_number("guidance_scale", self.guidance_scale, 0, 100)
-        _check_number("true_cfg_scale", self.true_cfg_scale, 1, 100)
-        _check_number("cache", self.cache, 0, 1)
+        _check_number("true_cfg_scale", self.true_cfg_scale, 1, 100, needed=True)
+        _check_number("cache", threshold(self.cache), 0, 1, needed=True, names=tuple(THRESHOLDS))
         _check_number("seed", self.seed, 0, 2**64 - 1, whole=True)
         _check_number("safety_tolerance", self.safety_tolerance, 0, 6, whole=True)
         self._check_shape()
@@ -173,7 +174,9 @@ class EditRequest:
             if len(self.aspect_ratio) != 2:
                 raise FieldError("aspect_ratio", f"{self.aspect_ratio} must be two numbers, such as (4, 3)")
             for side in self.aspect_ratio:
-                _check_number("aspect_ratio", side, 1, 10**6, whole=True, subject="a side of aspect_ratio")
+                _check_number(
+                    "aspect_ratio", side, 1, 10**6, whole=True, needed=True, subject="a side of aspect_ratio"
+                )
         if self.size not in SIZES:
             raise FieldError("size", f"{self.size!r} is unknown; choose {' or '.join(SIZES)}")
         if self.size == "original" and (self.width is not None or self.aspect_ratio is not None):
@@ -201,11 +204,13 @@ class EditRequest:
         for side, pixels in self.extend.items():
             if side not in SIDES:
                 raise FieldError("extend", f"has no side {side!r}; choose of {', '.join(SIDES)}")
-            _check_number("extend", pixels, 1, MAX_SIDE, whole=True, subject=f"extend {side}")
+            _check_number("extend", pixels, 1, MAX_SIDE, whole=True, needed=True, subject=f"extend {side}")
 
     def _check_sampling(self) -> None:
-        _check_number("num_images_per_prompt", self.num_images_per_prompt, 1, MAX_PICTURES, whole=True)
-        _check_number("strength", self.strength, 0, 1)
+        _check_number(
+            "num_images_per_prompt", self.num_images_per_prompt, 1, MAX_PICTURES, whole=True, needed=True
+        )
+        _check_number("strength", self.strength, 0, 1, needed=True)
         if not self.strength > 0:
             raise FieldError("strength", "is 0, which changes nothing; it must be above 0, and 1 at most")
         if self.strength < 1 and self.image is None:
@@ -251,6 +256,11 @@ class EditRequest:
         return {
             name: _plain(value) for name, value in values.items() if _plain(value) != _plain(_DEFAULTS[name])
         }
+
+    @property
+    def cache_threshold(self) -> float:
+        """`cache` as a number."""
+        return float(threshold(self.cache))
 
     @property
     def warnings(self) -> list[str]:
@@ -331,9 +341,17 @@ def _check_prompt(field: str, text: Any, subject: str) -> None:
 
 
 def _check_number(
-    field: str, value: Any, low: int, high: int, *, whole: bool = False, subject: str | None = None
+    field: str,
+    value: Any,
+    low: int,
+    high: int,
+    *,
+    whole: bool = False,
+    needed: bool = False,
+    subject: str | None = None,
+    names: Sequence[str] = (),
 ) -> None:
-    if value is None:
+    if value is None and not needed:
         return
     kind = "a whole number" if whole else "a number"
     try:
@@ -341,4 +359,5 @@ def _check_number(
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not low <= number <= high or isinstance(value, bool):
-        raise FieldError(field, f"is {value!r}; it must be {kind} from {low} to {high}", subject)
+        others = f", or one of {', '.join(names)}" if names else ""
+        raise FieldError(field, f"is {value!r}; it must be {kind} from {low} to {high}{others}", subject)

@@ -117,7 +117,7 @@ class EditResult:
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
             true_cfg_scale=float(request.true_cfg_scale),
-            cache=float(request.cache),
+            cache=request.cache_threshold,
             settings=request.settings,
             output_type=request.output_type,
             model=record.model,

@@ -33,7 +33,7 @@ def asked(
         "fit": request.fit,
         "stitch": request.stitch,
         "keep_unchanged": request.keep_unchanged,
-        "cache": float(request.cache),
+        "cache": request.cache_threshold,
         "mask": mask,
         "model": digest,
         "loras": [[lora.digest, lora.strength] for lora in loras],

@@ -8,12 +8,20 @@ on, which is nearer: `benchmarks/step_cache.py` prints both.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Float = NDArray[np.float32]
+THRESHOLDS = {"off": 0.0, "close": 0.1, "quick": 0.2}
+"""Thresholds by name; `benchmarks/step_cache.py` prints what they cost."""
 _TINY = 1e-30  # in place of a size of 0
+
+
+def threshold(value: Any) -> Any:
+    """The threshold that a name stands for; what is none of the names is given back."""
+    return THRESHOLDS.get(value.strip(), value) if isinstance(value, str) else value
 
 
 class StepCache:

@@ -27,6 +27,18 @@ from PIL import Image
         ((*EDIT, "--guidance", "-1"), "--guidance is -1"),
         ((*EDIT, "--guidance", "nan"), "--guidance is nan"),
         ((*EDIT, "--true-cfg", "0"), "--true-cfg is 0"),
+        (
+            (*EDIT, "--cache", "nan"),
+            "--cache is 'nan'; it must be a number from 0 to 1, or one of off, close",
+        ),
+        ((*EDIT, "--cache", "2"), "--cache is '2'"),
+        ((*EDIT, "--cache", ""), "--cache is ''"),
+        ((*EDIT, "--cache", "fastest"), "--cache is 'fastest'"),
+        (("generate", "a ball", "--cache", "-0.1"), "--cache is '-0.1'"),
+        (
+            (*EDIT, "--arithmetic", "INT8"),
+            "unknown arithmetic 'INT8': choose one of auto, faithful, fast, int8",
+        ),
         ((*EDIT, "--seed", "-1"), "--seed is -1"),
         ((*EDIT, "--seed", str(2**64)), "--seed is 18446744073709551616"),
         ((*EDIT, "--size", "huge"), "--size 'huge' is no size; write auto, pixels such as 1024x768"),

@@ -58,7 +58,7 @@ class Asking:
     stitch: options.Stitch = False
     negative: options.Negative = None
     true_cfg: options.TrueCfg = 1.0
-    cache: options.Cache = 0.0
+    cache: options.Cache = None
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class Asking:
             "stitch": self.stitch,
             "negative_prompt": self.negative,
             "true_cfg_scale": self.true_cfg,
-            "cache": self.cache,
+            **({} if self.cache is None else {"cache": self.cache}),
             **options.parse_size(self.size),
         }
 

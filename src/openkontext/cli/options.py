@@ -69,10 +69,11 @@ TrueCfg = Annotated[
     typer.Option("--true-cfg", metavar="G", help="Strength of --negative; above 1 each step costs twice."),
 ]
 Cache = Annotated[
-    float,
+    str | None,
     typer.Option(
-        metavar="T",
-        help="Foresee steps in place of computing them: 0 none, 0.1 two thirds of 28 at hardly a difference.",
+        metavar="T|off|close|quick",
+        help="Foresee steps in place of computing them: 0 (off, the default) none; 0.1 (close) two thirds of "
+        "28 at hardly a difference; 0.2 (quick) four fifths; up to 1.",
     ),
 ]
 Negative = Annotated[
@@ -149,6 +150,7 @@ _OPTIONS = {
     "num_inference_steps": "--steps",
     "guidance_scale": "--guidance",
     "true_cfg_scale": "--true-cfg",
+    "cache": "--cache",
     "a side of aspect_ratio": "--size",
     "seed": "--seed",
     "width": "--size",
@@ -161,7 +163,7 @@ _OPTIONS = {
 
 _FIELD = re.compile(
     r"\b(crop_to_mask|num_inference_steps|guidance_scale|true_cfg_scale|size=original)\b"
-    r"|^(extend|a side of aspect_ratio|seed|size|width|height|fit)(?= )"
+    r"|^(extend|a side of aspect_ratio|seed|size|width|height|fit|cache)(?= )"
 )
 _SIZE = re.compile(r"(\d{1,6})\s*([x×:])\s*(\d{1,6})", re.IGNORECASE)
 

@@ -8,6 +8,7 @@ answers and errors use the client's names.
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
@@ -26,6 +27,7 @@ from openkontext.request import MAX_SIDE, MAX_STEPS, MAX_TOKENS
 from openkontext.service.people.end_users import MAX_NAME, chosen
 from openkontext.service.queue.job_options import CALLED, DELIVERY, FIELDS, OPTIONS
 from openkontext.service.rejections import WrongInputError
+from openkontext.step_cache import THRESHOLDS, threshold
 
 MAX_RATIO = 21 / 9
 MAX_PICTURES = 4
@@ -100,6 +102,23 @@ def _from_form(given: Any) -> Any:
         raise ValueError("must be JSON") from None
 
 
+def _parse_threshold(given: Any) -> Any:
+    found = threshold(given)
+    with suppress(TypeError, ValueError, OverflowError):
+        if not isinstance(found, bool) and 0 <= float(found) <= 1:
+            return found
+    said = f"{given!r:.20}".lower() if isinstance(given, bool) else f"{given!r:.20}"
+    raise ValueError(f"is {said}; it must be a number from 0 to 1, or one of {', '.join(THRESHOLDS)}")
+
+
+Threshold = Annotated[
+    float,
+    BeforeValidator(
+        _parse_threshold,
+        json_schema_input_type=Annotated[float, Field(ge=0, le=1)] | Literal["off", "close", "quick"],
+    ),
+]
+"""How far steps may be foreseen: a number, or a name of `step_cache.THRESHOLDS`."""
 Strengths = dict[str, Annotated[float, Field(strict=True, ge=-MAX_STRENGTH, le=MAX_STRENGTH)]]
 Loras = Annotated[Strengths, BeforeValidator(_from_form, json_schema_input_type=Strengths)]
 """LoRAs by their names in the service's settings, each with its strength."""
@@ -146,11 +165,9 @@ class RouteInputs(BaseModel):
     stitch: bool | None = Field(
         None, description="Whether the model sees the picture and the references side by side, as one."
     )
-    cache: float | None = Field(
+    cache: Threshold | None = Field(
         None,
-        ge=0,
-        le=1,
-        description="How far steps may be foreseen, not computed; 0, none, by default.",
+        description="How far steps may be foreseen, not computed, or a name for it; 0, off, by default.",
     )
     crop_to_mask: bool | None = Field(
         None,
