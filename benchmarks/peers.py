@@ -16,6 +16,8 @@ what else the machine does meets all alike. Prints medians of seconds, the ratio
 relative error to diffusers in float32, and the peak of memory. FOLDER keeps the weights and what was
 measured: the same command goes on after a stop; delete measured.json to measure anew. `--write` puts table,
 JSON and plot into benchmarks/results/, under the processor's name. `--only` takes some of the cases.
+`--avx2` keeps every case to AVX2 on a newer processor of x86 (`avx2_alone.py`), in a folder of its own. For
+it, stable-diffusion.cpp is built with `-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON`.
 
 stable-diffusion.cpp takes whole models alone: its second of two steps is measured, of as many tokens but from
 noise of its own, so that no error is told. Its peak counts CLIP, 235 MiB. The folder EXTRA/NAME stands for
@@ -40,6 +42,8 @@ PRECISIONS = ("fp32", "bf16", "fp8", "fp4", "int8")
 TEXT, CONTEXT = 512, 768  # text tokens, width of CLIP's pooled embedding
 RESULTS = Path(__file__).parent / "results"
 LIMIT = 180  # seconds for a case in a round
+LIMIT_AVX2 = 900  # gdb looks through each library first
+AVX2 = ("gdb", "-nx", "-q", "-batch", "-x", str(Path(__file__).with_name("avx2_alone.py")), "--args")
 
 
 def size(text: str) -> tuple[int, int]:
@@ -135,24 +139,28 @@ def measure(options: argparse.Namespace, who: str, how: str) -> dict[str, Any]:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, places))
     command = [sys.executable, __file__, str(options.folder), "--child", who, how]
     command += ["--threads", str(options.threads)]
+    if options.avx2:
+        command = [*AVX2, *command]
+    limit = LIMIT_AVX2 if options.avx2 else LIMIT
     try:
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
+            command, env=environment, capture_output=True, text=True, timeout=limit, check=False
         )
     except subprocess.TimeoutExpired:
-        return {"failed": f"not done in {LIMIT} s"}
+        return {"failed": f"not done in {limit} s"}
     if done.returncode:
         return {"failed": (done.stderr.strip().splitlines() or ["died"])[-1][:160]}
-    figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    figures: dict[str, Any] = json.loads(re.findall(r"^\{.*\}$", done.stdout, re.MULTILINE)[-1])
     return figures
 
 
-def machine() -> dict[str, Any]:
-    """The processor and what it has for such products."""
+def machine(avx2: bool = False) -> dict[str, Any]:
+    """The processor and what it has for such products, or what of that is used."""
     from openkontext.runtime.processor import processor
 
     found = processor()
-    return {"processor": found.name, "flags": list(found.flags), "cpus": os.cpu_count()}
+    flags = ["avx2", "alone"] if avx2 else list(found.flags)
+    return {"processor": found.name, "flags": flags, "cpus": os.cpu_count()}
 
 
 def file_name(here: dict[str, Any]) -> str:
@@ -227,6 +235,7 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=24, help="of 128: FLUX's width is 24")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--extra", help="folder of pip install --target with peers")
+    parser.add_argument("--avx2", action="store_true", help="as on a processor with nothing newer; needs gdb")
     parser.add_argument("--only", default="", help="cases whose name has this in it")
     parser.add_argument("--write", action="store_true", help="keep the results in benchmarks/results/")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
@@ -238,7 +247,7 @@ def main() -> None:
     if options.quick:
         options.blocks, options.tokens, options.repeats = (1, 1), 1024, 3
     kind = f"{options.blocks[0]}-{options.blocks[1]}-{options.tokens}-{options.heads}"
-    options.folder = (options.folder / kind).absolute()
+    options.folder = (options.folder / (f"{kind}-avx2" if options.avx2 else kind)).absolute()
     options.folder.mkdir(parents=True, exist_ok=True)
     prepare(options.folder, options.blocks, options.tokens, options.heads)
     state = options.folder / "measured.json"
@@ -254,7 +263,7 @@ def main() -> None:
             print(case, done[-1], file=sys.stderr, flush=True)
             state.write_text(json.dumps(measured))
     rows = summary(options.folder, {case: rounds for case, rounds in measured.items() if rounds})
-    here = machine()
+    here = machine(options.avx2)
     head = (
         f"{here['processor']}, {options.threads} of {here['cpus']} CPUs, {' '.join(here['flags'])}; "
         f"{options.blocks[0]} + {options.blocks[1]} blocks, width {128 * options.heads}, "
