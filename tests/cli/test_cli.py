@@ -1,13 +1,16 @@
 """The commands as a user meets them: exit codes, one line of error, files whole or absent."""
 
+import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import EDIT, Run, names, save_photo
@@ -16,7 +19,7 @@ from typer.main import get_command
 import openkontext
 from openkontext import images
 from openkontext.cli import app, doctor
-from openkontext.runtime import tuning_trial
+from openkontext.runtime import tuning, tuning_trial
 from openkontext.runtime.tuning import remembered
 
 
@@ -127,13 +130,53 @@ def test_every_command_and_group_that_the_help_lists_is_found(run: Run) -> None:
         assert f"openkontext {name} " in run(name, "--help").out
 
 
-def test_doctor_measures_remembers_and_forgets(
-    run: Run, copier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def small_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`doctor --tune` takes a second and leaves out what else it looks at."""
     monkeypatch.setenv("OPENKONTEXT_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(tuning_trial, "tune", partial(tuning_trial.tune, width=512, tokens=8))
     monkeypatch.setattr(doctor, "_providers", lambda: ())  # each is tried in a process of its own
     monkeypatch.setattr(doctor, "_filters", lambda: doctor.MachineCheck("filters", "ok", ""))
+
+
+@pytest.mark.parametrize("place", ["a file", "a folder of that name", "a full disk"])
+def test_what_was_measured_and_cannot_be_kept_is_shown(
+    run: Run, copier: Path, tmp_path: Path, small_tuning: None, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if place == "a file":
+        (tmp_path / "home").write_text("no folder")
+    elif place == "a folder of that name":
+        (tmp_path / "home" / "tuning.json").mkdir(parents=True)
+    else:
+        monkeypatch.setattr(tuning, "write_whole", full_disk)
+    lines = [json.dumps({"candidate": each, "seconds": 1}) for each in tuning_trial.candidates("cpu")]
+    monkeypatch.setattr(tuning_trial, "_measured", lambda *_: (lines, ""))
+    done = run("doctor", "--model", copier, "--tune")
+    assert done.code == 2
+    assert done.out.count("  1.0000") == len(lines)
+    assert "ok      its digest" in done.out
+    *_, error = done.err.splitlines()
+    assert re.search(r"large models: .*tuning\.json: what was measured cannot be kept: .*; make room", error)
+    assert "OPENKONTEXT_HOME" in error
+
+
+def test_a_folder_without_room_to_measure_is_said(
+    run: Run, copier: Path, small_tuning: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning_trial, "one_layer", full_disk)
+    done = run("doctor", "--model", copier, "--tune", "--json")
+    assert done.code == 2
+    assert "tuning" not in json.loads(done.out)
+    assert done.error.startswith("large models: nothing can be measured: No space left on device; make room")
+
+
+def full_disk(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_doctor_measures_remembers_and_forgets(
+    run: Run, copier: Path, tmp_path: Path, small_tuning: None
+) -> None:
     done = run("doctor", "--model", copier, "--tune", "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)["tuning"]

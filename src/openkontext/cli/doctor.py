@@ -37,10 +37,9 @@ def doctor(
     checks = list(_machine())
     measured: Tuning | None = None
     try:
-        kept = _cache(clear_cache)
-        if tune:
-            measured = _tune()
-        checks += [*_providers(), kept, _tuning(measured), _training(), _filters(), *_model(model)]
+        checks += [*_providers(), _cache(clear_cache)]
+        measured, tuned = _tuning(tune)
+        checks += [tuned, _training(), _filters(), *_model(model)]
     except InputError as error:  # ONNX Runtime itself, which all of these need
         checks.append(MachineCheck("ONNX Runtime", "bad", str(error)))
     if json:
@@ -116,31 +115,36 @@ def _cache(clear: bool) -> MachineCheck:
 
 
 def _tune() -> "Tuning":
-    """Measure, and remember it."""
-    from openkontext.runtime.tuning import remember, tuning_file
+    """Measure."""
     from openkontext.runtime.tuning_trial import tune
 
     def tell(engine: str) -> None:
         print(f"measuring {engine}, which takes some seconds", file=sys.stderr)
 
-    found = tune(tell)
-    try:
-        remember(found)
-    except OSError as error:
-        raise InputError(f"{tuning_file()}: cannot be written ({error.strerror})") from None
-    return found
+    return tune(tell)
 
 
-def _tuning(measured: "Tuning | None") -> MachineCheck:
-    """What large models are computed by on the CPU."""
+def _tuning(tune: bool) -> "tuple[Tuning | None, MachineCheck]":
+    """What was measured just now and is remembered, and what large models are computed by on the CPU."""
     from openkontext.runtime.layer_graphs import FILES
-    from openkontext.runtime.tuning import of_large, remembered, tuning_file, untuned
+    from openkontext.runtime.tuning import of_large, remember, remembered, tuning_file, untuned
 
-    if measured is None and remembered() is None:
+    what, measured = "large models", None
+    try:
+        if tune:
+            measured = _tune()
+            remember(measured)
+    except OSError as error:
+        found = f"nothing can be measured: {error.strerror}; make room, or name another folder with TMPDIR"
+        if measured is not None:
+            found = f"{tuning_file()}: what was measured cannot be kept: {error.strerror}; make room, or "
+            found += "name another folder with OPENKONTEXT_HOME"
+        return measured, MachineCheck(what, "bad", found)
+    if remembered() is None:
         found = f"not measured here; {untuned().arithmetic} by this processor's flags; see --tune"
-        return MachineCheck("large models", "absent", found)
+        return measured, MachineCheck(what, "absent", found)
     chosen = ", ".join(f"{of_large(file).arithmetic} for {file}" for file in FILES)
-    return MachineCheck("large models", "ok", f"{chosen}, as measured here; in {tuning_file()}")
+    return measured, MachineCheck(what, "ok", f"{chosen}, as measured here; in {tuning_file()}")
 
 
 def _tuning_record(tuning: "Tuning") -> dict[str, Any]:

@@ -50,6 +50,9 @@ def tune(tell: Callable[[str], None], width: int = WIDTH, tokens: int = TOKENS) 
         tell: is told the name of each before it is measured.
         width: of the layer.
         tokens: of what it is given.
+
+    Raises:
+        OSError: there is no room for the layers in the folder for temporary files.
     """
     rows: list[TuningRow] = []
     with tempfile.TemporaryDirectory(prefix="openkontext-tuning-") as folder:
