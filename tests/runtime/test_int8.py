@@ -1,7 +1,5 @@
 """Products of 8-bit integers: against numpy, another tool's graphs and their bfloat16, and kept on disk."""
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +8,10 @@ import onnx
 import onnx.parser
 import pytest
 from numpy.typing import NDArray
-from onnx import numpy_helper
 from peer_exports import PEER_EXPORTS, needs_peers, relative_error
-from quantized_graphs import KINDS, Draft, as_stored
+from quantized_graphs import KINDS, Draft, as_stored, layers
 
 from openkontext import load
-from openkontext.errors import InputError
-from openkontext.lora import LowRank
 from openkontext.repository import Repository
 from openkontext.runtime import cache, int8_weights, load_graph
 from openkontext.runtime import graph as graph_module
@@ -35,16 +30,6 @@ def bits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int
     """Bits of weights: 8 where the machine's products are exact, 7 where they saturate; both run anywhere."""
     monkeypatch.setattr(graph_module, "weight_bits", lambda: request.param)
     return int(request.param)
-
-
-def layers(folder: Path, text: str, **weights: NDArray[Any]) -> Path:
-    """A graph from ONNX's textual form; its weights in a data file beside it."""
-    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 21]> {text}')
-    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "model.onnx"
-    onnx.save(model, path, save_as_external_data=True, location="weights", size_threshold=0)
-    return path
 
 
 def by_hand(x: NDArray[Any], weight: NDArray[Any], bits: int) -> NDArray[np.float64]:
@@ -196,7 +181,7 @@ def test_an_edit_says_how_it_was_computed(home: Path) -> None:
     editor = load("nano", arithmetic="int8")
     picture = Path(__file__).parents[2] / "examples" / "scene.png"
     result = editor.edit(picture, "make it night", num_inference_steps=1, seed=1)
-    assert (result.arithmetic, len(kept(home))) == ("int8", 1)  # the text encoders are not rounded
+    assert (result.arithmetic, cache.weights()[0]) == ("int8", 1)  # the text encoders are not rounded
 
 
 def test_sums_of_two_products_fit_16_bits_with_weights_of_7() -> None:
@@ -223,110 +208,6 @@ def test_the_processor_is_asked_by_trying() -> None:
 WEIGHT = np.random.default_rng(1).standard_normal((32, 48)).astype(np.float32)
 X = np.random.default_rng(2).standard_normal((5, 32)).astype(np.float32)
 ONE = "g (float[B, 32] x) => (float[B, 48] y) { z = Neg (x) y = MatMul (z, w) }"
-
-
-def kept(home: Path) -> list[Path]:
-    return sorted((home / "weights").glob("*"))
-
-
-def test_weights_are_made_once(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = layers(tmp_path / "a", ONE, w=WEIGHT)
-    first = load_graph(path, arithmetic="int8").run(x=X)["y"]
-    assert len(kept(home)) == 1
-    monkeypatch.setattr(int8_weights, "quantize", None)  # calling it would fail
-    np.testing.assert_array_equal(load_graph(path, arithmetic="int8").run(x=X)["y"], first)
-    moved = Path(shutil.copytree(tmp_path / "a", tmp_path / "b")) / "model.onnx"  # dates go along
-    np.testing.assert_array_equal(load_graph(moved, arithmetic="int8").run(x=X)["y"], first)
-    cache.clear()  # the graph is rewritten again, for the same weights
-    np.testing.assert_array_equal(load_graph(path, arithmetic="int8").run(x=X)["y"], first)
-    assert len(kept(home)) == 1
-
-
-def test_a_lora_beside_takes_the_same_weights(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not PEER_EXPORTS.is_dir():
-        pytest.skip("set OPENKONTEXT_PEER_EXPORTS to their folder")
-    path = PEER_EXPORTS / "fp8" / "model.onnx"
-    cases = np.load(PEER_EXPORTS / "fp8" / "cases.npz")
-    rng = np.random.default_rng(0)
-    change = LowRank(
-        down=rng.standard_normal((4, 128)).astype(np.float32) * 0.3,
-        up=rng.standard_normal((128, 4)).astype(np.float32) * 0.3,
-        alpha=4.0,
-    )
-    lora = {
-        "transformer_blocks.0.attn.to_q.weight": change,
-        "transformer_blocks.0.attn.to_out.0.weight": change,
-    }
-
-    def run(arithmetic: str, *adapters: Any) -> NDArray[Any]:
-        graph = load_graph(
-            path,
-            role="transformer",
-            arithmetic=arithmetic,
-            adapters=adapters,
-            strengths=[1.0] * len(adapters),
-        )
-        return graph.run(**{key: cases[f"in0_{key}"] for key in graph.inputs})["latent"]
-
-    plain = run("int8")
-    monkeypatch.setattr(int8_weights, "quantize", None)
-    changed = run("int8", lora)
-    assert len(kept(home)) == 1
-    exact = run("fast", lora)
-    assert relative_error(changed, exact) < 0.012
-    assert relative_error(plain, exact) > 3 * relative_error(changed, exact)  # the LoRA does something
-
-
-@pytest.mark.parametrize("damage", ["changed", "gone", "short"])
-def test_weights_that_changed_or_went_are_made_again(tmp_path: Path, home: Path, damage: str) -> None:
-    path = layers(tmp_path / "a", ONE, w=WEIGHT)
-    first = load_graph(path, arithmetic="int8").run(x=X)["y"]
-    if damage == "changed":  # retrained: the same graph and sizes
-        layers(tmp_path / "b", ONE, w=-2 * WEIGHT)
-        before = path.with_name("weights").stat()
-        shutil.copyfile(tmp_path / "b" / "weights", path.with_name("weights"))
-        os.utime(path.with_name("weights"), ns=(before.st_atime_ns, before.st_mtime_ns))  # not even the date
-        first = -2 * first
-    elif damage == "gone":
-        kept(home)[0].unlink()
-    else:
-        os.truncate(kept(home)[0], 100)
-    np.testing.assert_allclose(load_graph(path, arithmetic="int8").run(x=X)["y"], first, rtol=1e-6)
-
-
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, home: Path) -> None:
-    home.mkdir()
-    (home / "weights").write_text("a file, not a folder")
-    path = layers(tmp_path / "a", ONE, w=WEIGHT)
-    with pytest.raises(
-        InputError, match=r"model.onnx: its weights of 8 bits .* cannot be kept in .*weights: "
-    ):
-        load_graph(path, arithmetic="int8")
-
-
-def test_a_weight_that_is_not_a_number_is_named(tmp_path: Path, home: Path) -> None:
-    weight = WEIGHT.copy()
-    weight[3, 5] = np.nan
-    path = layers(tmp_path / "a", ONE, w=weight)
-    with pytest.raises(
-        InputError, match=r"model.onnx: layer '.*': a weight holds values that are infinite, or"
-    ):
-        load_graph(path, arithmetic="int8")
-    assert kept(home) == []  # nothing half-written
-
-
-def test_old_weights_make_room(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "WEIGHTS_BYTES", 2 * (32 * 48 + 4 * 48) + 100)
-    for number in range(3):
-        load_graph(layers(tmp_path / str(number), ONE, w=(number + 1) * WEIGHT), arithmetic="int8")
-        if number == 0:
-            (first,) = kept(home)
-            os.utime(first, (1, 1))
-    assert len(kept(home)) == 2
-    assert first not in kept(home)
-    assert cache.weights() == (2, 2 * (32 * 48 + 4 * 48))
-    assert cache.weights(clear=True)[0] == 2
-    assert cache.weights() == (0, 0)
 
 
 def test_what_is_not_finite_stays_so(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx
+import onnx.parser
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from tiny import ONNX_TYPES
@@ -256,3 +257,13 @@ class Draft:
             size_threshold=64,
         )
         return path
+
+
+def layers(folder: Path, text: str, **weights: NDArray[Any]) -> Path:
+    """A graph from ONNX's textual form; its weights in a data file beside it."""
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 21]> {text}')
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "model.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="weights", size_threshold=0)
+    return path

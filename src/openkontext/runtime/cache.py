@@ -11,7 +11,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,8 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto
 
-from openkontext.files import write_whole
+from openkontext.activity import stage
+from openkontext.files import PARTS, write_whole
 from openkontext.onnx_runtime import onnxruntime
 from openkontext.places import cache_folder
 from openkontext.version import __version__
@@ -122,10 +123,42 @@ def weights(clear: bool = False) -> tuple[int, int]:
     """
     found = [(path, size) for path, _, size in _entries(weights_folder(), WEIGHTS_SUFFIX)]
     if clear:
-        for path in weights_folder().glob(".*"):
-            _remove(path)
+        if weights_folder().is_dir():
+            with suppress(OSError), writing_weights(wait=False):
+                pass  # what died half-written is gone
         found = [(path, size) for path, size in found if _remove(path)]
     return len(found), sum(size for _, size in found)
+
+
+@contextmanager
+def writing_weights(wait: bool = True) -> Iterator[None]:
+    """The folder of weights of 8 bits for this process alone to write to.
+
+    What one left half-written that died goes at once: it may be what fills the disk.
+
+    Args:
+        wait: for another that writes there.
+
+    Raises:
+        OSError: the folder cannot be written to, or another writes there.
+    """
+    from filelock import FileLock, Timeout  # late: hardly any edit makes weights
+
+    weights_folder().mkdir(parents=True, exist_ok=True)
+    lock = FileLock(cache_folder() / ".weights.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        if not wait:
+            raise
+        stage("waiting for another process, which makes weights in 8 bits")
+        lock.acquire()
+    try:
+        for part in weights_folder().glob(PARTS):
+            _remove(part)
+        yield
+    finally:
+        lock.release()
 
 
 def evict_weights(keep: Path) -> None:

@@ -1,8 +1,9 @@
 """Weights of 8 bits for the integer products of `passes.int8`: made once, kept on disk, mapped when they run.
 
 A file holds the weights of one graph, one after the other, each as codes int8 [in, out] and steps float32
-[out]. Its name is the digest of what the weights are computed from. So graphs that differ in something else,
-such as the LoRAs beside their layers, share it.
+[out]. Behind them is a digest of samples, by which a damaged file is told. Its name is the digest of what the
+weights are computed from. So graphs that differ in something else, such as the LoRAs beside their layers,
+share it.
 """
 
 import errno
@@ -11,6 +12,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache as once
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -21,7 +23,7 @@ from onnx import AttributeProto, ModelProto, TensorProto, helper
 
 from openkontext.activity import stage
 from openkontext.errors import InputError
-from openkontext.files import whole
+from openkontext.files import beside
 from openkontext.onnx_runtime import onnxruntime
 from openkontext.runtime import cache
 from openkontext.runtime.model_file import data_files, tensors
@@ -37,7 +39,8 @@ LEVELS = {8: 127, 7: 63}
 
 _PAGE = 4096
 _SAMPLED = 1024  # bytes at the beginning of each stored tensor that tell it from another
-_VERSION = b"1"  # of the layout of a file
+_EVERY, _SAMPLE = 16 << 20, 64 << 10  # bytes between the samples of a file of ours, and of one
+_VERSION = b"2"  # of the layout of a file
 
 
 class UnkeptWeightsError(InputError):
@@ -96,21 +99,16 @@ def identity(model: ModelProto, path: Path) -> bytes:
 
 def weight_files(model: ModelProto) -> dict[str, Path] | None:
     """Files of the cache that a graph of `in_int8` refers to, by the name it uses; None if one is gone."""
-    sizes: dict[str, int] = {}
-    for tensor in tensors(model):
-        place = {entry.key: entry.value for entry in tensor.external_data}
-        location = place.get("location", "")
-        if location.endswith(cache.WEIGHTS_SUFFIX):
-            end = int(place["offset"]) + int(place["length"])
-            sizes[location] = max(end, sizes.get(location, 0))
-    files = {location: cache.weights_folder() / location for location in sizes}
-    for location, file in files.items():
-        try:
-            if file.stat().st_size < sizes[location]:
-                return None
-            os.utime(file)  # it was used now
-        except OSError:
+    locations = {
+        entry.value for tensor in tensors(model) for entry in tensor.external_data if entry.key == "location"
+    }
+    locations = {each for each in locations if each.endswith(cache.WEIGHTS_SUFFIX)}
+    files = {location: cache.weights_folder() / location for location in sorted(locations)}
+    for file in files.values():
+        if not _is_whole(file):
             return None
+        with suppress(OSError):  # in a folder that is only read
+            os.utime(file)  # it was used now
     return files
 
 
@@ -194,19 +192,16 @@ class _Store:
             return []
         places = list(_places(layers))
         file = cache.weights_folder() / self._name(layers)
-        if not file.exists() or file.stat().st_size != places[-1][2]:
+        if not _is_whole(file):
             try:
-                _check_room(file, places[-1][2])
-                with whole(file) as stream:
-                    for number, (layer, place) in enumerate(zip(layers, places, strict=True), 1):
-                        stage("weights in 8 bits, layer %d of %d", number, len(layers))
-                        self._write(layer, stream, place)
-                cache.evict_weights(keep=file)
+                with cache.writing_weights():
+                    if not _is_whole(file):  # by another process, meanwhile
+                        self._make(file, layers, places)
             except OSError as error:
                 raise UnkeptWeightsError(
                     f"{self._path}: its weights of 8 bits ({places[-1][2] / 1e9:.1f} GB) cannot be kept in "
-                    f"{file.parent}: {error.strerror}; name another folder with OPENKONTEXT_HOME, or take "
-                    "another arithmetic"
+                    f"{file.parent}: {error.strerror or error}; make room (openkontext doctor "
+                    "--clear-cache), name another folder with OPENKONTEXT_HOME, or take another arithmetic"
                 ) from None
         import onnx_ir as ir
 
@@ -217,6 +212,18 @@ class _Store:
             )
             for (into, out), (codes, steps, _) in zip((layer.shape for layer in layers), places, strict=True)
         ]
+
+    def _make(
+        self, file: Path, layers: Sequence["Int8Layer"], places: Sequence[tuple[int, int, int]]
+    ) -> None:
+        _check_room(file, places[-1][2])
+        with beside(file) as part, part.open("wb") as stream:
+            for number, (layer, place) in enumerate(zip(layers, places, strict=True), 1):
+                stage("weights in 8 bits, layer %d of %d", number, len(layers))
+                self._write(layer, stream, place)
+            stream.flush()
+            stream.write(_samples(part, places[-1][2]))
+        cache.evict_weights(keep=file)
 
     def _write(self, layer: "Int8Layer", stream: BinaryIO, place: tuple[int, int, int]) -> None:
         weight, *others = self._values.read(layer.stored)
@@ -256,6 +263,30 @@ def _check_room(file: Path, size: int) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(file.parent).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a file of ours is there, and its samples are as they were written."""
+    try:
+        end = file.stat().st_size - hashlib.sha256().digest_size
+        if end < 0:
+            return False
+        with file.open("rb") as opened:
+            opened.seek(end)
+            kept = opened.read()
+        return kept == _samples(file, end)
+    except OSError:
+        return False
+
+
+def _samples(file: Path, end: int) -> bytes:
+    """A digest of samples of a file's first `end` bytes: to read 12 GB would take longer than a step."""
+    digest = hashlib.sha256(str(end).encode())
+    with file.open("rb") as opened:
+        for start in (*range(0, end, _EVERY), max(0, end - _SAMPLE)):
+            opened.seek(start)
+            digest.update(opened.read(min(_SAMPLE, end - start)))
+    return digest.digest()
 
 
 def _expression(part: ModelProto) -> bytes:
