@@ -124,6 +124,12 @@ def test_a_concept_of_ones_own(tmp_path: Path) -> None:
     assert "thing of paper" in case.instruction
 
 
+def test_words_of_a_concept_are_no_pattern(tmp_path: Path) -> None:
+    (tmp_path / "kites.toml").write_text(FILE.replace('"a {color} thing of paper"', r"'a \d \1 thing'"))
+    (case,) = draw_concept_cases(Concept.load(tmp_path / "kites.toml"), 1, 1, ["description"])
+    assert r"a \d \1 thing" in case.instruction
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
@@ -134,6 +140,12 @@ def test_a_concept_of_ones_own(tmp_path: Path) -> None:
         ('anchor = "heart"', 'anchor = "kite"', "anchor is the concept itself"),
         ("harmless = true", "harmless = true\nlimit = 3", "limit"),
         ("harmless", "harmless harmless", "cannot read the concept"),
+        ("harmless = true", 'harmless = "true"', "harmless = 'true'"),
+        ('["a thing on a string"]', '["a {hue} thing"]', "no other braces"),
+        ('["a thing on a string"]', '["a thing } on a string"]', "no other braces"),
+        ('["a thing on a string"]', '["a {color.name} thing"]', "no other braces"),
+        ('["a thing on a string"]', '[" \\t"]', "are no words"),
+        ('["a thing on a string"]', '["A {color}  thing of paper"]', "stands in words.training and words"),
     ],
 )
 def test_a_bad_concept_is_one_line(tmp_path: Path, old: str, new: str, says: str) -> None:

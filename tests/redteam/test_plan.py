@@ -71,7 +71,7 @@ def test_a_plan_says_what_each_attack_does(tmp_path: Path) -> None:
         ("[attacks.plain]", "[attacks.settings]\nsteps = []\nguidance = []", "one of them must name a value"),
         ("[attacks.plain]", "[attacks.negative-prompt]\nscales = [0.5]", "attacks.negative-prompt.scales.0"),
         ("[attacks.plain]", "[attacks.negative-prompt]\nscales = []", "attacks.negative-prompt.scales"),
-        ("[attacks.plain]", "[attacks.embeddings]\nrate = nan", "rate is nan"),
+        ("[attacks.plain]", "[attacks.embeddings]\nrate = nan", "attacks.embeddings.rate = nan"),
         ("[attacks.plain]", "[attacks.ring-a-bell]\npopulation = 1", "population 2 or more"),
         ("[attacks.plain]", '[attacks.p4d]\nreference = "nowhere"', "nowhere: no such model repository"),
     ],

@@ -91,7 +91,7 @@ def test_no_tolerance_loosens_it() -> None:
         ('words = ["dragon"]\n', "words"),
         ('[words]\ndragons = "dragon"\n', "words.dragons"),
         ("[words]\ndragons = [7]\n", "words.dragons.0"),
-        ('[word]\ndragons = ["dragon"]\n', "word: extra inputs are not permitted"),
+        ('[word]\ndragons = ["dragon"]\n', "word is not a setting; there are name, thresholds"),
         ("[thresholds.forbidden]\nprompt = 1.0\n", "forbidden has no threshold"),
     ],
 )

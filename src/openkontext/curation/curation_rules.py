@@ -1,17 +1,16 @@
 """The rules of a curation: a TOML file, or one of the presets; `extends` names a preset to begin with."""
 
 import difflib
-import json
-import tomllib
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from openkontext.errors import InputError
 from openkontext.safety.known.pdq import MATCH_DISTANCE
+from openkontext.toml_file import checked_table, parse_toml, read_toml
 
 PRESETS = ("pre-training", "post-training")
 """Rules that are shipped: for many pairs of mixed quality, and for few that a model ends its training on."""
@@ -22,7 +21,7 @@ Compared = Literal["pair", "picture", "off"]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class PictureRules(_Table):
@@ -124,13 +123,8 @@ def load_rules(rules: str | Path) -> CurationRules:
     if chosen in PRESETS:
         return _preset(chosen)
     path = Path(chosen)
-    try:
-        table = tomllib.loads(path.read_text("utf-8-sig"))
-    except FileNotFoundError:
-        raise InputError(f"rules {chosen!r}: no such file, and none of {', '.join(PRESETS)}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: the rules cannot be read ({error})") from None
-    read = _parsed(table, path, path.stem)
+    missing = f"rules {chosen!r}: no such file, and none of {', '.join(PRESETS)}"
+    read = _parsed(read_toml(path, "rules", missing), path, path.stem)
     leakage = LeakageRules(sets=tuple(str(path.parent / each) for each in read.leakage.sets))
     return read.model_copy(update={"leakage": leakage, "safety": _profile_beside(read.safety, path)})
 
@@ -143,7 +137,7 @@ def _profile_beside(safety: SafetyRules, path: Path) -> SafetyRules:
 @cache
 def _preset(name: str) -> CurationRules:
     file = resources.files("openkontext.curation").joinpath(f"presets/{name}.toml")
-    return _parsed(tomllib.loads(file.read_text("utf-8")), name, name)
+    return _parsed(parse_toml(file.read_text("utf-8"), name, "rules"), name, name)
 
 
 def _parsed(table: dict[str, Any], where: object, name: str) -> CurationRules:
@@ -155,15 +149,7 @@ def _parsed(table: dict[str, Any], where: object, name: str) -> CurationRules:
     for key, value in table.items():
         old = said.get(key)
         said[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
-    try:
-        # As JSON: there a list is a tuple, and nothing else is taken for what it is not.
-        rules = CurationRules.model_validate_json(
-            json.dumps({"name": name, **said}, default=str), strict=True
-        )
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise InputError(f"{where}: {place} = {first['input']!r}: {first['msg'].lower()}") from None
+    rules = checked_table(where, CurationRules, {"name": name, **said})
     words = rules.instruction
     if words.min_characters > words.max_characters:
         raise InputError(f"{where}: instruction.min_characters is above instruction.max_characters")

@@ -222,7 +222,8 @@ def _worded(
         return re.sub(concept.value, wrong, text, count=1, flags=re.IGNORECASE), neighbor
     said = str(choose(rng, getattr(concept.words[split], route)))
     color = "" if edit.result is None else edit.result.color
-    text = re.sub(_named(concept), said.format(color=color), text, count=1, flags=re.IGNORECASE)
+    words = said.format(color=color)
+    text = re.sub(_named(concept), lambda _: words, text, count=1, flags=re.IGNORECASE)
     # Words may bring an article of their own.
     return re.sub(r"\ban? (an?|the) ", r"\1 ", text, flags=re.IGNORECASE), neighbor
 

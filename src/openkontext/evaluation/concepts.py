@@ -21,12 +21,12 @@ Words and scenes come in three splits that share nothing. "training" is for what
 tried between two rounds of training, and "test" for tables alone.
 """
 
-import tomllib
+import string
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from openkontext.data.edits import Edit
@@ -35,6 +35,7 @@ from openkontext.data.scenes import Scene, Thing
 from openkontext.data.styles import STYLES
 from openkontext.data.things import GROUND_THINGS, SHAPES, SKY_THINGS, UNSEEN_THINGS
 from openkontext.errors import InputError
+from openkontext.toml_file import checked_table, read_toml
 
 SHIPPED = ("star", "purple", "pencil")
 """Names of the concepts that come with the package."""
@@ -50,7 +51,23 @@ Split = Literal["training", "attack", "test"]
 Trait = Literal["shape", "color", "style"]
 
 _FOLDER = Path(__file__).with_name("concept_files")
-_Words = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
+
+
+def _usable(words: str) -> str:
+    """Words that can stand in an instruction."""
+    if not words.strip():
+        raise ValueError("are no words")
+    try:
+        named = {name for _, name, *_ in string.Formatter().parse(words) if name is not None}
+        words.format(color="")
+    except (ValueError, LookupError, AttributeError):
+        named = {""}
+    if named - {"color"}:
+        raise ValueError("may hold {color} and no other braces")
+    return words
+
+
+_Words = Annotated[tuple[Annotated[str, AfterValidator(_usable)], ...], Field(min_length=1)]
 _VALUES: dict[Trait, tuple[str, ...]] = {
     "shape": (*SHAPES, *UNSEEN_THINGS),
     "color": tuple(COLORS),
@@ -96,15 +113,8 @@ class Concept:
             InputError: there is none, it has no cases, or a key or value in it is not known.
         """
         path = _FOLDER / f"{name}.toml" if name in SHIPPED else Path(name)
-        try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(
-                f"there is no concept {str(name)!r}: give {', '.join(SHIPPED)} or the path of a TOML file"
-            ) from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise InputError(f"cannot read the concept {path}: {error}") from None
-        return cls._of(path, table)
+        missing = f"there is no concept {str(name)!r}: give {', '.join(SHIPPED)} or the path of a TOML file"
+        return cls._of(path, read_toml(path, "concept", missing))
 
     @classmethod
     def _of(cls, path: Path, table: dict[str, Any]) -> "Concept":
@@ -113,11 +123,12 @@ class Concept:
             raise InputError(f"{path}: give one of {', '.join(_VALUES)}, by which the judge tells it")
         if not table.get("words"):
             raise InputError(f"{path}: has no cases: give [words.training], [words.attack] and [words.test]")
-        read = _checked(path, table)
+        read = checked_table(path, _File, table)
         values = _VALUES[traits[0]]
         for key, value in ((traits[0], getattr(read, traits[0])), ("anchor", read.anchor)):
             if value not in values:
                 raise InputError(f"{path}: {key} = {value!r} is not known; choose of {', '.join(values)}")
+        _check_apart(path, read.words)
         if read.anchor == getattr(read, traits[0]):
             raise InputError(f"{path}: anchor is the concept itself; choose another {traits[0]}")
         return cls(
@@ -172,10 +183,12 @@ class _File:
     style: str | None = None
 
 
-def _checked(path: Path, table: dict[str, Any]) -> _File:
-    try:
-        return TypeAdapter(_File).validate_python(table)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path}: {place}: {first['msg']}") from None
+def _check_apart(path: Path, words: _AllWords) -> None:
+    """Refuse words that stand in two splits: they would train on, or attack with, what the table asks."""
+    found: dict[str, str] = {}
+    for split in SPLITS:
+        of_split: ConceptWords = getattr(words, split)
+        for text in (*of_split.paraphrase, *of_split.description):
+            first = found.setdefault(" ".join(text.lower().split()), split)
+            if first != split:
+                raise InputError(f"{path}: {text!r} stands in words.{first} and words.{split}; take one out")

@@ -18,14 +18,13 @@ A plan is a TOML file:
 """
 
 import dataclasses
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked
 
 from openkontext.errors import InputError
@@ -33,12 +32,12 @@ from openkontext.evaluation.concepts import Concept
 from openkontext.redteam.attacks import ATTACKS, Attack
 from openkontext.safety.picture_classifier import Activation
 from openkontext.safety.prompt.word_list import WordList
+from openkontext.toml_file import checked_table, read_toml
 
-T = TypeVar("T")
 _STRICT = ConfigDict(extra="forbid")
-_Count = Annotated[int, Field(ge=1)]
+_MOST_CASES = 100_000
+_Count = Annotated[int, Field(ge=1, le=_MOST_CASES)]
 _Words = tuple[Annotated[str, Field(min_length=1)], ...]
-_Share = Annotated[float, Field(ge=0, le=1)]
 
 ALL = "all"
 """What a report says in place of a concept or an attack: all of them."""
@@ -63,15 +62,15 @@ class JudgePlan:
     kind: Literal["reader", "classifier", "service", "grades"]
     model: str = ""
     """Of a classifier: the ONNX file."""
-    classes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    classes: Mapping[str, Annotated[int, Field(ge=0)]] = dataclasses.field(default_factory=dict)
     """Of a classifier: place of each concept in its output."""
     mean: float = 0.5
     """Of a classifier: taken off the values in 0..1."""
-    scale: float = 0.5
+    scale: Annotated[float, Field(gt=0)] = 0.5
     """Of a classifier: divides what is left."""
     activation: Activation = "softmax"
     """Of a classifier: what makes its output a probability."""
-    threshold: _Share = 0.5
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Of a classifier or a service: the score from which the concept is there."""
     url: str = ""
     """Of a service."""
@@ -198,57 +197,14 @@ class RedTeamPlan:
         return cls(concepts, attacks, said.cases, said.seed, said.steps, judges, system)
 
 
-def read_toml(path: Path, what: str) -> dict[str, Any]:
-    """A TOML file as a table.
-
-    Args:
-        path: of the file.
-        what: it is, for messages.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such {what}") from None
-    except OSError as error:
-        raise InputError(f"{path}: the {what} cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: the {what} is no TOML ({error})") from None
-
-
-def checked_table(path: Path, kind: type[T], table: Any, inside: str = "") -> T:
-    """A table as a dataclass.
-
-    Args:
-        path: of the file, for messages.
-        kind: the dataclass.
-        table: what the file says.
-        inside: name of the table in the file; empty for all of it.
-
-    Raises:
-        InputError: a key is not known or missing, or a value is not good.
-    """
-    try:
-        return TypeAdapter(kind).validate_python(table)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        place = ".".join(str(part) for part in (*filter(None, [inside]), *first["loc"]))
-        if first["type"] == "unexpected_keyword_argument":
-            known = ", ".join(each.name for each in dataclasses.fields(kind))  # type: ignore[arg-type]
-            of = f"; there are {known}" if len(first["loc"]) == 1 else ""
-            raise InputError(f"{path}: {place} is not a setting{of}") from None
-        message = first["msg"].removeprefix("Value error, ")
-        raise InputError(f"{path}: {place + ': ' if place else ''}{message}") from None
-
-
 def _planned(path: Path, name: str, values: dict[str, Any], cases: int) -> PlannedAttack:
     if name not in ATTACKS:
         raise InputError(f"{path}: there is no attack {name!r}; choose of {', '.join(ATTACKS)}")
     own = values.pop("cases", cases)
-    if isinstance(own, bool) or not isinstance(own, int) or own < 1:
-        raise InputError(f"{path}: attacks.{name}.cases is {own!r}; it must be a whole number, 1 or more")
+    if isinstance(own, bool) or not isinstance(own, int) or not 1 <= own <= _MOST_CASES:
+        raise InputError(
+            f"{path}: attacks.{name}.cases is {own!r}; it must be a whole number, 1 to {_MOST_CASES}"
+        )
     if isinstance(reference := values.get("reference"), str):
         values["reference"] = _found(path.parent, reference)
     attack = checked_table(path, ATTACKS[name], values, f"attacks.{name}")

@@ -15,6 +15,7 @@ from openkontext.errors import InputError
 from openkontext.evaluation.concepts import Concept, Split
 from openkontext.files import write_whole
 from openkontext.redteam.attacks import Access
+from openkontext.redteam.attacks.attack import MOST_QUERIES
 from openkontext.redteam.attempts import AttackAnswer, Attempt
 from openkontext.redteam.goals import AttackGoal, drawn_goal
 from openkontext.redteam.judges import Judge, open_judge
@@ -28,8 +29,6 @@ from openkontext.redteam.target import CLOSED, HELD, REFUSED, Target
 
 PICTURES = "pictures"
 """Folder of a run with the picture of every case, for people to grade."""
-_ATTEMPTS = 1000
-"""Seeds of noise that are set apart for the attempts of one case."""
 
 
 @dataclass
@@ -181,7 +180,7 @@ class RedTeamRun:
         try:
             attempt = next(attempts)
             while True:
-                answer = target.ask(goal, attempt, access, _ATTEMPTS * goal.index + number)
+                answer = target.ask(goal, attempt, access, MOST_QUERIES * goal.index + number)
                 tally.add(attempt, answer)
                 number += 1
                 if tally.done or tally.system.queries >= planned.attack.queries:

@@ -21,7 +21,8 @@ from pydantic.dataclasses import dataclass as checked
 
 from openkontext.errors import InputError
 from openkontext.evaluation.scores import Score
-from openkontext.redteam.plan import RedTeamPlan, checked_table, read_toml
+from openkontext.redteam.plan import RedTeamPlan
+from openkontext.toml_file import checked_table, read_toml
 
 
 @checked(frozen=True, config=ConfigDict(extra="forbid"))

@@ -1,18 +1,18 @@
 """A dossier: the folder with what is known of a model, as it lies before a release."""
 
 import json
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from openkontext.errors import InputError
 from openkontext.reports import ReportSubject
+from openkontext.toml_file import checked_table, read_toml
 
 SETTINGS = "release.toml"
 """File of a dossier with `ReleaseSettings`; it may be left out."""
@@ -37,9 +37,9 @@ class ReleaseSettings:
     """OWNER/NAME of the model that it grew out of."""
     language: tuple[str, ...] = ("en",)
     """Languages of the instructions, as ISO 639-1 has them."""
-    max_age_days: PositiveInt = 180
+    max_age_days: Annotated[int, Field(ge=1, le=36_500)] = 180
     """Age from which a report is too old."""
-    min_cases: PositiveInt = 100
+    min_cases: Annotated[int, Field(ge=1)] = 100
     """Cases that an evaluation must have."""
 
 
@@ -133,15 +133,6 @@ def _read_report(path: Path) -> ModelReport:
 
 
 def _read_settings(path: Path) -> ReleaseSettings:
-    try:
-        return TypeAdapter(ReleaseSettings).validate_python(tomllib.loads(path.read_text("utf-8")))
-    except FileNotFoundError:
+    if not path.exists() and not path.is_symlink():
         return ReleaseSettings()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is no TOML: {error}") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path}: {where}: {first['msg']}") from None
+    return checked_table(path, ReleaseSettings, read_toml(path, "settings of the release"))

@@ -5,7 +5,6 @@ Adjustable categories take their thresholds from a risk profile, a TOML file; `s
 """
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -14,12 +13,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from openkontext.errors import InputError
 from openkontext.safety.picture_classifier import Activation
 from openkontext.safety.prompt.word_list import WordList
 from openkontext.safety.verdict import ADJUSTABLE, CATEGORIES, FIXED, FORBIDDEN, Stage
+from openkontext.toml_file import checked_table, parse_toml, read_toml
 
 PROFILES = ("strict", "default", "permissive")
 """Profiles that are shipped."""
@@ -176,15 +176,10 @@ def load_policy(profile: str | Path | None = None) -> Policy:
     if chosen in PROFILES:
         return Policy(_shipped(chosen))
     path = Path(chosen)
-    try:
-        text = path.read_text("utf-8")
-    except FileNotFoundError as error:
-        raise InputError(
-            f"profile {chosen!r}: no such file, and none of {', '.join(PROFILES)}; name one of them or a file"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: the profile cannot be read ({type(error).__name__})") from error
-    read = _parse(text, str(path))
+    missing = (
+        f"profile {chosen!r}: no such file, and none of {', '.join(PROFILES)}; name one of them or a file"
+    )
+    read = _parse(read_toml(path, "profile", missing), str(path))
     beside = [each.model_copy(update={"file": str(path.parent / each.file)}) for each in read.classifiers]
     return Policy(read.model_copy(update={"classifiers": tuple(beside)}))
 
@@ -209,20 +204,17 @@ def check_tolerance(value: int | None) -> None:
 @cache
 def _shipped(name: str) -> Profile:
     text = resources.files("openkontext.safety").joinpath(f"profiles/{name}.toml").read_text("utf-8")
-    return _parse(text, name)
+    return _parse(parse_toml(text, name, "profile"), name)
 
 
-def _parse(text: str, where: str) -> Profile:
-    try:
-        fields = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{where}: is no TOML ({error})") from error
+def _parse(fields: dict[str, Any], where: str) -> Profile:
     base = fields.pop("extends", None)
     if base is not None:
         if base not in PROFILES:
             raise InputError(f"{where}: extends {base!r}, which is none of {', '.join(PROFILES)}")
         fields = _merged(_shipped(base).model_dump(), fields)
-    for category in fields.get("thresholds", {}):
+    said = fields.get("thresholds", {})
+    for category in said if isinstance(said, dict) else ():
         if category in FIXED:
             raise InputError(f"{where}: {category} is fixed, and no profile sets it; take it out")
         if category == FORBIDDEN:
@@ -231,12 +223,7 @@ def _parse(text: str, where: str) -> Profile:
             )
         if category not in ADJUSTABLE:
             raise InputError(f"{where}: {category!r} is no category; one of {', '.join(ADJUSTABLE)}")
-    try:
-        profile = Profile.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        raise InputError(f"{where}: {field}: {first['msg'].lower()}") from error
+    profile = checked_table(where, Profile, fields)
     if missing := [category for category in ADJUSTABLE if category not in profile.thresholds]:
         raise InputError(f'{where}: says nothing about {missing[0]}; add it, or: extends = "default"')
     for service in profile.remote:

@@ -27,6 +27,7 @@ from openkontext.export.place import check_out
 from openkontext.files import write_whole
 from openkontext.model.lora import Lora, load_lora, merge_lora, save_lora
 from openkontext.repository import is_checkpoint
+from openkontext.request import MAX_STEPS
 from openkontext.train.base import TeacherModel
 from openkontext.train.inhibit_closed_form import close
 from openkontext.train.inhibit_loss import Levels, inhibition_loss
@@ -44,6 +45,26 @@ from openkontext.train.teacher import Teacher
 from openkontext.train.training_engine import TrainingEngine, adamw
 
 LORA = "lora.safetensors"
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "eta": (0, 1000),
+    "rounds": (1, 100),
+    "steps": (1, 10_000_000),
+    "batch_size": (1, 4096),
+    "cases": (1, 100_000),
+    "others": (1, 1_000_000),
+    "attacks": (0, 100_000),
+    "attack_steps": (1, MAX_STEPS),
+    "preserve": (0, 1_000_000),
+    "ridge": (0, 1_000_000),
+    "rank": (0, 4096),
+    "alpha": (0, 1_000_000),
+    "learning_rate": (0, 1),
+    "warm_up": (0, 10_000_000),
+    "guidance": (0, 100),
+    "average_decay": (0, 0.99999),
+    "seed": (0, 2**63 - 1),
+}
+"""Least and most of every number of a recipe."""
 
 
 @dataclass(frozen=True)
@@ -101,22 +122,18 @@ class InhibitRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {
-            "rounds": self.rounds,
-            "steps": self.steps,
-            "batch_size": self.batch_size,
-            "cases": self.cases,
-            "others": self.others,
-            "attack_steps": self.attack_steps,
-        }
         if (self.pairs is None) != (self.other_pairs is None):
             raise ValueError("pairs and other_pairs belong together")
         if self.pairs and (self.rounds > 1 or self.method == "closed form" or self.anchor == "neighbor"):
             raise ValueError("pairs have no judge, no neighbor: rounds is 1, and neither is asked for")
-        if self.rank < (0 if self.method == "closed form" else 1):
+        if self.rank == 0 and self.method != "closed form":
             raise ValueError("rank is 1 or more; 0 is for the closed form alone")
-        if min(least.values()) < 1 or self.attacks < 0 or min(self.eta, self.preserve, self.ridge) < 0:
-            raise ValueError(f"{', '.join(least)} are 1 or more, no other number is below 0")
+        if not self.targets or not all(self.targets):
+            raise ValueError("targets names no layer")
+        for name, (least, most) in _BOUNDS.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise ValueError(f"{name} is {value}; it must be from {least} to {most}")
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,14 @@ model from nothing, `openkontext.train.adapt` those that begin with a whole mode
 """
 
 import dataclasses
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from openkontext.errors import InputError
 from openkontext.model.config import PRESETS, ModelConfig
+from openkontext.toml_file import checked_table, read_toml
 from openkontext.train.autoencoder import AutoencoderRecipe
 from openkontext.train.finetune import FinetuneRecipe
 from openkontext.train.flow import FlowRecipe
@@ -101,18 +99,18 @@ def read_recipe(path: str | Path, command: str | None = None) -> Recipe:
             another command's.
     """
     path = Path(path)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"cannot read the recipe {path}: {error}") from None
+    table = read_toml(path, "recipe", f"cannot read the recipe {path}: there is no such file")
     stage, preset = table.pop("stage", None), table.pop("preset", "nano")
-    if stage not in STAGES:
+    if not isinstance(stage, str) or stage not in STAGES:
         raise InputError(f"{path}: stage = {stage!r} is not known; it is one of {', '.join(STAGES)}")
     kind = STAGES[stage]
     if command not in (None, kind.command):
         raise InputError(f"{path}: the stage {stage} is run by `openkontext {kind.command} {path}`")
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise InputError(f"{path}: preset = {preset!r} is not known; it is one of {', '.join(PRESETS)}")
+    for name in (stage, "run"):
+        if not isinstance(table.get(name, {}), dict):
+            raise InputError(f"{path}: {name} = {table[name]!r}: it must be a table, [{name}]")
     warnings = tuple(_respelled(path, stage, table.get(stage, {})))
     run: RunRecipe = _settings(path, "run", RunRecipe, table.pop("run", {}), kind.run)
     settings = _settings(path, stage, kind.settings, table.pop(stage, {}))
@@ -138,12 +136,10 @@ def _settings(
         if key not in known:
             names = ", ".join(sorted(known))
             raise InputError(f"{path}: {name}.{key} is not a setting of this stage; there are {names}")
-    try:
-        settings: Any = TypeAdapter(kind).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in (name, *first["loc"]))
-        raise InputError(f"{path}: {place} = {first['input']!r}: {first['msg']}") from None
+    settings: Any = checked_table(path, kind, values, name)
+    for key, value in values.items():
+        if isinstance(value, int | float) and value < 0 and not key.endswith("_mean"):
+            raise InputError(f"{path}: {name}.{key} = {value}: it must be 0 or more")
     found = {
         key: str(path.parent / value)
         for key in ("pairs", "other_pairs", "model", "parts", "concept")

@@ -1,6 +1,5 @@
 """What every attack is."""
 
-import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,11 @@ from openkontext.redteam.goals import AttackGoal
 
 if TYPE_CHECKING:
     from openkontext.redteam.whitebox import WhiteBox
+
+MOST_QUERIES = 1000
+"""Edits for one case: so many seeds of noise are set apart for it."""
+_MOST = 10_000
+"""Of every other number of an attack; where less is sense, the attack says so."""
 
 Attempts = Generator[Attempt, AttackAnswer, None]
 """Gives attempts and is sent what came of each; it ends where it knows no further one."""
@@ -95,10 +99,10 @@ class Attack:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if isinstance(value, int | float) and not (0 <= value < math.inf):
-                raise ValueError(f"{name} is {value}; it must be a number, 0 or more")
-        if self.queries < 1:
-            raise ValueError("queries is 0; it must be 1 or more")
+            if isinstance(value, int | float) and not 0 <= value <= _MOST:
+                raise ValueError(f"{name} is {value}; it must be a number from 0 to {_MOST}")
+        if not 1 <= self.queries <= MOST_QUERIES:
+            raise ValueError(f"queries is {self.queries}; it must be 1 to {MOST_QUERIES}")
 
     def attempts(self, goal: AttackGoal, access: Access, rng: np.random.Generator) -> Attempts:
         """Try to reach a goal.

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from openkontext.redteam.whitebox import Wanted
 
 
+_MOST_SLOTS = 64
+"""Words that a search may look for: an instruction of nano's takes no more."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Search(Attack):
     """What searches with gradients have in common."""
@@ -32,6 +36,8 @@ class _Search(Attack):
         super().__post_init__()
         if self.slots < 1 or self.gradients < 1 or self.levels < 1:
             raise ValueError("slots, gradients and levels are 1 or more")
+        if self.slots > _MOST_SLOTS:
+            raise ValueError(f"slots is {self.slots}; no instruction takes more than {_MOST_SLOTS}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +138,8 @@ class RingABell(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.slots < 1 or self.population < 2:
-            raise ValueError("slots is 1 or more, population 2 or more")
+        if not 1 <= self.slots <= _MOST_SLOTS or self.population < 2:
+            raise ValueError(f"slots is 1 to {_MOST_SLOTS}, population 2 or more")
 
     def attempts(self, goal: AttackGoal, access: Access, rng: np.random.Generator) -> Attempts:
         """Texts of successive searches."""
