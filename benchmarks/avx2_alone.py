@@ -34,6 +34,8 @@ KEPT = Path(os.environ.get("OPENKONTEXT_HOME", "/tmp")) / "cpuid"
 """Where the places of a library's cpuid are kept: to find them takes a minute for the largest."""
 asked: dict[int, tuple[int, int]] = {}
 """Leaf and subleaf by thread."""
+watched: dict[str, list[gdb.Breakpoint]] = {}
+"""What watches a library."""
 
 
 class Before(gdb.Breakpoint):
@@ -88,14 +90,21 @@ def loaded(event: "gdb.NewObjFileEvent") -> None:
     if not (start := base(os.path.realpath(library))):
         return
     for address in places(library):
-        Before(f"*{start + address:#x}", internal=True)
-        After(f"*{start + address + 2:#x}", internal=True)
+        before, after = f"*{start + address:#x}", f"*{start + address + 2:#x}"
+        watched.setdefault(library, []).extend([Before(before, internal=True), After(after, internal=True)])
+
+
+def gone(event: "gdb.FreeObjFileEvent") -> None:
+    """A library went, such as one that could not be loaded: nothing is there to watch."""
+    for each in watched.pop(event.objfile.filename or "", []):
+        each.delete()
 
 
 for setting in ("debuginfod enabled", "auto-load", "print thread-events", "print inferior-events"):
     gdb.execute(f"set {setting} off")
 gdb.execute("handle SIGSEGV SIGUSR1 SIGUSR2 SIGCHLD nostop noprint pass")
 gdb.events.new_objfile.connect(loaded)
+gdb.events.free_objfile.connect(gone)
 gdb.execute("run")
 ended = gdb.convenience_variable("_exitcode")
 gdb.execute(f"quit {1 if ended is None else int(ended)}")

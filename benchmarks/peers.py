@@ -148,9 +148,10 @@ def measure(options: argparse.Namespace, who: str, how: str) -> dict[str, Any]:
         )
     except subprocess.TimeoutExpired:
         return {"failed": f"not done in {limit} s"}
-    if done.returncode:
+    said = re.findall(r"^\{.*\}$", done.stdout, re.MULTILINE)  # gdb says more
+    if done.returncode or not said:
         return {"failed": (done.stderr.strip().splitlines() or ["died"])[-1][:160]}
-    figures: dict[str, Any] = json.loads(re.findall(r"^\{.*\}$", done.stdout, re.MULTILINE)[-1])
+    figures: dict[str, Any] = json.loads(said[-1])
     return figures
 
 
