@@ -69,7 +69,7 @@ def entry(content: bytes, provider: str, arithmetic: str) -> Path:
 def read(path: Path) -> ModelProto | None:
     """An entry, or None where there is none, or none that is whole."""
     try:
-        content = path.read_bytes()
+        content = memoryview(path.read_bytes())
     except OSError:
         return None
     graph = content[_HASH_BYTES:]

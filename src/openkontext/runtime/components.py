@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 Float = NDArray[np.float32]
 
-_ORDER = ("t5", "clip", "vae_encoder", "transformer", "vae")
-"""The graphs as an edit calls them."""
+_AHEAD = ("transformer", "t5", "clip", "vae_encoder", "vae")
+"""The graphs as they are opened ahead: the largest while little else is open, then as an edit calls them."""
 _NAMES = {
     "t5": "the text encoder T5",
     "clip": "the text encoder CLIP",
@@ -217,7 +217,7 @@ class Components:
         from concurrent.futures import ThreadPoolExecutor  # late: nobody else needs it
 
         pool = ThreadPoolExecutor(1)
-        self._ahead = {role: pool.submit(self._load, role) for role in _ORDER}
+        self._ahead = {role: pool.submit(self._load, role) for role in _AHEAD}
         pool.shutdown(wait=False)
 
     def stop_ahead(self) -> None:
@@ -230,7 +230,7 @@ class Components:
     @property
     def is_small(self) -> bool:
         """Whether the whole model is quickly opened, and may stay open."""
-        graphs = [self.repository.graph(role, self.precision) for role in _ORDER]
+        graphs = [self.repository.graph(role, self.precision) for role in _AHEAD]
         files = (file for graph in graphs for file in graph.parent.iterdir())
         return not (self.low_memory or self._paged) and sum(each.stat().st_size for each in files) <= _SMALL
 

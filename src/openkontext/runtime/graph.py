@@ -214,13 +214,12 @@ def load_graph(
         model, feed = beside(model, path, role, adapters)
         fixed = {**feed, STRENGTHS: strength_vector(strengths)}
     changed = bool(fixed) or renamed is not None
-    content = model.SerializeToString() if changed else path.read_bytes()
     check_arithmetic(arithmetic)
     if arithmetic == "int8" and (provider != "cpu" or role not in (None, "transformer")):
         arithmetic = "fast"  # integer products are the CPU's, and the text encoders' activations too uneven
     elif arithmetic == "faithful" and provider == "cpu" and holds_int8(model) and weight_bits() == 8:
         arithmetic = "int8"  # which is what such a file says
-    lowered = _lowered(model, content, path, provider, arithmetic)
+    lowered = _lowered(model, changed, path, provider, arithmetic)
     if lowered is not None:
         files |= weight_files(lowered) or {}
     # Last: what is kept on disk names the data files as the graph does, wherever these lie behind links.
@@ -251,17 +250,18 @@ def load_graph(
         if paged and provider not in COMPILERS:  # these compile the graph as a whole
             whole = onnx.shape_inference.infer_shapes(lowered or model)
             return Graph(PagedSession(whole, opened), path, files.values() if low_memory else (), fixed)
-        del lowered
+        del model, lowered
+        give_back()  # opening a graph is the peak of memory
         session = opened(source, options_of)
         give_back()
     except InputError:
         raise
     except Exception as error:  # ONNX Runtime's errors share no base
         if _NO_MEMORY.search(str(error)):
-            raise OutOfMemoryError(_why_not(error, model, path, provider)) from error
+            raise OutOfMemoryError(_why_not(error, path, provider)) from error
         if provider != "cpu" and (why := why_absent(provider)):
             raise InputError(f"provider '{provider}' does not start on this machine: {why}") from error
-        raise InputError(_why_not(error, model, path, provider)) from error
+        raise InputError(_why_not(error, path, provider)) from error
     if PROVIDERS[provider] not in session.get_providers():
         why = why_absent(provider) or "see `openkontext doctor`"
         raise InputError(f"provider '{provider}' does not start on this machine: {why}")
@@ -269,16 +269,18 @@ def load_graph(
 
 
 def _lowered(
-    model: ModelProto, content: bytes, path: Path, provider: str, arithmetic: str
+    model: ModelProto, changed: bool, path: Path, provider: str, arithmetic: str
 ) -> ModelProto | None:
-    """`lower` and `in_int8`, or what they gave before."""
+    """`lower` and `in_int8`, or what they gave before, of a model that may be `changed` from its file."""
     in_integers = arithmetic == "int8"
     if not in_integers and not needs_lowering(model, provider):
         return None
     bits = weight_bits() if in_integers else 0
+    content = model.SerializeToString() if changed else path.read_bytes()
     if in_integers:
         content += identity(model, path) + bytes([bits])
     entry = cache.entry(content, provider, arithmetic)
+    del content
     found = cache.read(entry)
     if found is not None and weight_files(found) is None:
         found = None
@@ -308,12 +310,12 @@ def _session_options(folder: Path, threads: int, *, packed: bool) -> onnxruntime
     return options
 
 
-def _why_not(error: Exception, model: ModelProto, path: Path, provider: str) -> str:
+def _why_not(error: Exception, path: Path, provider: str) -> str:
     """What a user can be told of a graph that does not open: by node where ONNX Runtime names an operator."""
     text = _one_line(error)
     if found := re.search(r"(?:implementation for |: )(?:([\w.]+):)?(\w+)\(-?\d+\)", text):
         domain, op_type = found[1] or "", found[2]
-        named = [n.name for n in nodes(model) if (n.domain, n.op_type) == (domain, op_type)]
+        named = [n.name for n in nodes(read_model(path)) if (n.domain, n.op_type) == (domain, op_type)]
         if named:
             operator = f"{domain}:{op_type}" if domain else op_type
             return f"{path}: provider '{provider}' has no operator {operator}, which node '{named[0]}' needs"

@@ -180,13 +180,15 @@ def open_session(
         providers["provider_options"] = [
             {**_standing_options(name), **own} for name, own in zip(names, of_graph, strict=True)
         ]
-    return onnxruntime.InferenceSession(
+    session = onnxruntime.InferenceSession(
         source,
         options,
         **providers,
         disabled_optimizers=disabled_optimizers,
         enable_fallback=0,  # it prints to stdout and tries the CPU
     )
+    session._model_bytes = None  # kept to open it on other providers, which we ask for anew
+    return session
 
 
 def _standing_options(name: str, device: Any = None) -> dict[str, str]:

@@ -1,7 +1,11 @@
+import math
+import random
+import string
+
 import pytest
 
-from openkontext.safety.prompt.lexicon import Lexicon
-from openkontext.safety.prompt.mending import Mender, mender
+from openkontext.safety.prompt.lexicon import Lexicon, lexicon
+from openkontext.safety.prompt.mending import Mender, mender, one_edit
 
 WORDS = [
     "the",
@@ -85,3 +89,31 @@ def test_misspellings_are_mended_still() -> None:
         ("remove the clohtes", "clothes"),
     ):
         assert any(meant in words for words in mender().mend(text.split()))
+
+
+def test_misspellings_and_anagrams_are_found_as_by_looking_at_every_word() -> None:
+    rng, whole = random.Random(7), mender()
+    ordinary = {word: math.log(rank + 2) for rank, word in enumerate(whole.ordinary)}
+    terms = sorted(word for word in lexicon().spelled if len(word) >= 5 and word.isascii() and word.isalpha())
+    known = ordinary.keys() | lexicon().words
+
+    def dear(word: str) -> tuple[float, str]:
+        return ordinary.get(word, 9.5), word
+
+    for word in rng.sample(terms, 40):
+        at = rng.randrange(1, len(word) - 1)
+        other = word[:at] + rng.choice(string.ascii_lowercase) + word[at + 1 :]
+        swapped = word[: at - 1] + word[at] + word[at - 1] + word[at + 1 :]
+        for token in (other, swapped, word[:at] + word[at + 1 :]):
+            near = [term for term in terms if one_edit(token, term)]
+            # Shorter terms are near, too; none of them is one edit from six letters or more.
+            if len(token) >= 6 and not whole.knows(token):
+                assert whole.correct(token) == min(near, key=dear)
+        inner = list(word[1:-1])
+        rng.shuffle(inner)
+        mixed = word[0] + "".join(inner) + word[-1]
+        same = [each for each in known if len(each) == len(mixed) and sorted(each) == sorted(mixed)]
+        same = [each for each in same if each.isalpha() and (each[0], each[-1]) == (mixed[0], mixed[-1])]
+        if not whole.knows(mixed):
+            best = max(same, key=lambda each: (-dear(each)[0], each))
+            assert whole._reorder(mixed) == best

@@ -1,3 +1,5 @@
+from importlib import resources
+
 import numpy as np
 import pytest
 
@@ -5,6 +7,7 @@ from openkontext.data.draws import random_edit
 from openkontext.data.edits import KINDS
 from openkontext.data.instructions import phrase
 from openkontext.safety.prompt import PromptCheck
+from openkontext.safety.prompt.classifier import Classifier, classifier
 from openkontext.safety.verdict import ASKABLE
 
 CHECK = PromptCheck()
@@ -182,3 +185,16 @@ def test_marks_of_what_is_for_adults_count_beside_what_they_mark(text: str) -> N
 )
 def test_and_alone_they_are_numbers_and_labels(text: str) -> None:
     assert refused(text) == set()
+
+
+def test_the_network_says_the_same_whatever_the_order_of_its_words() -> None:
+    with (resources.files("openkontext.safety.prompt") / "classifier.npz").open("rb") as file:
+        arrays = dict(np.load(file))
+    words = bytes(arrays["words"]).decode().split("\n")
+    turned = np.frombuffer("\n".join(words[::-1]).encode(), np.uint8)
+    table = np.concatenate([arrays["table"][:1], arrays["table"][:0:-1]])
+    other = Classifier({**arrays, "words": turned, "table": table})
+    rng = np.random.default_rng(3)
+    for _ in range(50):
+        text = [words[at] for at in rng.integers(len(words), size=6)] + ["qqqq"]
+        assert other.scores(text) == classifier().scores(text)

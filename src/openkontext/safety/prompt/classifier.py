@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openkontext.safety.prompt.lexicon import lexicon
+from openkontext.safety.prompt.mending import mender
 
 BENIGN = "benign"
 CLASSES = (
@@ -41,8 +42,12 @@ class Classifier:
     """
 
     def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        words = bytes(arrays["words"]).decode().split("\n")
-        self._ids = {word: number + 1 for number, word in enumerate(words)}
+        # It begins with the words that the mender has at hand: a second table of them would take 5 MB.
+        ordinary = mender().ordinary
+        words, begin = bytes(arrays["words"]).decode(), "".join(f"{word}\n" for word in ordinary)
+        self._ordinary = ordinary if words.startswith(begin) else {}
+        further = words.removeprefix(begin).split("\n")
+        self._further = {word: row for row, word in enumerate(further, len(self._ordinary) + 1)}
         self._groups = bytes(arrays["groups"]).decode().split("\n")
         self._table = arrays["table"]
         self._scale = float(arrays["scale"][0])
@@ -55,11 +60,15 @@ class Classifier:
         found = dict.fromkeys(CLASSES[1:], 0.0)
         for start in range(0, len(words), MAX_WORDS // 2):
             seen = words[start : start + MAX_WORDS]
-            ids, groups = [self._ids.get(word, 0) for word in seen], tagged(seen, self._groups)
+            ids, groups = list(map(self._row, seen)), tagged(seen, self._groups)
             if any(ids) or groups.any():
                 for name, probability in zip(CLASSES[1:], self._probabilities(ids, groups)[1:], strict=True):
                     found[name] = max(found[name], float(probability))
         return found
+
+    def _row(self, word: str) -> int:
+        """Of the table; 0 for an unknown word."""
+        return self._further.get(word) or self._ordinary.get(word, -1) + 1
 
     def _probabilities(self, ids: list[int], groups: NDArray[np.float32]) -> NDArray[np.float32]:
         vectors = np.concatenate([self._table[ids].astype(np.float32) * self._scale, groups], axis=1)

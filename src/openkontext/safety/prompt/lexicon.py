@@ -29,7 +29,7 @@ Spans = dict[str, dict[int, list[int]]]
 
 
 class Term(NamedTuple):
-    """A word or phrase of a group: one of thousands, and a tuple is made quicker than a data class."""
+    """A phrase of a group: one of thousands, and a tuple is made quicker than a data class."""
 
     group: str
     rest: tuple[str, ...]
@@ -52,27 +52,42 @@ class Lexicon:
         """Every token of every term."""
         self.spelled: set[str] = set()
         """Those that may be misspelled: of Latin and Cyrillic terms, and no short stems."""
-        self._whole: dict[str, list[Term]] = defaultdict(list)
-        self._stems: dict[str, list[Term]] = defaultdict(list)
+        # Most terms are one word, and words of the same groups share one tuple of them.
+        self._single: dict[str, tuple[str, ...]] = {}
+        self._stems: dict[str, tuple[str, ...]] = {}
+        self._phrases: dict[str, list[Term]] = {}
         self._stemmed: dict[str, bool] = {}  # answers of `has_stem`
-        seen = set()
+        self._shared: dict[Any, Any] = {}  # the first of equal values, which memory then holds once
         for group, languages in table.items():
             for language, terms in languages.items():
-                for term in terms if language == "signs" else terms.split(","):
-                    for spelling in _spellings(term.strip()):
-                        if spelling and (group, spelling) not in seen:
-                            seen.add((group, spelling))
-                            self._add(group, spelling, language not in _OTHER_SCRIPTS and group not in _NAMES)
+                alphabetic = language not in _OTHER_SCRIPTS and group not in _NAMES
+                for term in (
+                    map(fold, terms) if language == "signs" else fold(" ".join(terms.split())).split(",")
+                ):
+                    for spelling in filter(None, _spellings(term.strip())):
+                        self._add(group, spelling, alphabetic)
+        self._shared.clear()
 
     def _add(self, group: str, spelling: tuple[str, ...], alphabetic: bool) -> None:
-        *before, last = spelling
-        stem = last.endswith("*")
-        parts = [*before, last.removesuffix("*")]
-        self.words.update(parts)
+        last = spelling[-1]
+        if stem := last.endswith("*"):
+            spelling = (*spelling[:-1], last := last[:-1])
+        if len(spelling) == 1:
+            found = self._stems if stem else self._single
+            groups = found.get(last, ())
+            if group in groups:
+                return
+            groups = (*groups, group)
+            found[last] = self._shared.setdefault(groups, groups)
+        else:
+            first, *rest = [self._shared.setdefault(word, word) for word in spelling]
+            phrases, term = self._phrases.setdefault(first, []), Term(group, tuple(rest), stem)
+            if term in phrases:
+                return
+            phrases.append(term)
+        self.words.update(spelling)
         if alphabetic:
-            self.spelled.update(before if stem and len(parts[-1]) < _MIN_MISSPELLED_STEM else parts)
-        term = Term(group, tuple(parts[1:]), stem)
-        (self._stems if stem and len(parts) == 1 else self._whole)[parts[0]].append(term)
+            self.spelled.update(spelling[:-1] if stem and len(last) < _MIN_MISSPELLED_STEM else spelling)
 
     def learn(self, words: Iterable[str]) -> None:
         """Take words that rules name themselves among those that misspellings are compared with."""
@@ -94,13 +109,14 @@ class Lexicon:
         """Where the terms of each group stand among the tokens of a text."""
         spans: Spans = defaultdict(lambda: defaultdict(list))
         for start, word in enumerate(words):
-            for term in self._whole.get(word, ()):
-                end = start + 1 + len(term.rest)
+            for group in self._single.get(word, ()):
+                spans[group][start].append(start + 1)
+            for term in self._phrases.get(word, ()):
                 if _continues(words, start + 1, term):
-                    spans[term.group][start].append(end)
+                    spans[term.group][start].append(start + 1 + len(term.rest))
             for length in range(_MIN_STEM, len(word) + 1):
-                for term in self._stems.get(word[:length], ()):
-                    spans[term.group][start].append(start + 1)
+                for group in self._stems.get(word[:length], ()):
+                    spans[group][start].append(start + 1)
         return spans
 
 
@@ -115,17 +131,17 @@ def _continues(words: list[str], start: int, term: Term) -> bool:
     )
 
 
-def _spellings(term: str) -> list[tuple[str, ...]]:
-    """A term's tokens, a star at the end of a stem; also in Latin letters where it is of another script."""
-    folded = fold(term)
+def _spellings(folded: str) -> list[tuple[str, ...]]:
+    """A folded term's tokens, a star at the end of a stem; of another script, in Latin letters, too."""
+    if folded.isascii():
+        return [(folded,) if folded.isalpha() else _starred(folded)]
     found = [_starred(folded)]
-    if not folded.isascii():
-        typed = transliterate(folded)
-        if len(typed) >= _MIN_TYPED:
-            found.append(_starred(typed))
-            if "".join(tokens(folded.rstrip("*"))) and not folded[0].isascii() and ord(folded[0]) > 0x2E7F:
-                # Chinese is typed syllable by syllable or in one.
-                found.append(tuple(tokens(typed)))
+    typed = transliterate(folded)
+    if len(typed) >= _MIN_TYPED:
+        found.append(_starred(typed))
+        if "".join(tokens(folded.rstrip("*"))) and not folded[0].isascii() and ord(folded[0]) > 0x2E7F:
+            # Chinese is typed syllable by syllable or in one.
+            found.append(tuple(tokens(typed)))
     return found
 
 

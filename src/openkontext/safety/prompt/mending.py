@@ -8,9 +8,12 @@ cheapest way to divide the letters into known words (as P. Norvig describes in "
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Collection, Iterator
 from functools import cached_property, lru_cache
 from importlib import resources
+
+import numpy as np
 
 from openkontext.safety.prompt.lexicon import Lexicon, lexicon
 from openkontext.safety.prompt.rules import rules
@@ -23,6 +26,8 @@ _LONGEST = 18
 """Letters of the longest word that is looked for in a run of letters."""
 _RARE = 9.5
 """Cost of a word that only the lexicon knows, or whose stem it knows; the vocabulary's dearest costs 10."""
+_LETTERS = {"a": 1.5, "i": 3.0}
+"""Cost of the words of one letter."""
 _UNKNOWN, _UNKNOWN_LETTER = 9.0, 2.0
 """Cost of an unknown word, and of each of its letters."""
 _JOIN, _JOIN_LETTERS, _CUT = 4.0, 0.1, 1.0
@@ -68,12 +73,12 @@ class Mender:
     """
 
     def __init__(self, vocabulary: list[str], words: Lexicon, foreign: frozenset[str] = frozenset()) -> None:
+        self.ordinary = {word: rank for rank, word in enumerate(vocabulary)}
+        """The vocabulary's words to their rank, from 0."""
         self._lexicon = words
         self._foreign = foreign
-        self._cost = {word: _RARE for word in words.words if len(word) > 1 and word.isalpha()}
-        self._cost |= {word: math.log(rank + 2) for rank, word in enumerate(vocabulary)}
-        self._ordinary = set(vocabulary)
-        self._cost |= {"a": 1.5, "i": 3.0}
+        rare = (word for word in words.words if len(word) > 1 and word.isalpha())
+        self._others = {word: _RARE for word in rare if word not in self.ordinary} | _LETTERS
 
     def mend(self, tokens: list[str]) -> list[list[str]]:
         """What the tokens of a text may be meant to be: cuts undone first, or misspellings first."""
@@ -87,7 +92,7 @@ class Mender:
         ]
         if self.sense(joined) < _ENGLISH:
             # A word of another language is no misspelled English one, unless all of it becomes English.
-            terms = any(len(t) > 2 and self.knows(t) and t not in self._ordinary for t in joined)
+            terms = any(len(t) > 2 and self.knows(t) and not self.is_english(t) for t in joined)
             found = [joined, *(w for w in found if not terms and self.sense(w) >= _MENDED)]
         return [list(words) for words in dict.fromkeys(map(tuple, found))]
 
@@ -100,9 +105,8 @@ class Mender:
         """The word of the lexicon that an unknown token of `least` letters or more is one edit away from."""
         if len(token) < least or not (token.isascii() and token.isalpha()) or self.knows(token):
             return token
-        nearest = (word for piece in _deletes(token) for word in self._near.get(piece, ()))
-        close = (word for word in nearest if one_edit(token, word))
-        return min(close, key=lambda word: (self._cost.get(word, _RARE), word), default=token)
+        close = (word for word in self._near.words(*_deletes(token)) if one_edit(token, word))
+        return min(close, key=lambda word: (self._cost(word), word), default=token)
 
     def unmask(self, token: str) -> list[str]:
         """The words of the lexicon that a word with signs in place of letters may be ("n*ked")."""
@@ -121,22 +125,22 @@ class Mender:
         """The known word that an unknown token is with its inner letters in another order; else the token."""
         if len(token) < _MIN_LENGTH or not token.isalpha() or self.knows(token):
             return token
-        return self._anagrams.get(ends_and_letters(token), token)
+        letters = ends_and_letters(token)
+        same = (word for word in self._anagrams.words(letters) if ends_and_letters(word) == letters)
+        return max(same, key=lambda word: (-self._cost(word), word), default=token)
 
     @cached_property
-    def _anagrams(self) -> dict[str, str]:
-        """First, last and sorted inner letters of each known word to the most frequent such word."""
-        table: dict[str, str] = {}
-        words = [w for w in self._cost if len(w) >= _MIN_LENGTH and w.isalpha()]
-        words += [w for w in self._lexicon.spelled if len(w) >= _MIN_LENGTH and w.isalpha()]
-        for word in sorted(set(words), key=lambda word: (-self._cost.get(word, _RARE), word)):
-            table[ends_and_letters(word)] = word
-        return table
+    def _anagrams(self) -> "_WordIndex":
+        """Known words by their first, last and sorted inner letters."""
+        known = self.ordinary.keys() | self._others.keys() | self._lexicon.spelled
+        words = [word for word in known if len(word) >= _MIN_LENGTH and word.isalpha()]
+        return _WordIndex(words, lambda word: [ends_and_letters(word)])
 
     def knows(self, token: str) -> bool:
         """Whether a token is a word, of English, of another language or of the rules."""
         return (
-            token in self._cost
+            token in self.ordinary
+            or token in self._others
             or token in self._lexicon.words
             or token in self._foreign
             or self._lexicon.has_stem(token)
@@ -144,12 +148,12 @@ class Mender:
 
     def is_english(self, token: str) -> bool:
         """Whether a token is an ordinary English word."""
-        return token in self._ordinary
+        return token in self.ordinary
 
     def is_plain(self, token: str) -> bool:
         """Whether a token is a word that nobody would take for a piece of another."""
         if len(token) < _MIN_LENGTH:
-            return self._cost.get(token, _RARE) < _MAX_SHORT
+            return self._cost(token) < _MAX_SHORT
         return self.knows(token)
 
     def _whole(self, token: str) -> bool:
@@ -159,14 +163,18 @@ class Mender:
         return known or foreign or not token.isalpha() or _LONE.match(token) is not None
 
     @cached_property
-    def _near(self) -> dict[str, list[str]]:
-        """What is left of the lexicon's words with a letter less, to these words."""
-        table: dict[str, list[str]] = {}
-        for word in self._lexicon.spelled:
-            if len(word) >= _MIN_LENGTH and word.isalpha():
-                for piece in _deletes(word):
-                    table.setdefault(piece, []).append(word)
-        return table
+    def _near(self) -> "_WordIndex":
+        """The lexicon's words by what is left of them with a letter less."""
+        words = [word for word in self._lexicon.spelled if len(word) >= _MIN_LENGTH and word.isalpha()]
+        return _WordIndex(words, _deletes)
+
+    def _cost(self, word: str, unknown: float = _RARE) -> float:
+        """What a word costs in a division: the more, the rarer it is."""
+        cost = self._others.get(word)
+        if cost is None:
+            rank = self.ordinary.get(word)
+            return unknown if rank is None else math.log(rank + 2)
+        return cost
 
     def _shorten(self, token: str) -> str:
         """A token without the letters that lengthen it ("nuuude"): twice where that is a word, else once."""
@@ -174,9 +182,7 @@ class Mender:
             return token
         shorter = [re.sub(r"(.)\1\1+", count, token) for count in (r"\1\1", r"\1")]
         known = [word for word in shorter if self.knows(word)]
-        return min(
-            known, key=lambda word: self._cost.get(word, _RARE), default=re.sub(r"(.)\1+", r"\1", token)
-        )
+        return min(known, key=self._cost, default=re.sub(r"(.)\1+", r"\1", token))
 
     def _join(self, tokens: list[str], foreign: bool) -> list[str]:
         """The tokens with cuts undone; in another language its little words are no pieces ("de la")."""
@@ -216,8 +222,8 @@ class Mender:
             cut = 0.0 if end in edges else _CUT
             for start in range(max(0, end - _LONGEST), end):
                 word = letters[start:end]
-                cost = self._cost.get(word)
-                if cost is None:
+                cost = self._cost(word, math.inf)
+                if cost == math.inf:
                     # An unknown word keeps a boundary of the text.
                     if cut and start and start not in edges:
                         continue
@@ -234,6 +240,33 @@ class Mender:
     def _rare_cost(self, word: str, *, whole: bool) -> float:
         """Cost of a word that is not in the vocabulary; one made of several words has no stem."""
         return _RARE if whole and self._lexicon.has_stem(word) else _UNKNOWN + _UNKNOWN_LETTER * len(word)
+
+
+class _WordIndex:
+    """Words by keys, of which each has several: in arrays, for which a dict takes ten times the memory.
+
+    Args:
+        words: in any order.
+        keys: of a word.
+    """
+
+    def __init__(self, words: list[str], keys: Callable[[str], Collection[str]]) -> None:
+        self._words = words
+        hashes, places = array("q"), array("i")
+        for place, word in enumerate(words):
+            found = keys(word)
+            hashes.extend(map(hash, found))
+            places.extend([place] * len(found))
+        order = np.argsort(hashes)
+        self._hashes, self._places = np.array(hashes)[order], np.array(places)[order]
+
+    def words(self, *keys: str) -> Iterator[str]:
+        """The words that have one of some keys, and seldom others, whose keys have the same hash."""
+        wanted = np.array([hash(key) for key in keys])
+        starts, ends = (np.searchsorted(self._hashes, wanted, side) for side in ("left", "right"))
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+            for place in self._places[start:end].tolist():
+                yield self._words[place]
 
 
 def _runs(tokens: list[str], whole: Callable[[str], bool]) -> Iterator[list[str]]:

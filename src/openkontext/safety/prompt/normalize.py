@@ -18,8 +18,8 @@ from anyascii import anyascii
 
 _LONE = "一-鿿㐀-䶿豈-﫿぀-ヿ가-힣฀-๿"
 """Scripts without spaces, or with endings glued on (Han, kana, Hangul, Thai): each character is a token."""
-_GLUED = re.compile(f"(?<=[{_LONE}])(?=[^{_LONE}])|(?<=[^{_LONE}])(?=[{_LONE}])")
-"""Where such a script meets another: a number in the midst of it is no part of a word."""
+_GLUED = re.compile(f"([{_LONE}]+)")
+"""A run of such a script: a number in the midst of it is no part of a word."""
 _SIGNS = "🔞🍆🍑💦👙👶👧👦🧒🍼🔫🔪💣🩸"
 """Emoji that say something here; all others only part words."""
 _TOKEN = re.compile(f"[{_LONE}{_SIGNS}¶]|\\d+\\+|\\+\\d+|[^\\W_{_LONE}]+")
@@ -148,15 +148,22 @@ def _latin_word(word: str) -> str:
 
 def transliterate(folded: str) -> str:
     """The text in ASCII letters, by sound: Russian, Chinese and the rest as typed on a Latin keyboard."""
-    if folded.isascii():
-        return folded
-    return "".join(c if c.isascii() else _sound(c) for c in folded)
+    return folded.translate(_SOUNDS)
 
 
-@lru_cache(maxsize=8192)
-def _sound(character: str) -> str:
-    """A character in ASCII letters; the lexicon asks for 1,200 of them, fifteen times each."""
-    return anyascii(character).lower()
+class _Sounds(dict[int, str]):
+    """What `str.translate` puts in the place of a character: ASCII letters, found when it is first met."""
+
+    def __missing__(self, code: int) -> str:
+        sound = anyascii(chr(code)).lower() if code > 0x7F else chr(code)
+        if len(self) < _REMEMBERED_SOUNDS:
+            self[code] = sound
+        return sound
+
+
+_REMEMBERED_SOUNDS = 8192
+"""Characters whose sound is kept; the lexicon has 1,200 of them, fifteen times each."""
+_SOUNDS = _Sounds()
 
 
 @lru_cache(maxsize=1)
@@ -187,7 +194,7 @@ def unleet(folded: str, ambiguous: str) -> str:
         ambiguous: what 1, ! and | stand for: "i" or "l".
     """
     words = []
-    parted = _GLUED.sub(" ", folded).split(" ")
+    parted = " ".join(filter(None, _GLUED.split(folded))).split(" ")
     disguised = any(map(_mixed, parted))
     for word in parted:
         core = word.rstrip(_EDGE).lstrip(_EDGE.replace("!", ""))

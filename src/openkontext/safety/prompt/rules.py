@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from openkontext.safety.prompt.lexicon import Lexicon, Spans, lexicon, tables
 from openkontext.safety.prompt.normalize import BREAK, fold
@@ -197,6 +197,7 @@ def _ends(element: Element, start: int, tokens: list[str], spans: Spans) -> list
     return ends
 
 
+@cache  # patterns are made of the same few hundred
 def _element(text: str) -> Element:
     if gap := re.fullmatch(r"\.\.(\d+)", text):
         return Element(frozenset(), frozenset(), 0, int(gap[1]), gap=True)
