@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from hub import Hub, client_environment, serving
+from patience import DEAD
 from tiny import TINY, write_tiny_repository
 
 from openkontext.cli import main
@@ -211,7 +212,7 @@ def commands(endpoint: str, token: str, *lines: str) -> list[tuple[int, str, str
         stdout=subprocess.PIPE,
         text=True,
         check=True,
-        timeout=120,
+        timeout=DEAD,
     )
     return [json.loads(line) for line in done.stdout.splitlines()]
 

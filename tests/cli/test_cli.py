@@ -7,13 +7,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import EDIT, Run, names, save_photo
+from patience import DEAD, wait
 from typer.main import get_command
 
 import openkontext
@@ -98,9 +98,9 @@ def test_debug_after_two_dashes_is_an_instruction(run: Run, copier: Path) -> Non
     assert images.read_metadata("photo-edited.png")["prompt"] == "--debug"
 
 
-def test_ctrl_c_leaves_nothing_behind(copier: Path, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_nothing_behind(slow_copier: Path, tmp_path: Path) -> None:
     save_photo(tmp_path / "photo.png")
-    command = [sys.executable, "-m", "openkontext", *EDIT, "--model", str(copier), "--steps", "1000"]
+    command = [sys.executable, "-m", "openkontext", *EDIT, "--model", str(slow_copier), "--steps", "1000"]
     process = subprocess.Popen(
         [*command, "--preview", "steps"],
         cwd=tmp_path,
@@ -110,11 +110,10 @@ def test_ctrl_c_leaves_nothing_behind(copier: Path, tmp_path: Path) -> None:
         # A test run in the background ignores Ctrl-C, and its children would too.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    while not (tmp_path / "steps" / "step-0003.png").exists():
-        assert process.poll() is None
-        time.sleep(0.02)
+    wait(lambda: process.poll() is not None or (tmp_path / "steps" / "step-0003.png").exists())
+    assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=DEAD)
     assert process.returncode == 130, err
     assert out == ""
     assert "Traceback" not in err
@@ -134,6 +133,7 @@ def test_every_command_and_group_that_the_help_lists_is_found(run: Run) -> None:
 def small_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`doctor --tune` takes a second and leaves out what else it looks at."""
     monkeypatch.setenv("OPENKONTEXT_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(tuning_trial, "_SECONDS", DEAD)
     monkeypatch.setattr(tuning_trial, "tune", partial(tuning_trial.tune, width=512, tokens=8))
     monkeypatch.setattr(doctor, "_providers", lambda: ())  # each is tried in a process of its own
     monkeypatch.setattr(doctor, "_filters", lambda: doctor.MachineCheck("filters", "ok", ""))
@@ -185,7 +185,7 @@ def test_doctor_measures_remembers_and_forgets(
         *(("bf16", how) for how in ("faithful", "int8")),
         *((file, how) for file in ("fp8", "fp4") for how in ("faithful", "fast", "int8")),
     }
-    assert all(0 < each["seconds"] < 60 for each in cpu)
+    assert all(0 < each["seconds"] < DEAD for each in cpu)
     assert names(tmp_path / "home") == ["tuning.json"]  # nothing of what was measured on
     said = ", ".join(f"{how['arithmetic']} for {file}" for file, how in found["used"].items())
     assert f"{said}, as measured here" in run("doctor", "--model", copier).out

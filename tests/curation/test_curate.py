@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from openkontext.errors import InputError
 from openkontext.train.records import PairRecord, read_records, sources
 
 POST = load_rules("post-training")
-HUNG_SECONDS = 15
+HUNG_SECONDS = 30
 """A record takes milliseconds. A busy machine may stand still for seconds and must not look like a hang."""
 
 
@@ -101,12 +100,21 @@ def test_ray_comes_to_the_same_outcome_of_every_record(spoiled, tmp_path: Path) 
 
 
 PROGRAM = """
-import sys
+import os, signal, sys, threading, time
+from pathlib import Path
 from light_filters import light_guard
 from openkontext.curation import curate
+
+def end(after):
+    while not after.exists():
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGKILL)
+
 if __name__ == "__main__":
+    threading.Thread(target=end, args=(Path(sys.argv[2], ".curation", sys.argv[3]),), daemon=True).start()
     curate(sys.argv[1], sys.argv[2], guard=light_guard, block=4, workers=1)
 """
+"""Kills itself at the file that it is told of: whoever watches from outside may come too late."""
 
 
 @pytest.mark.parametrize("after", ["looked/000001.parquet", "written/000000"])
@@ -119,13 +127,8 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bytes(
     out = tmp_path / "killed" / "set"
     (tmp_path / "program.py").write_text(PROGRAM)
     path = os.pathsep.join(each for each in sys.path if each)
-    process = subprocess.Popen(
-        [sys.executable, tmp_path / "program.py", source, out], env=os.environ | {"PYTHONPATH": path}
-    )
-    while process.poll() is None and not (out / ".curation" / after).exists():
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    command = [sys.executable, tmp_path / "program.py", source, out, after]
+    assert subprocess.run(command, env=os.environ | {"PYTHONPATH": path}).returncode == -signal.SIGKILL
     looked = {each: each.stat().st_mtime_ns for each in (out / ".curation" / "looked").glob("0*.parquet")}
     blocks: list[int] = []
 

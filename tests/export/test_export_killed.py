@@ -79,6 +79,7 @@ def test_kills_at_any_moment_leave_nothing_half_made_and_are_gone_on_from(
             assert contents(folder / "out") == expected
             assert not (folder / ".out.export").exists()
             finished += 1
+            took /= 2  # the machine was busier before: kills come sooner from now on
             folder = tmp_path / f"killed again {finished}"
     assert killed == kills
 

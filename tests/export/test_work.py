@@ -16,7 +16,7 @@ from openkontext.export.work import Work
 work = Work(Path(sys.argv[1]), "purpose")
 work.commit("first")
 print("held", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 

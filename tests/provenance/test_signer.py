@@ -217,7 +217,7 @@ def test_a_time_stamp_says_when(
     assert report.signature is not None
     assert report.signature.time is not None
     stamped = datetime.datetime.fromisoformat(report.signature.time)
-    assert before <= stamped <= before + datetime.timedelta(seconds=60)
+    assert before <= stamped <= datetime.datetime.now(datetime.UTC)
     picture = tmp_path / "stamped.png"
     picture.write_bytes(sign(images.encode(pixels, "PNG"), "PNG", RECORD))
     assert main(["verify", str(picture), "--json"]) == 0

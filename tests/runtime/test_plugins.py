@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
+from patience import DEAD
 
 from openkontext.errors import InputError
 from openkontext.onnx_runtime import onnxruntime
@@ -228,7 +229,7 @@ def test_the_reason_is_what_onnx_runtime_says() -> None:
         ("exit 0", None),
         ("cat >&2 <<'END'\n" + CUDA_LOG + "END\nexit 3", "Require cuDNN 9.* and CUDA 13.*"),
         ("kill -SEGV $$", "ends the process (signal 11)"),
-        ("sleep 60", "did not start in 1 seconds"),
+        ("exec sleep 600", "did not start in 1 seconds"),
         ("exit 3", "gives no reason (exit code 3)"),
     ],
 )
@@ -239,7 +240,7 @@ def test_whatever_a_provider_does_is_one_line(
     python.write_text(f"#!/bin/sh\n{script}\n")
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
-    monkeypatch.setattr(trial, "_SECONDS", 1)
+    monkeypatch.setattr(trial, "_SECONDS", 1 if "sleep" in script else DEAD)
     found = trial.why_absent("cuda")
     if said is None:
         assert found is None

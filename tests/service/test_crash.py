@@ -17,7 +17,8 @@ from pathlib import Path
 import httpx2
 import psutil
 import pytest
-from running import Receiver, Service, b64, brightness, png
+from patience import DEAD
+from running import Receiver, Service, b64, brightness, get, png
 from sqlalchemy import func, select
 
 from openkontext import provenance
@@ -77,7 +78,7 @@ def kill_one(service: Service, random_: random.Random) -> str:
     if victim.pid != supervisor.pid:
         return line[line.index("--role") + 1] if "--role" in line else "not yet begun"
     service.process.wait()
-    psutil.wait_procs(children, timeout=30)  # they notice that they are orphans
+    psutil.wait_procs(children, timeout=DEAD)  # they notice that they are orphans
     service.start()
     return "supervisor"
 
@@ -110,7 +111,7 @@ def crash(service: Service, url: str, kills: int, pause: float) -> str:
     accepted = [id for client in clients for id in client.accepted]
     assert len(set(accepted)) == len(accepted)
 
-    ends = time.monotonic() + 300
+    ends = time.monotonic() + 3 * DEAD
     while True:
         with database.reading() as session:
             counts = dict(session.execute(select(Job.state, func.count()).group_by(Job.state)).all())
@@ -133,7 +134,7 @@ def crash(service: Service, url: str, kills: int, pause: float) -> str:
     with service.client(key) as asking:
         for id in accepted:
             done = asking.get("/v1/get_result", params={"id": id}).json()
-            picture = httpx2.get(done["result"]["sample"])
+            picture = get(done["result"]["sample"])
             assert abs(brightness(picture.content) - 112.75) < 1.5  # it went through the editor
             assert provenance.verify(picture.content).valid  # and is signed
     with database.reading() as session:

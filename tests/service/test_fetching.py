@@ -7,14 +7,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from patience import DEAD
 
 from openkontext import InputError
 from openkontext.service import fetching
 from openkontext.service.fetching import check_url, fetch, is_public, post
 from openkontext.service.settings import Settings
 
-CLOSED = Settings(secret="s" * 32, fetch_seconds=2)
-OPEN = Settings(secret="s" * 32, fetch_seconds=2, allow_private_addresses=True)
+CLOSED = Settings(secret="s" * 32, fetch_seconds=DEAD)
+OPEN = Settings(secret="s" * 32, fetch_seconds=DEAD, allow_private_addresses=True)
 
 
 @pytest.mark.parametrize(

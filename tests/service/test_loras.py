@@ -33,7 +33,7 @@ def lora(tmp_path: Path) -> Path:
 
 
 def test_an_edit_with_a_listed_lora(tmp_path: Path, lora: Path) -> None:
-    settings = Settings(data=tmp_path, secret="s" * 32, loras={"poster": str(lora)}, deadline_seconds=60)
+    settings = Settings(data=tmp_path, secret="s" * 32, loras={"poster": str(lora)})
     assert json.loads(settings.environment()["OPENKONTEXT_LORAS"]) == {"poster": str(lora)}
     database = Database(settings.database)
     database.migrate()

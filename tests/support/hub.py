@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from patience import DEAD
+
 
 class Hub(BaseHTTPRequestHandler):
     """Answers as the Hub does: all may see what a gated repository is, and those it let in may have it."""
@@ -82,7 +84,7 @@ class Hub(BaseHTTPRequestHandler):
         content = content[start:]
         self.wfile.write(content[: 11 << 20])
         if self.stall is not None and len(content) > 11 << 20:
-            self.stall.wait(60)
+            self.stall.wait(DEAD)
         else:
             self.wfile.write(content[11 << 20 :])
 
@@ -123,7 +125,7 @@ def serving(repositories: dict[str, Path], **about: Any) -> Iterator[tuple[str, 
 def fetch(endpoint: str, home: Path, *requests: str, token: str = "") -> list[str]:
     """What `pull` gives for each "NAME PRECISION"."""
     process = start_fetch(endpoint, home, *requests, token=token)
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=DEAD)
     assert process.returncode == 0, errors
     return output.splitlines()
 
@@ -152,6 +154,8 @@ def client_environment(endpoint: str, home: Path, token: str = "") -> dict[str, 
     return os.environ | {
         "HF_ENDPOINT": endpoint,
         "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DOWNLOAD_TIMEOUT": "300",
+        "HF_HUB_ETAG_TIMEOUT": "300",
         "HF_HOME": str(home / "hf"),
         "HF_TOKEN": token,
         "HF_HUB_DISABLE_XET": "1",

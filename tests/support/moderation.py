@@ -3,7 +3,6 @@
 import email
 import json
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -39,11 +38,12 @@ def hive_answer(code: int = 0, **scores: float) -> dict[str, Any]:
 
 
 class Server:
-    """A service whose answers are given one after the other; the last is repeated."""
+    """A service whose answers are given one after the other, the last again and again, while `answering`."""
 
     def __init__(self) -> None:
         self.answers: list[tuple[int, Any, dict[str, str]]] = []
-        self.delay = 0.0
+        self.answering = threading.Event()
+        self.answering.set()
         self.requests: list[tuple[dict[str, str], dict[str, bytes]]] = []
         outer = self
 
@@ -57,7 +57,7 @@ class Server:
                     for part in parts
                 }
                 outer.requests.append((dict(self.headers), fields))
-                time.sleep(outer.delay)
+                outer.answering.wait()
                 status, answer, headers = outer.answers[0]
                 if len(outer.answers) > 1:
                     outer.answers.pop(0)
@@ -90,6 +90,7 @@ def serving() -> Iterator[Server]:
     thread = threading.Thread(target=running.http.serve_forever, args=(0.01,))
     thread.start()
     yield running
+    running.answering.set()
     running.http.shutdown()
     thread.join()
     running.http.server_close()

@@ -17,6 +17,7 @@ from unittest import mock
 import httpx2
 import numpy as np
 import uvicorn
+from patience import DEAD, wait
 from PIL import Image
 
 from openkontext.cli import main
@@ -25,8 +26,6 @@ from openkontext.service.http.protocol import timed
 from openkontext.service.processes import bind
 from openkontext.service.settings import Settings
 
-DEAD = 60.0
-"""Seconds after which a test gives up waiting."""
 KONTEXT, FILL, DEV = "/v1/flux-kontext-pro", "/v1/flux-pro-1.0-fill", "/v1/flux-dev"
 EDITS, GENERATIONS = "/v1/images/edits", "/v1/images/generations"
 
@@ -75,6 +74,8 @@ class Service:
             "OPENKONTEXT_PORT": "0",
             "OPENKONTEXT_ALLOW_PRIVATE_ADDRESSES": "true",
             "OPENKONTEXT_REQUESTS_PER_MINUTE": "100000",
+            "OPENKONTEXT_HEADER_SECONDS": str(DEAD),  # a test that stands still is no slow client
+            "OPENKONTEXT_FETCH_SECONDS": str(DEAD),
             **{f"OPENKONTEXT_{name.upper()}": str(value) for name, value in settings.items()},
         }
         self.url = ""
@@ -125,7 +126,9 @@ class Server:
     """The HTTP server of a service in a thread of this process: no worker, no keeper."""
 
     def __init__(self, settings: Settings) -> None:
-        config = uvicorn.Config(create_app(settings), http=timed(settings), log_config=None)
+        config = uvicorn.Config(
+            create_app(settings), http=timed(settings), log_config=None, timeout_keep_alive=int(DEAD)
+        )
         self.server = uvicorn.Server(config)
         self.socket = bind(settings.model_copy(update={"port": 0}))
         self.address = self.socket.getsockname()
@@ -136,15 +139,17 @@ class Server:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        ends = time.monotonic() + DEAD
-        while not self.server.started:
-            assert time.monotonic() < ends
-            time.sleep(0.01)
+        wait(lambda: self.server.started)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.server.should_exit = True
         self._thread.join()
+
+
+def get(url: httpx2.URL | str, **options: Any) -> httpx2.Response:
+    """What an address answers, to somebody without a key."""
+    return httpx2.get(url, timeout=DEAD, **options)
 
 
 def poll(client: httpx2.Client, id: str) -> dict[str, Any]:
@@ -188,10 +193,7 @@ class Receiver:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def wait(self, count: int) -> None:
-        ends = time.monotonic() + DEAD
-        while len(self.got) < count:
-            assert time.monotonic() < ends
-            time.sleep(0.02)
+        wait(lambda: len(self.got) >= count)
 
     def close(self) -> None:
         self.server.shutdown()

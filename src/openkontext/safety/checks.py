@@ -78,11 +78,18 @@ class InstructionCheck:
             words: what judges text.
         """
         self._words = words
+        self._is_open = False
 
     @property
     def version(self) -> str:
         """Of what judges text."""
         return self._words.version
+
+    def open(self) -> None:
+        """Have the lists of words and rules read."""
+        if not self._is_open:
+            self._words.scores("make it night")
+            self._is_open = True
 
     def scores(self, subject: Subject) -> Mapping[str, float]:
         """Scores of the instruction, and of fixed categories in the negative prompt.
@@ -125,6 +132,13 @@ class LettersCheck:
         from openkontext.safety.ocr import RECOGNIZER
 
         return f"{RECOGNIZER.package} {RECOGNIZER.version}, {self._words.version}"
+
+    def open(self) -> None:
+        """Open the models that find and read lines."""
+        from openkontext.safety import ocr
+
+        for model in (ocr.DETECTOR, ocr.RECOGNIZER):
+            model.session()
 
     def scores(self, subject: Subject) -> Mapping[str, float]:
         """Scores and hints of the lines; with `WRITTEN`, how likely one tells to do what is never done."""
@@ -170,6 +184,10 @@ class BodyCheck:
     stages = PICTURES
     turn = CheckTurn.COSTLY
 
+    def open(self) -> None:
+        """Open NudeNet."""
+        nudenet.MODEL.session()
+
     def scores(self, subject: Subject) -> Mapping[str, float]:
         """Scores of nudity and sexual content; the hints "person" and "face".
 
@@ -196,6 +214,10 @@ class KnownMaterialCheck:
             known: the installed lists.
         """
         self.known = known
+
+    def open(self) -> None:
+        """Read the lists."""
+        self.known.lists()
 
     def scores(self, subject: Subject) -> Mapping[str, float]:
         """1 for a picture that is on a list."""

@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openkontext.errors import InputError
-from openkontext.safety.checks import (
-    KnownMaterialCheck,
-)
+from openkontext.safety.checks import KnownMaterialCheck
 from openkontext.safety.policy import Policy
 from openkontext.safety.verdict import (
     CATEGORIES,
@@ -27,6 +26,7 @@ from openkontext.safety.verdict import (
     FilterRefusalError,
     Finding,
     HeldError,
+    Opens,
     Stage,
     Subject,
     Verdict,
@@ -140,7 +140,7 @@ class Guard:
     def judge(
         self, subjects: Sequence[Subject], tolerance: int | None = None
     ) -> tuple[Verdict, list[Scores]]:
-        """Run the checks of one stage: the cheap ones first, and side by side within the profile's budget.
+        """Run the checks of one stage: cheap ones first, side by side, in the budget; opening is not counted.
 
         Args:
             subjects: of one stage, one for each picture.
@@ -163,7 +163,8 @@ class Guard:
                 for at, subject in enumerate(looked)
                 if check.turn == turn and subject.stage in check.stages
             ]
-            results += self._run(chosen, looked, scores, deadline, tolerance)
+            more, deadline = self._run(chosen, looked, scores, deadline, tolerance)
+            results += more
             if self.is_final(Verdict(tuple(results))):
                 break
         return Verdict(tuple(results)), scores
@@ -183,11 +184,16 @@ class Guard:
         scores: list[Scores],
         deadline: float,
         tolerance: int | None,
-    ) -> list[CheckResult]:
+    ) -> tuple[list[CheckResult], float]:
+        opened = threading.Semaphore(0)
         answers: queue.SimpleQueue[tuple[int, Scores | Exception, float]] = queue.SimpleQueue()
 
         def look(number: int) -> None:
             check, at = chosen[number]
+            if isinstance(check, Opens):
+                with suppress(BaseException):  # it fails again where it looks, and is told there
+                    check.open()
+            opened.release()
             started = time.perf_counter()
             answer: Scores | Exception
             try:
@@ -202,6 +208,10 @@ class Guard:
             thread = threading.Thread(target=look, args=(number,), daemon=True)
             _looking.add(thread)
             thread.start()
+        began = time.monotonic()
+        for _ in chosen:
+            opened.acquire()
+        deadline += time.monotonic() - began
         found: dict[int, CheckResult] = {}
         while len(found) < len(chosen):
             try:
@@ -219,7 +229,7 @@ class Guard:
             found.get(number)
             or CheckResult(check.name, check.version, subjects[at].stage, (), 1000 * budget, late)
             for number, (check, at) in enumerate(chosen)
-        ]
+        ], deadline
 
     def _result(
         self, check: Check, stage: Stage, answer: Scores | Exception, took: float, tolerance: int | None

@@ -108,8 +108,11 @@ class Profile(_Record):
     thresholds: dict[str, Thresholds]
     """Of every adjustable category."""
     review: Review = Review()
-    budget_seconds: Annotated[float, Field(ge=0.05, le=300)] = 30.0
-    """What all checks of one stage may take together; the request is refused when it is over."""
+    budget_seconds: Annotated[float, Field(ge=0.05, le=300)] = 120.0
+    """What all checks of one stage may take together; the request is refused when it is over.
+
+    It is there to end what hangs. Checks take about a second, and a busy machine must refuse nothing.
+    """
     remote: tuple[Remote, ...] = ()
     """Moderation services, besides the checks on this machine."""
     words: dict[str, tuple[str, ...]] = {}

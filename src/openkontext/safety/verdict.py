@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,6 +142,19 @@ class Check(Protocol):
 
         Raises:
             Exception: whatever keeps it from looking; the request is refused then.
+        """
+        ...
+
+
+@runtime_checkable
+class Opens(Protocol):
+    """A check that opens something before it can look, such as a model. The budget does not run meanwhile."""
+
+    def open(self) -> None:
+        """Open it; a second call changes nothing.
+
+        Raises:
+            Exception: whatever keeps it from that; it keeps `Check.scores` from looking, too.
         """
         ...
 

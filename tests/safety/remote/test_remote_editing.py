@@ -21,12 +21,20 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def editor(server: Server, copier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Editor:
+def patience() -> float:
+    """Seconds that the service is given."""
+    return 60.0
+
+
+@pytest.fixture
+def editor(
+    server: Server, copier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: float
+) -> Editor:
     monkeypatch.setenv("MODERATION_KEY", "sk-do-not-show-this")
     profile = tmp_path / "profile.toml"
     profile.write_text(
         'extends = "default"\nname = "with Hive"\n[[remote]]\nkind = "hive"\n'
-        f'url = "{server.url}"\nkey_variable = "MODERATION_KEY"\ntimeout = 0.3\ndeadline = 0.2\n'
+        f'url = "{server.url}"\nkey_variable = "MODERATION_KEY"\ntimeout = {patience}\ndeadline = 0.2\n'
     )
     return openkontext.load(copier, profile=profile)
 
@@ -69,9 +77,10 @@ def test_what_the_service_finds_in_the_result_is_refused(server: Server, editor:
     assert len(server.requests) == 2
 
 
+@pytest.mark.parametrize("patience", [0.3])
 def test_a_service_that_is_too_slow_refuses(server: Server, editor: Editor) -> None:
     server.answer((200, hive_answer()))
-    server.delay = 1.0
+    server.answering.clear()
     assert "ReadTimeout" in failure(editor)
 
 

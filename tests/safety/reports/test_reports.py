@@ -16,6 +16,7 @@ from xml.etree import ElementTree as xml
 
 import numpy as np
 import pytest
+from patience import DEAD
 from pydantic import SecretStr
 from xmlschema import XMLSchema
 
@@ -237,7 +238,7 @@ class Tipline:
 
     def login(self, password: str) -> CyberTipline:
         url = f"http://127.0.0.1:{self.http.server_port}/ispws"
-        return CyberTipline(ServiceAccount("usr123", SecretStr(password)), url, timeout=5)
+        return CyberTipline(ServiceAccount("usr123", SecretStr(password)), url, timeout=DEAD)
 
 
 @pytest.fixture

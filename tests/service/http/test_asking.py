@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from patience import DEAD, wait
 from pictures import encoded
 from PIL import Image
 from running import DEV, FILL, GENERATIONS, KONTEXT, b64, half_mask, hole, png
@@ -28,8 +28,7 @@ from openkontext.service.workers.worker import Worker
 
 @pytest.fixture
 def settings(tmp_path: Path, copier: Path) -> Settings:
-    made = Settings(data=tmp_path, secret="s" * 32, model=str(copier), price=1, deadline_seconds=20)
-    return made.model_copy(update={"lease_seconds": 1})
+    return Settings(data=tmp_path, secret="s" * 32, model=str(copier), price=1)
 
 
 @pytest.fixture
@@ -236,14 +235,14 @@ def test_results_of_one_request_end_together(
 
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(client.post, GENERATIONS, json={"prompt": "x", "n": 2})
-        while len(jobs := made()) < 2:
-            time.sleep(0.01)
+        wait(lambda: asked.done() or len(made()) == 2)
+        jobs = made()
         with database.transaction() as session:  # as workers would
             for job, state in zip(jobs, ends, strict=True):
                 values = {"state": state, "refusal": {"message": "no"} if "moderated" in state else None}
                 values["error"] = "a defect" if state == "error" else None
                 session.execute(update(Job).where(Job.id == job.id).values(**values))
-        answer = asked.result(20)
+        answer = asked.result(DEAD)
     assert answer.status_code == 400
     assert message in answer.json()["error"]["message"]
     assert [job.state for job in made()] == list(left)

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ import numpy as np
 import openai
 import pytest
 from copier import STEP
+from patience import DEAD, wait
 from PIL import Image
-from running import Service, b64, brightness, half_mask, hole, png, poll
+from running import Service, b64, brightness, get, half_mask, hole, png, poll
 
 STEPS = 3
 """The copier's own number of steps."""
@@ -109,15 +109,14 @@ def test_openai_streams_partial_images_and_cancels_what_it_leaves(
 ) -> None:
     stream = ours.images.edit(
         image=png(), prompt="make it", stream=True, partial_images=3, output_format="jpeg",
-        extra_body={"steps": 500},
+        extra_body={"steps": 1000},
     )  # fmt: skip
     event = next(iter(stream))
     assert (event.type, event.partial_image_index) == ("image_edit.partial_image", 0)
     assert (opened(event.b64_json).format, event.output_format) == ("JPEG", "jpeg")
     stream.close()
-    while (state := states(client)[0]) == "running":
-        time.sleep(0.05)
-    assert state == "cancelled"
+    wait(lambda: states(client)[0] != "running")
+    assert states(client)[0] == "cancelled"
 
 
 # All results, or none
@@ -202,8 +201,8 @@ def test_blackforest_fills_and_creates(service: Service) -> None:
     blackforest = pytest.importorskip("blackforest", reason="pip install --no-deps blackforest==0.1.3")
     from blackforest.types.general.client_config import ClientConfig
 
-    official = blackforest.BFLClient(api_key=service.key, base_url=service.url)
-    config = ClientConfig(sync=True, polling_interval=0.1, max_retries=600)
+    official = blackforest.BFLClient(api_key=service.key, base_url=service.url, timeout=DEAD)
+    config = ClientConfig(sync=True, polling_interval=0.1, max_retries=10 * int(DEAD))
     inputs = {
         "prompt": "brighter",
         "image": b64(png()),
@@ -211,12 +210,12 @@ def test_blackforest_fills_and_creates(service: Service) -> None:
         "output_format": "png",
     }
     done = official.generate("flux-pro-1.0-fill", inputs, config)
-    picture = Image.open(io.BytesIO(httpx2.get(done.result["sample"]).content))
+    picture = Image.open(io.BytesIO(get(done.result["sample"]).content))
     assert picture.getpixel((100, 50)) == (100, 100, 100)
     assert abs(picture.getpixel((10, 50))[0] - 100 - STEP) < 1.5
     inputs = {"prompt": "make the picture", "width": 256, "height": 288, "steps": 2}
     done = official.generate("flux-dev", inputs, config)
-    picture = Image.open(io.BytesIO(httpx2.get(done.result["sample"]).content))
+    picture = Image.open(io.BytesIO(get(done.result["sample"]).content))
     assert (picture.size, picture.format, done.result["steps"]) == ((256, 288), "JPEG", 2)
     with pytest.raises(blackforest.BFLError, match=r"no model flux-pro-1\.1 here.*flux-kontext-dev"):
         official.generate("flux-pro-1.1", {"prompt": "x"})
@@ -228,8 +227,8 @@ def test_the_requests_of_the_ai_sdk(client: httpx2.Client, service: Service) -> 
             "input_image": b64(png()), "output_format": "png"}  # fmt: skip
     accepted = client.post("/v1/flux-kontext-pro", json=body).json()
     assert isinstance(accepted["cost"], (int, float))
-    while (told := client.get(accepted["polling_url"]).json())["status"] == "Pending":
-        time.sleep(0.05)
+    wait(lambda: client.get(accepted["polling_url"]).json()["status"] != "Pending")
+    told = client.get(accepted["polling_url"]).json()
     assert told["status"] == "Ready"
     assert {type(told["result"][name]) for name in ("start_time", "end_time", "duration")} == {float}
     assert told["result"]["seed"] == 3
@@ -258,10 +257,17 @@ def test_the_requests_of_the_ai_sdk(client: httpx2.Client, service: Service) -> 
 def test_the_requests_of_comfyuis_nodes(client: httpx2.Client, path: str, body: dict[str, Any]) -> None:
     """comfy_api_nodes/nodes_bfl.py polls and fetches without a key; any status but 200 is a failure there."""
     accepted = client.post(path, json=body).json()
-    while (answer := httpx2.get(accepted["polling_url"])).json()["status"] == "Pending":
-        assert answer.status_code == 200
+    answers = []
+
+    def done() -> bool:
+        answers.append(get(accepted["polling_url"]))
+        return answers[-1].json()["status"] != "Pending"
+
+    wait(done)
+    answer = answers[-1]
+    assert {each.status_code for each in answers} == {200}
     assert answer.json()["status"] == "Ready", answer.text
-    assert Image.open(io.BytesIO(httpx2.get(answer.json()["result"]["sample"]).content)).format == "PNG"
+    assert Image.open(io.BytesIO(get(answer.json()["result"]["sample"]).content)).format == "PNG"
 
 
 def test_the_requests_of_litellm(client: httpx2.Client) -> None:
@@ -272,5 +278,5 @@ def test_the_requests_of_litellm(client: httpx2.Client) -> None:
     ):
         body = {"prompt": "make it brighter", "input_image": b64(png()), "output_format": "png", **more}
         done = poll(client, client.post(path, json=body).json()["id"])
-        sample = Image.open(io.BytesIO(httpx2.get(done["result"]["sample"]).content))
+        sample = Image.open(io.BytesIO(get(done["result"]["sample"]).content))
         assert abs(sample.getpixel((10, 50))[0] - 100 - STEP) < 1.5

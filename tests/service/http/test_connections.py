@@ -5,12 +5,13 @@ import re
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
-from running import Server, png
+from patience import DEAD, wait
+from running import Server, get, png
 from sqlalchemy import select as select_rows
 from sqlalchemy import update
 
@@ -27,8 +28,6 @@ from openkontext.service.storage.models import Job, JobState
 
 HEAD_SECONDS = 0.5
 """What the tests of slow clients wait for."""
-DEAD = 60.0
-"""Seconds after which a test gives up waiting."""
 
 
 @pytest.fixture
@@ -49,11 +48,13 @@ def server(settings: Settings, database: Database) -> Iterator[Server]:
 
 
 @pytest.fixture
-def hasty_server(settings: Settings, database: Database) -> Iterator[Server]:
-    """A server that waits for a head for half a second, and for a body at 200 bytes a second."""
-    hasty = {"header_seconds": HEAD_SECONDS, "min_upload_rate": 200}
-    with Server(settings.model_copy(update=hasty)) as made:
-        yield made
+def hasty_server(settings: Settings, database: Database) -> Server:
+    """A server that waits for a head for half a second, and for a body at 200 bytes a second.
+
+    It takes connections before it is started: what a test sends by then comes in time, however long the test
+    stands still.
+    """
+    return Server(settings.model_copy(update={"header_seconds": HEAD_SECONDS, "min_upload_rate": 200}))
 
 
 @pytest.fixture
@@ -62,13 +63,6 @@ def key(database: Database, audit: Audit, settings: Settings) -> str:
         account = accounts.add_account(session, audit, "ann")
         accounts.accept_terms(session, audit, account.id, service_terms(settings))
         return accounts.make_key(session, audit, account).key
-
-
-def wait(true: Callable[[], bool]) -> None:
-    ends = time.monotonic() + DEAD
-    while not true():
-        assert time.monotonic() < ends
-        time.sleep(0.02)
 
 
 def states(database: Database) -> list[str]:
@@ -123,10 +117,11 @@ def test_a_client_that_waits_for_an_answer_is_not_slow(
 ) -> None:
     client = connect(hasty_server)
     client.sendall(request_for(what))
-    wait(lambda: len(states(database)) > 0)
-    time.sleep(2 * HEAD_SECONDS)
-    assert set(states(database)) == {JobState.QUEUED}
-    client.close()
+    with hasty_server:
+        wait(lambda: len(states(database)) > 0)
+        time.sleep(2 * HEAD_SECONDS)
+        assert set(states(database)) == {JobState.QUEUED}
+        client.close()
 
 
 @pytest.mark.parametrize("ending", ["close", "reset", "half"])
@@ -228,24 +223,28 @@ def test_a_body_without_an_end_is_not_waited_for_after_the_answer(
 def drip(client: socket.socket, content: bytes, pause: float) -> bytes:
     """Send byte after byte until there is an answer, and read it to the end of the connection."""
     answer = b""
-    with contextlib.suppress(ConnectionError):  # it may end at the byte that crosses the answer
-        for index in range(len(content)):
+    for index in range(len(content)):
+        with contextlib.suppress(ConnectionError):  # it may end at the byte that crosses the answer
             client.sendall(content[index : index + 1])
-            if select.select([client], [], [], pause)[0]:
-                break
-        else:
-            raise AssertionError("it took all of it")
+        if select.select([client], [], [], pause)[0]:
+            break
+    else:
+        raise AssertionError("it took all of it")
+    with contextlib.suppress(ConnectionError):
         while part := client.recv(65536):
             answer += part
     return answer
 
 
 def test_a_head_that_does_not_come_ends_the_connection(hasty_server: Server) -> None:
-    head = b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n" + b"x: y\r\n" * 1000
-    assert drip(connect(hasty_server), head, 0.05).startswith(b"HTTP/1.1 408")
-    silent = connect(hasty_server)
-    assert silent.recv(10) == b""  # closed, and nothing said: nothing was asked
-    assert httpx2.get(f"{hasty_server.url}/healthz").status_code == 200
+    slow, silent, good = (connect(hasty_server) for _ in range(3))
+    head = b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+    slow.sendall(head)
+    good.sendall(head + b"\r\n")
+    with hasty_server:
+        assert drip(slow, b"x: y\r\n" * 1000, 0.05).startswith(b"HTTP/1.1 408")
+        assert silent.recv(10) == b""  # closed, and nothing said: nothing was asked
+        assert reply(good).startswith(b"HTTP/1.1 200")
 
 
 def test_a_body_that_is_too_slow_ends_the_connection(
@@ -257,30 +256,28 @@ def test_a_body_that_is_too_slow_ends_the_connection(
     client = connect(hasty_server)
     head, _, body = request.partition(b"\r\n\r\n")
     client.sendall(head + b"\r\n\r\n")
-    assert drip(client, body, 0.05).startswith(b"HTTP/1.1 408")  # 20 bytes a second, not 200
+    with hasty_server:
+        assert drip(client, body, 0.05).startswith(b"HTTP/1.1 408")  # 20 bytes a second, not 200
     assert states(database) == []
 
 
 def test_a_slow_client_that_is_fast_enough_is_served(
     settings: Settings, database: Database, key: str
 ) -> None:
-    slow = {"header_seconds": HEAD_SECONDS, "min_upload_rate": 20}
-    with Server(settings.model_copy(update=slow)) as server:
-        _served_slowly(server, key)
-
-
-def _served_slowly(server: Server, key: str) -> None:
+    """What came before the server began gives it minutes for the rest: this test may stand still, too."""
+    server = Server(settings.model_copy(update={"header_seconds": HEAD_SECONDS, "min_upload_rate": 1}))
     body = b'{"prompt": "a house", "seed": ' + b" " * 600 + b"1}"
     client = connect(server)
     request = http("/v1/flux-kontext-dev", body, "application/json", x_key=key)
-    client.sendall(request[: -len(body)])
-    for index in range(0, len(body), 60):  # 600 bytes a second, longer than a head may take
-        client.sendall(body[index : index + 60])
-        time.sleep(0.1)
-    assert reply(client).startswith(b"HTTP/1.1 200")
-    time.sleep(2 * HEAD_SECONDS)  # between two requests a connection may rest
-    client.sendall(http("/v1/flux-kontext-dev", b'{"prompt": "a"}', "application/json", x_key=key))
-    assert reply(client).startswith(b"HTTP/1.1 200")
+    client.sendall(request[:-300])
+    with server:
+        for index in range(-300, 0, 30):  # longer than a head may take
+            time.sleep(0.1)
+            client.sendall(request[index : index + 30 or None])
+        assert reply(client).startswith(b"HTTP/1.1 200")
+        time.sleep(2 * HEAD_SECONDS)  # between two requests a connection may rest
+        client.sendall(http("/v1/flux-kontext-dev", b'{"prompt": "a"}', "application/json", x_key=key))
+        assert reply(client).startswith(b"HTTP/1.1 200")
 
 
 @pytest.fixture
@@ -301,10 +298,10 @@ def sample(server: Server, settings: Settings, database: Database) -> tuple[str,
 def test_a_result_is_read_in_parts(sample: tuple[str, bytes]) -> None:
     url, content = sample
     size = len(content)
-    whole = httpx2.get(url)
+    whole = get(url)
     assert (whole.status_code, whole.content) == (200, content)
     assert whole.headers["accept-ranges"] == "bytes"
-    head = httpx2.head(url)
+    head = httpx2.head(url, timeout=DEAD)
     assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(size))
     assert head.headers["etag"] == whole.headers["etag"]
     for asked, part in {
@@ -315,24 +312,24 @@ def test_a_result_is_read_in_parts(sample: tuple[str, bytes]) -> None:
         f"bytes=-{10 * size}": content,
         "bytes=0-0": content[:1],
     }.items():
-        got = httpx2.get(url, headers={"Range": asked})
+        got = get(url, headers={"Range": asked})
         assert (got.status_code, got.content) == (206, part), asked
         first = size - len(part) if asked.startswith("bytes=-") else int(asked[6:].split("-")[0])
         assert got.headers["content-range"] == f"bytes {first}-{first + len(part) - 1}/{size}"
     for asked in (f"bytes={size}-", f"bytes={size + 5}-{size + 9}", "bytes=-0"):
-        got = httpx2.get(url, headers={"Range": asked})
+        got = get(url, headers={"Range": asked})
         assert (got.status_code, got.headers["content-range"]) == (416, f"bytes */{size}"), asked
     for asked in ("bytes=9-3", "bytes=-", "lines=1-2", "bytes=a-b", "bytes=0-1,5-6"):  # read as none
-        assert httpx2.get(url, headers={"Range": asked}).content == content, asked
+        assert get(url, headers={"Range": asked}).content == content, asked
 
 
 def test_a_result_that_one_has_is_not_sent_again(sample: tuple[str, bytes]) -> None:
     url, content = sample
-    tag = httpx2.get(url).headers["etag"]
+    tag = get(url).headers["etag"]
     for known in (tag, f'"other", {tag}', f"W/{tag}", "*"):
-        got = httpx2.get(url, headers={"If-None-Match": known})
+        got = get(url, headers={"If-None-Match": known})
         assert (got.status_code, got.content, got.headers["etag"]) == (304, b"", tag), known
-    assert httpx2.get(url, headers={"If-None-Match": '"other"'}).content == content
+    assert get(url, headers={"If-None-Match": '"other"'}).content == content
     part = {"Range": "bytes=0-9"}
-    assert httpx2.get(url, headers=part | {"If-Range": tag}).status_code == 206
-    assert httpx2.get(url, headers=part | {"If-Range": '"other"'}).content == content
+    assert get(url, headers=part | {"If-Range": tag}).status_code == 206
+    assert get(url, headers=part | {"If-Range": '"other"'}).content == content

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from patience import DEAD
 from running import Service
 
 CHECKS = (
@@ -37,6 +38,7 @@ def fuzz(service: Service, *options: str) -> str:
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/openapi.json"]
     command += ["-H", f"x-key: {service.key}", "--checks", CHECKS, "--suppress-health-check", "all"]
     command += ["--seed", "1", "--generation-database", "none", "--no-color", *options]
+    command += ["--request-timeout", str(DEAD)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=service.data)  # it keeps a cache there
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

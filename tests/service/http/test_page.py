@@ -1,16 +1,26 @@
 """The page in a real browser, on a running service."""
 
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
-from browsing import ask, check_accessibility, choose, chromium, download, fits_its_width, tree, visit
+from browsing import (
+    PATIENCE,
+    ask,
+    check_accessibility,
+    choose,
+    chromium,
+    download,
+    fits_its_width,
+    tree,
+    visit,
+)
+from patience import wait
 from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect
-from running import Service, brightness, png
+from running import Service, brightness, get, png
 
 from openkontext import provenance
 from openkontext.images import read_metadata
@@ -148,7 +158,7 @@ def test_another_try_asks_for_the_same_with_another_seed(page: Page, service: Se
     page.reload()  # what the second try needs comes from the service
     page.get_by_role("button", name="Another try").click()
     expect(page.locator("#caption")).not_to_contain_text("seed 5")
-    with httpx2.Client(base_url=service.url) as client:
+    with service.client() as client:
         second, first = client.get("/v1/jobs", params={"limit": 2}).json()["edits"]
     for edit in (first, second):
         assert (edit["prompt"], edit["references"], edit["options"]["aspect_ratio"]) == (
@@ -192,7 +202,7 @@ def test_a_refusal_is_told_with_its_reason_and_can_be_objected_to(page: Page, se
     page.get_by_role("button", name="Send").click()
     expect(page.locator("#notices")).to_contain_text("Thank you")
     refused = page.url.partition("#")[2]
-    with httpx2.Client(base_url=service.url) as client:
+    with service.client() as client:
         assert client.get(f"/v1/jobs/{refused}/pictures/input").status_code == 404
     page.goto(f"{service.url}/admin")
     expect(page.locator("#feedback-list")).to_contain_text("It is a toy.")
@@ -200,9 +210,9 @@ def test_a_refusal_is_told_with_its_reason_and_can_be_objected_to(page: Page, se
 
 def test_a_refusal_that_is_quicker_than_the_page_leaves_the_instruction(page: Page, service: Service) -> None:
     def late(route: Route) -> None:
-        with httpx2.Client(base_url=service.url) as client:
-            while client.get(httpx2.URL(route.request.url).path).json()["details"]["state"] in UNFINISHED:
-                time.sleep(0.1)
+        with service.client() as client:
+            path = httpx2.URL(route.request.url).path
+            wait(lambda: client.get(path).json()["details"]["state"] not in UNFINISHED)
         route.continue_()
 
     page.route(re.compile(r"/v1/jobs/[0-9a-f-]+$"), late, times=1)
@@ -224,7 +234,7 @@ def test_what_cannot_be_read_is_said_before_it_is_sent(page: Page) -> None:
 
 
 def test_another_sites_page_cannot_use_the_open_service(service: Service) -> None:
-    with httpx2.Client(base_url=service.url) as client:
+    with service.client() as client:
         assert client.get("/v1/me").json()["open"] is True
         for headers in (
             {"Origin": "http://localhost:3000"},
@@ -237,11 +247,11 @@ def test_another_sites_page_cannot_use_the_open_service(service: Service) -> Non
 
 
 def test_the_policy_lets_no_foreign_or_inline_script_run(browser: Browser, service: Service) -> None:
-    policy = httpx2.get(service.url).headers["content-security-policy"]
+    policy = get(service.url).headers["content-security-policy"]
     assert "script-src 'self';" in policy
     assert "unsafe" not in policy
     page = browser.new_page()
-    page.goto(service.url)
+    page.goto(service.url, timeout=PATIENCE)
     ran = page.evaluate(
         """() => { const script = document.createElement("script"); script.textContent = "window.ran = 1";
         document.body.append(script); return window.ran; }"""

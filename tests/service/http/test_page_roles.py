@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +17,10 @@ from typing import Any
 import httpx2
 import pytest
 from browsing import check_accessibility, chromium, fits_its_width, visit
+from patience import DEAD, wait
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
-from running import DEAD, Service, b64, png
+from running import Service, b64, png
 
 from openkontext.service.people import accounts
 from openkontext.service.people.accounts import NewKey
@@ -65,10 +65,7 @@ class Keyed(Service):
 
     def work(self) -> None:
         """Do the next job, as soon as there is one."""
-        ends = time.monotonic() + DEAD
-        while not self.worker.do_next():
-            assert time.monotonic() < ends
-            time.sleep(0.05)
+        wait(self.worker.do_next)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +129,8 @@ def test_signing_in_with_a_key_and_accepting_the_terms(browser: Browser, service
 
         (cookie,) = page.context.cookies()
         assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
-        with httpx2.Client(base_url=service.url, cookies={cookie["name"]: cookie["value"]}) as thief:
+        cookies = {cookie["name"]: cookie["value"]}
+        with httpx2.Client(base_url=service.url, cookies=cookies, timeout=DEAD) as thief:
             assert thief.get("/v1/me").json()["account"] == "new"
             said = thief.post("/v1/feedback", json={"text": "x"})
             assert (said.status_code, "load it again" in said.text) == (403, True)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from patience import DEAD, wait
 from pictures import encoded
 from PIL import Image
 from running import b64, half_mask, hole, png
@@ -30,7 +31,6 @@ def settings(tmp_path_factory: pytest.TempPathFactory, copier: Path) -> Settings
         data=tmp_path_factory.mktemp("service"),
         secret="s" * 32,
         model=str(copier),
-        deadline_seconds=60,
         max_pixels=10**6,
     )
 
@@ -65,9 +65,8 @@ def by_openai(client: TestClient, worker: Worker, **request: Any) -> tuple[np.nd
     """The same of OpenAI's address, which answers when the edit is done."""
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(client.post, EDITS, **request)
-        while not (worker.do_next() or asked.done()):
-            pass
-        answer = asked.result(60)
+        wait(lambda: worker.do_next() or asked.done())
+        answer = asked.result(DEAD)
     assert answer.status_code == 200, answer.text
     picture = Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"])))
     return np.asarray(picture, float), answer.json()

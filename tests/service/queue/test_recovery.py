@@ -8,7 +8,8 @@ from typing import Any
 import psutil
 import pytest
 from fastapi.testclient import TestClient
-from running import DEAD, Service, b64, png
+from patience import wait
+from running import Service, b64, png
 from sqlalchemy import select, update
 
 from openkontext.service.http.app import create_app
@@ -26,7 +27,7 @@ EDIT = {"prompt": "make it brighter", "input_image": b64(png())}
 def settings(tmp_path: Path, database_url: str, copier: Path) -> Settings:
     return Settings(
         data=tmp_path, secret="s" * 32, database_url=database_url, model=str(copier), deadline_seconds=0.2,
-        allowed_hosts=("testserver",), allow_private_addresses=True, price=1,
+        lease_seconds=600, allowed_hosts=("testserver",), allow_private_addresses=True, price=1,
     )  # fmt: skip
 
 
@@ -131,10 +132,3 @@ def test_a_killed_workers_edit_goes_on_before_its_lease_ends(tmp_path: Path, slo
             database.close()
     finally:
         service.stop()
-
-
-def wait(true: Any) -> None:
-    ends = time.monotonic() + DEAD
-    while not true():
-        assert time.monotonic() < ends
-        time.sleep(0.05)

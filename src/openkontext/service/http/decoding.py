@@ -22,6 +22,8 @@ _context = multiprocessing.get_context("forkserver")  # its children share nothi
 _context.set_forkserver_preload(["openkontext.service.http.decoding"])
 Image.init()  # with the module, once, and not in each child: that takes longer than a small picture
 
+_PATIENCE = 60.0
+"""Seconds that a decoding process is waited for at least: CPU time is bounded in it, and it may get none."""
 
 MaskKind = Literal["any", "hole"] | None
 """A mask of any kind, or one that is read by its transparent part; None for a picture."""
@@ -68,8 +70,7 @@ def check_picture(content: bytes, settings: Settings, name: str, *, mask: MaskKi
     theirs.close()
     try:
         ours.send_bytes(content)
-        # CPU time is bounded in the child; waiting for a busy machine may take longer.
-        answer = ours.recv() if ours.poll(settings.decode_seconds * 6) else None
+        answer = ours.recv() if ours.poll(max(_PATIENCE, settings.decode_seconds * 6)) else None
     except (EOFError, OSError):
         answer = None
     finally:
