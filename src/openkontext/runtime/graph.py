@@ -1,6 +1,7 @@
 """One ONNX graph, opened for a provider and called with numpy arrays."""
 
 import ctypes
+import gc
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -251,7 +252,6 @@ def load_graph(
             whole = onnx.shape_inference.infer_shapes(lowered or model)
             return Graph(PagedSession(whole, opened), path, files.values() if low_memory else (), fixed)
         del model, lowered
-        give_back()  # opening a graph is the peak of memory
         session = opened(source, options_of)
         give_back()
     except InputError:
@@ -291,6 +291,7 @@ def _lowered(
             found = in_int8(with_types(found or model), path, bits)
         if found is not None:
             cache.write(entry, found)
+        gc.collect(1)  # graphs that are rewritten are full of cycles, and a command may seldom look for them
     return found
 
 

@@ -4,8 +4,9 @@ import tomllib
 from functools import cache
 from importlib import resources
 
+from openkontext.safety.prompt.compiled_terms import tables
 from openkontext.safety.prompt.interpretations import interpretations, plain
-from openkontext.safety.prompt.lexicon import lexicon, tables
+from openkontext.safety.prompt.lexicon import lexicon
 from openkontext.safety.prompt.rules import HARMLESS, NEGATED, Rules
 
 HINTS = ("minor", "suggestive")

@@ -1,13 +1,11 @@
 """Groups of words in many languages, and where in a text they stand."""
 
-import tomllib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from importlib import resources
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from openkontext.safety.prompt.normalize import fold, tokens, transliterate
+from openkontext.safety.prompt.compiled_terms import CompiledTerms, compiled, shipped_terms
 
 _MAX_ENDING = 3
 """Letters of the longest ending of a stem, where a word is only that."""
@@ -15,21 +13,13 @@ _MAX_STEMMED = 20000
 """Answers about stems that are kept."""
 _MIN_STEM = 3
 """Letters of the shortest stem that a star may end."""
-_MIN_TYPED = 5
-"""Letters from which a word of another script also counts as typed in Latin letters: shorter is English."""
-_OTHER_SCRIPTS = ("zh", "ja", "ko", "ar", "hi")
-"""Languages whose terms, typed in Latin letters, are too many short words to compare misspellings with."""
-_NAMES = ("figure", "mark")
-"""Groups of names: too many words are one letter away from one."""
-_MIN_MISSPELLED_STEM = 6
-"""Letters of the shortest stem that misspellings are compared with."""
 
 Spans = dict[str, dict[int, list[int]]]
 """Group to start to ends (exclusive), in tokens."""
 
 
 class Term(NamedTuple):
-    """A phrase of a group: one of thousands, and a tuple is made quicker than a data class."""
+    """A phrase of a group."""
 
     group: str
     rest: tuple[str, ...]
@@ -42,52 +32,20 @@ class Lexicon:
     """All groups of words.
 
     Args:
-        table: group to language to terms, parted by commas; a star ends a stem.
+        terms: of the groups; or group to language to terms, as `compiled` takes them.
     """
 
-    def __init__(self, table: dict[str, dict[str, str]]) -> None:
-        self.groups = set(table)
+    def __init__(self, terms: CompiledTerms | Mapping[str, Mapping[str, str]]) -> None:
+        terms = terms if isinstance(terms, CompiledTerms) else compiled(terms)
+        self.groups = terms.groups
         """Names of all groups."""
-        self.words: set[str] = set()
+        self.words = set(terms.words)
         """Every token of every term."""
-        self.spelled: set[str] = set()
+        self.spelled = set(terms.spelled)
         """Those that may be misspelled: of Latin and Cyrillic terms, and no short stems."""
-        # Most terms are one word, and words of the same groups share one tuple of them.
-        self._single: dict[str, tuple[str, ...]] = {}
-        self._stems: dict[str, tuple[str, ...]] = {}
-        self._phrases: dict[str, list[Term]] = {}
+        self._single, self._stems, self._packed = terms.single, terms.stems, terms.phrases
+        self._phrases: dict[str, list[Term]] = {}  # of the words that were met
         self._stemmed: dict[str, bool] = {}  # answers of `has_stem`
-        self._shared: dict[Any, Any] = {}  # the first of equal values, which memory then holds once
-        for group, languages in table.items():
-            for language, terms in languages.items():
-                alphabetic = language not in _OTHER_SCRIPTS and group not in _NAMES
-                for term in (
-                    map(fold, terms) if language == "signs" else fold(" ".join(terms.split())).split(",")
-                ):
-                    for spelling in filter(None, _spellings(term.strip())):
-                        self._add(group, spelling, alphabetic)
-        self._shared.clear()
-
-    def _add(self, group: str, spelling: tuple[str, ...], alphabetic: bool) -> None:
-        last = spelling[-1]
-        if stem := last.endswith("*"):
-            spelling = (*spelling[:-1], last := last[:-1])
-        if len(spelling) == 1:
-            found = self._stems if stem else self._single
-            groups = found.get(last, ())
-            if group in groups:
-                return
-            groups = (*groups, group)
-            found[last] = self._shared.setdefault(groups, groups)
-        else:
-            first, *rest = [self._shared.setdefault(word, word) for word in spelling]
-            phrases, term = self._phrases.setdefault(first, []), Term(group, tuple(rest), stem)
-            if term in phrases:
-                return
-            phrases.append(term)
-        self.words.update(spelling)
-        if alphabetic:
-            self.spelled.update(spelling[:-1] if stem and len(last) < _MIN_MISSPELLED_STEM else spelling)
 
     def learn(self, words: Iterable[str]) -> None:
         """Take words that rules name themselves among those that misspellings are compared with."""
@@ -111,13 +69,28 @@ class Lexicon:
         for start, word in enumerate(words):
             for group in self._single.get(word, ()):
                 spans[group][start].append(start + 1)
-            for term in self._phrases.get(word, ()):
+            for term in self._begun(word):
                 if _continues(words, start + 1, term):
                     spans[term.group][start].append(start + 1 + len(term.rest))
             for length in range(_MIN_STEM, len(word) + 1):
                 for group in self._stems.get(word[:length], ()):
                     spans[group][start].append(start + 1)
         return spans
+
+    def _begun(self, word: str) -> list[Term]:
+        """The phrases that begin with a word."""
+        found = self._phrases.get(word)
+        if found is None:
+            if word not in self._packed:
+                return []
+            found = self._phrases[word] = list(map(_term, self._packed[word].split("\n")))
+        return found
+
+
+def _term(line: str) -> Term:
+    group, *rest = line.split(" ")
+    stem = rest[-1].endswith("*")
+    return Term(group, (*rest[:-1], rest[-1].removesuffix("*")), stem)
 
 
 def _continues(words: list[str], start: int, term: Term) -> bool:
@@ -131,44 +104,7 @@ def _continues(words: list[str], start: int, term: Term) -> bool:
     )
 
 
-def _spellings(folded: str) -> list[tuple[str, ...]]:
-    """A folded term's tokens, a star at the end of a stem; of another script, in Latin letters, too."""
-    if folded.isascii():
-        return [(folded,) if folded.isalpha() else _starred(folded)]
-    found = [_starred(folded)]
-    typed = transliterate(folded)
-    if len(typed) >= _MIN_TYPED:
-        found.append(_starred(typed))
-        if "".join(tokens(folded.rstrip("*"))) and not folded[0].isascii() and ord(folded[0]) > 0x2E7F:
-            # Chinese is typed syllable by syllable or in one.
-            found.append(tuple(tokens(typed)))
-    return found
-
-
-def _starred(folded: str) -> tuple[str, ...]:
-    words = tokens(folded)
-    if words and folded.endswith("*"):
-        words[-1] += "*"
-    return tuple(words)
-
-
 @lru_cache(maxsize=1)
 def lexicon() -> Lexicon:
     """The groups that the package ships."""
-    table: dict[str, dict[str, str]] = defaultdict(dict)
-    for file in tables("words"):
-        for group, languages in file.items():
-            for language, terms in languages.items():
-                known = table[group].get(language)
-                table[group][language] = terms if known is None else f"{known}, {terms}"
-    return Lexicon(table)
-
-
-def tables(name: str) -> list[dict[str, Any]]:
-    """What the package's TOML files of a name hold: words.toml, words_acts.toml and so on."""
-    folder = resources.files("openkontext.safety.prompt")
-    files = sorted(
-        (f for f in folder.iterdir() if f.name.startswith(name) and f.name.endswith(".toml")),
-        key=lambda f: f.name,
-    )
-    return [tomllib.loads(file.read_text(encoding="utf-8")) for file in files]
+    return Lexicon(shipped_terms())

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 
-from openkontext.safety.prompt.lexicon import Lexicon, Spans, lexicon, tables
+from openkontext.safety.prompt.compiled_terms import tables
+from openkontext.safety.prompt.lexicon import Lexicon, Spans, lexicon
 from openkontext.safety.prompt.normalize import BREAK, fold
 
 HARMLESS = "harmless"
