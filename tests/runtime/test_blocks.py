@@ -1,5 +1,6 @@
 """A graph run block by block gives what it gives as a whole; what is offloaded runs where it is said to."""
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from openkontext.errors import InputError
+from openkontext.lora import LowRank
 from openkontext.onnx_runtime import onnxruntime
 from openkontext.repository import Repository
 from openkontext.runtime import components as components_module
+from openkontext.runtime import graph as graph_module
 from openkontext.runtime import plugins
 from openkontext.runtime.blocks import PagedSession, cut
 from openkontext.runtime.components import Components
@@ -89,6 +92,87 @@ def test_nanos_transformer_runs_in_blocks(monkeypatch: pytest.MonkeyPatch, preci
     (expected,), (found,) = whole.run(**feed).values(), paged.run(**feed).values()
     error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
     assert error < 1e-4
+
+
+@pytest.mark.parametrize(("precision", "lora"), [("bf16", True), ("fp8", False)])
+def test_integers_run_in_blocks_where_memory_is_low(
+    monkeypatch: pytest.MonkeyPatch, precision: str, lora: bool
+) -> None:
+    monkeypatch.setattr(graph_module, "FOLDED_BYTES", -1)  # nano stands for a large model
+    monkeypatch.setattr(graph_module, "SMALL_BLOCK_BYTES", 1 << 20)
+    path = Repository.open(NANO).graph("transformer", precision)
+    rng = np.random.default_rng(0)
+    given: dict[str, Any] = {}
+    if lora:
+        down, up = (rng.standard_normal(shape).astype(np.float32) for shape in ((4, 192), (192, 4)))
+        change = LowRank(down=down, up=up, alpha=4.0)
+        given = {"adapters": [{"transformer_blocks.0.attn.to_q.weight": change}], "strengths": [0.5]}
+    whole, paged = (
+        load_graph(path, role="transformer", arithmetic="int8", low_memory=low, threads=1, **given)
+        for low in (False, True)
+    )
+    assert len(paged._session.blocks) > 4
+    sizes = {"B": 1, "latent_dim": 4}
+    feed = {
+        name: rng.random([sizes.get(size, size) for size in spec.shape], np.float32)
+        for name, spec in whole.inputs.items()
+    }
+    (expected,), (found,) = whole.run(**feed).values(), paged.run(**feed).values()
+    assert np.linalg.norm(found - expected) / np.linalg.norm(expected) < 1e-4
+
+
+class Held:
+    """A session that is counted as long as anyone holds it."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+
+    def run_with_ort_values(self, *given: Any) -> list[Any]:
+        return list(self.session.run_with_ort_values(*given))
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_so_many_blocks_are_held_at_once(layers: Path, ahead: bool) -> None:
+    alive: weakref.WeakSet[Held] = weakref.WeakSet()
+    most = []
+
+    def opened(model: bytes) -> Held:
+        options = onnxruntime.SessionOptions()
+        place = "session.model_external_initializers_file_folder_path"
+        options.add_session_config_entry(place, str(layers.parent))
+        held = Held(onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]))
+        alive.add(held)
+        most.append(len(alive))
+        return held
+
+    model = onnx.shape_inference.infer_shapes(onnx.load(layers, load_external_data=False))
+    paged = PagedSession(model, opened, 1, ahead=ahead)
+    x = np.random.default_rng(1).standard_normal((3, WIDTH)).astype(np.float32)
+    (y,) = paged.run_with_ort_values(["y"], {"x": onnxruntime.OrtValue.ortvalue_from_numpy(x)})
+    np.testing.assert_allclose(y.numpy(), load_graph(layers).run(x=x)["y"], rtol=1e-5)
+    assert len(most) == len(paged.blocks) > 4
+    assert max(most) == 1 + ahead
+    assert len(alive) == 0
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("fails", [0, 3, LAYERS])
+def test_a_block_that_does_not_open_ends_the_call(layers: Path, ahead: bool, fails: int) -> None:
+    count = iter(range(100))
+
+    class Same:
+        def run_with_ort_values(self, names: list[str], given: dict[str, Any]) -> list[Any]:
+            return [next(iter(given.values()))] * len(names)
+
+    def opened(_: bytes) -> Same:
+        if next(count) == fails:
+            raise RuntimeError("no room")
+        return Same()
+
+    model = onnx.shape_inference.infer_shapes(onnx.load(layers, load_external_data=False))
+    paged = PagedSession(model, opened, 1, ahead=ahead)
+    with pytest.raises(RuntimeError, match="no room"):
+        paged.run_with_ort_values(["y"], {"x": 0})
 
 
 def test_a_graph_that_cannot_be_cut_says_so(tmp_path: Path) -> None:

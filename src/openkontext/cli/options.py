@@ -35,7 +35,10 @@ Arithmetic = Annotated[
         "8-bit integers; or auto: of a large model on a CPU the quickest here, else as published.",
     ),
 ]
-LowMemory = Annotated[bool, typer.Option("--low-memory", help="Keep one graph in memory at a time.")]
+LowMemory = Annotated[
+    bool,
+    typer.Option("--low-memory", help="Keep one graph in memory at a time, and of a large one few layers."),
+]
 Loras = Annotated[
     list[str] | None,
     typer.Option(

@@ -2,7 +2,7 @@
 
 Asked of the system anew for every operator, it comes as pages of zeros, and clearing these takes a third of
 the processor's time of a step. ONNX Runtime's arena keeps what is freed. This one is shared by all graphs
-that take part in it.
+that take part in it. Where memory is low, products of integers alone do (`blocks`).
 """
 
 from functools import cache as once

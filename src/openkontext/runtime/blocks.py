@@ -3,10 +3,16 @@
 A GPU that has not the memory for a transformer's weights still computes it: its nodes are cut into blocks of
 bounded weights, and in each call every block is opened, run and closed in turn. What passes between blocks
 lies in the machine's memory. It costs reading all weights anew in each call.
+
+With little memory the CPU computes integers of 8 bits so, too: ONNX Runtime copies their weights when it
+opens a graph, in the order in which its kernels read them. Products of weights that lie as in their file take
+twice as long.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +24,8 @@ from openkontext.runtime.providers import value_types
 
 BLOCK_BYTES = 1 << 30
 """Stored bytes of the weights of one block."""
+SMALL_BLOCK_BYTES = 160 << 20
+"""The same where the machine has little memory: a single layer of FLUX.1 has up to 45 MiB in 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +55,21 @@ class PagedSession:
         model: the whole graph, with the type of every value (`onnx.shape_inference`).
         open_block: opens a block's graph on the provider.
         block_bytes: stored bytes of the weights of one block at most; one node may have more.
+        ahead: open a block while the one before it runs, where there is memory for two.
 
     Raises:
         InputError: the graph has nodes with graphs of their own, or a value without a type.
     """
 
     def __init__(
-        self, model: ModelProto, open_block: Callable[[bytes], Any], block_bytes: int = BLOCK_BYTES
+        self,
+        model: ModelProto,
+        open_block: Callable[[bytes], Any],
+        block_bytes: int = BLOCK_BYTES,
+        *,
+        ahead: bool = False,
     ) -> None:
+        self._ahead = ahead
         self._arguments = [_arguments(values) for values in (model.graph.input, model.graph.output)]
         self._open_block = open_block
         self.blocks = list(cut(model, block_bytes))
@@ -69,15 +84,27 @@ class PagedSession:
 
     def run_with_ort_values(self, names: Sequence[str], feed: Mapping[str, Any]) -> list[Any]:
         """Run all blocks in turn; see `onnxruntime.InferenceSession.run_with_ort_values`."""
-        values = dict(feed)
+        values, sessions = dict(feed), self._sessions()
         for index, block in enumerate(self.blocks):
-            session = self._open_block(block.model)
+            session = next(sessions)
             given = {name: values[name] for name in block.inputs}
             values |= zip(block.outputs, session.run_with_ort_values(list(block.outputs), given), strict=True)
             del session  # the provider's memory goes to the next
             later = {name for following in self.blocks[index + 1 :] for name in following.inputs}
             values = {name: value for name, value in values.items() if name in later or name in names}
         return [values[name] for name in names]
+
+    def _sessions(self) -> Iterator[Any]:
+        """A session of each block; whoever takes one is the only one to hold it."""
+        if not self._ahead:
+            yield from (self._open_block(block.model) for block in self.blocks)
+            return
+        with ThreadPoolExecutor(1) as pool:
+            opening = deque([pool.submit(self._open_block, self.blocks[0].model)])
+            for following in self.blocks[1:]:
+                opening.append(pool.submit(self._open_block, following.model))
+                yield opening.popleft().result()
+            yield opening.popleft().result()
 
 
 def cut(model: ModelProto, block_bytes: int) -> Iterator[Block]:

@@ -21,7 +21,7 @@ from openkontext.lora import Change
 from openkontext.onnx_runtime import give_back, onnxruntime
 from openkontext.runtime import arena, cache
 from openkontext.runtime.adapters import STRENGTHS, beside, strength_vector
-from openkontext.runtime.blocks import PagedSession
+from openkontext.runtime.blocks import SMALL_BLOCK_BYTES, PagedSession
 from openkontext.runtime.contract import check_contract
 from openkontext.runtime.int8_weights import holds_int8, identity, in_int8, weight_bits, weight_files
 from openkontext.runtime.lowering import (
@@ -184,7 +184,7 @@ def load_graph(
             checked against it. None checks nothing.
         threads: CPU threads of one operator; 0 leaves it to ONNX Runtime, which takes one per core.
         low_memory: give mapped weights back to the system while the graph runs (`paging`): its memory is that
-            of some layers, and every call reads its weights anew.
+            of some layers, and every call reads its weights anew. In "int8" it runs block by block.
         adapters: of each LoRA the changes, by parameters that the graph has, in their shapes; with a role.
         strengths: of the adapters; `Graph.fix(STRENGTHS, ...)` changes them.
         ranges: sizes that will come, for a provider that compiles for them (`tensorrt.axis_ranges`).
@@ -236,21 +236,23 @@ def load_graph(
     options_of = [provider_options(name, device, lowered or model, role, ranges) for name in names]
     optimizers = ["ConstantFolding"] if mapped else None
 
-    # Packed for the integer products, weights would lie in memory and no longer in their file.
-    packed = not (arithmetic == "int8" and low_memory and mapped)
+    # Packed for the integer products, weights lie in memory and no longer in their file.
+    by_blocks = arithmetic == "int8" and low_memory and mapped
     # Called once a step; what other graphs take is better given back at once.
-    shared = mapped and provider == "cpu" and role == "transformer" and not low_memory
+    shared = mapped and provider == "cpu" and role == "transformer" and (by_blocks or not low_memory)
 
     def opened(source: str | bytes, own: Sequence[Mapping[str, str]] = ()) -> Any:
-        options = _session_options(folder, threads, packed=packed)
+        options = _session_options(folder, threads)
         if shared:
             arena.take_part(options)
         return open_session(source, options, names, own, device, disabled_optimizers=optimizers)
 
     try:
-        if paged and provider not in COMPILERS:  # these compile the graph as a whole
+        if by_blocks or (paged and provider not in COMPILERS):  # these compile the graph as a whole
             whole = onnx.shape_inference.infer_shapes(lowered or model)
-            return Graph(PagedSession(whole, opened), path, files.values() if low_memory else (), fixed)
+            few = {"block_bytes": SMALL_BLOCK_BYTES, "ahead": True} if by_blocks else {}
+            blocks = PagedSession(whole, opened, **few)
+            return Graph(blocks, path, files.values() if low_memory else (), fixed)
         del model, lowered
         session = opened(source, options_of)
         give_back()
@@ -295,7 +297,7 @@ def _lowered(
     return found
 
 
-def _session_options(folder: Path, threads: int, *, packed: bool) -> onnxruntime.SessionOptions:
+def _session_options(folder: Path, threads: int) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised, and said once
     options.intra_op_num_threads = threads
@@ -305,8 +307,6 @@ def _session_options(folder: Path, threads: int, *, packed: bool) -> onnxruntime
     options.enable_mem_pattern = False
     # ONNX Runtime moves and merges quantizers where it likes, and quantizes anew for it.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    if not packed:
-        options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     return options
 
