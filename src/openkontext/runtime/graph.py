@@ -250,7 +250,7 @@ def load_graph(
     try:
         if by_blocks or (paged and provider not in COMPILERS):  # these compile the graph as a whole
             whole = onnx.shape_inference.infer_shapes(lowered or model)
-            few = {"block_bytes": SMALL_BLOCK_BYTES, "ahead": True} if by_blocks else {}
+            few: dict[str, Any] = {"block_bytes": SMALL_BLOCK_BYTES, "ahead": True} if by_blocks else {}
             blocks = PagedSession(whole, opened, **few)
             return Graph(blocks, path, files.values() if low_memory else (), fixed)
         del model, lowered
