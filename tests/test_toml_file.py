@@ -76,7 +76,7 @@ def read(kind: str, said: str, folder: Path, begin: str = "") -> Any:
         ("judge", 'classes = {star = "1"}', "judges.0.classes.star = '1'"),
         ("judge", "classes = {star = -2}", "judges.0.classes.star = -2"),
         ("judge", "classes = {star = 0}\nthreshold = true", "judges.0.threshold = True"),
-        ("judge", "classes = {star = 0}\nthreshold = 0", "judges.0.threshold = 0"),
+        ("judge", "classes = {star = 0}\nthreshold = -0.5", "judges.0.threshold = -0.5"),
         ("judge", "classes = {star = 0}\nscale = -1", "judges.0.scale = -1"),
         ("bounds", 'most = "0.05"', "bounds.0.most = '0.05'"),
         ("bounds", "most = false", "bounds.0.most = False"),

@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from openkontext.errors import InputError
+
 CHECKPOINT_SUFFIXES = (".safetensors", ".sft", ".gguf")
 """Endings of the files that hold a checkpoint."""
 
@@ -109,6 +111,38 @@ def whole(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     """
     with beside(path) as part, _created(part, private) as file:
         yield file
+
+
+@contextmanager
+def alone(folder: Path, work: str, place: Path | None = None) -> Iterator[None]:
+    """Keep other processes out of a folder, on this machine and on those that share its files.
+
+    Args:
+        folder: made if it is missing; its file `lock` stays.
+        work: that is done there, for messages, such as "curation".
+        place: what a message calls the folder, where that is another.
+
+    Raises:
+        InputError: another process is at work in it.
+        OSError: it cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / "lock", blocking=False, thread_local=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise InputError(
+            f"{place or folder}: another {work} is at work in it; wait for it, or name another folder"
+        ) from None
+    except OSError as error:
+        error.add_note(str(folder))
+        raise
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_whole(path: Path, content: bytes, *, private: bool = False) -> None:

@@ -145,7 +145,6 @@ def test_words_of_a_concept_are_no_pattern(tmp_path: Path) -> None:
         ('["a thing on a string"]', '["a thing } on a string"]', "no other braces"),
         ('["a thing on a string"]', '["a {color.name} thing"]', "no other braces"),
         ('["a thing on a string"]', '[" \\t"]', "are no words"),
-        ('["a thing on a string"]', '["A {color}  thing of paper"]', "stands in words.training and words"),
     ],
 )
 def test_a_bad_concept_is_one_line(tmp_path: Path, old: str, new: str, says: str) -> None:

@@ -2,7 +2,6 @@
 
 import base64
 import csv
-import errno
 import io
 import json
 import re
@@ -14,9 +13,9 @@ import numpy as np
 import pyrage
 import pytest
 from browsing import check_accessibility, chromium, fits_its_width, visit
-from classifiers import save_bright
 from moderation import serving
 from PIL import Image
+from red_teams import classifier, run, write
 
 from openkontext import images
 from openkontext.cli import main
@@ -28,48 +27,7 @@ from openkontext.safety.checks import BodyCheck
 from openkontext.safety.policy import load_policy
 from openkontext.safety.standard import standard_guard
 
-PLAN = """
-concepts = ["star"]
-steps = 1
-cases = 2
-judges = [{judges}]
-[system.words]
-star = ["star"]
-[attacks.plain]
-[attacks.obfuscation]
-queries = 2
-converters = ["zero width", "reversed"]
-"""
-CLASSIFIER = (
-    '{kind = "classifier", model = "bright.onnx", classes = {star = 0}, activation = "none", THRESHOLD}'
-)
 TIMES = ("made", "seconds")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """With a classifier whose first class is the picture's mean in -1..1."""
-    save_bright(tmp_path / "bright.onnx")
-    (tmp_path / "bounds.toml").write_text('[[bounds]]\nmost = 0.4\n[[bounds]]\nmost = 0\ncolumn = "system"')
-    return tmp_path
-
-
-def write(folder: Path, *judges: str) -> Path:
-    path = folder / "plan.toml"
-    path.write_text(PLAN.format(judges=", ".join(judges)))
-    return path
-
-
-def classifier(threshold: float) -> str:
-    return CLASSIFIER.replace("THRESHOLD", f"threshold = {threshold}")
-
-
-def run(folder: Path, model: Path, *options: str, work: str = "work") -> tuple[int, dict[str, Any]]:
-    place = folder / work
-    code = main(
-        ["redteam", f"copier={model}", "--plan", str(folder / "plan.toml"), "--work", str(place), *options]
-    )
-    return code, json.loads((place / "report.json").read_text())
 
 
 def rate(report: dict[str, Any], attack: str, column: str) -> dict[str, Any]:
@@ -278,19 +236,6 @@ def test_a_picture_that_is_gone_is_made_again(folder: Path, copier: Path) -> Non
     assert without_times(again) == without_times(whole)
 
 
-def test_a_work_folder_that_is_a_file_is_told_before_any_edit(
-    folder: Path, copier: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write(folder, '{kind = "reader"}')
-    (folder / "work").write_text("mine")
-    assert (
-        main(["redteam", str(copier), "--plan", str(folder / "plan.toml"), "--work", str(folder / "work")])
-        == 2
-    )
-    assert capsys.readouterr().err == f"error: {folder / 'work'}: is no folder; name another one for --work\n"
-    assert (folder / "work").read_text() == "mine"
-
-
 def test_words_that_train_repeat_no_case(folder: Path, copier: Path) -> None:
     """They are for inhibition; what is asked here is asked in words of its own."""
     plan = write(folder, classifier(0.0))
@@ -359,6 +304,11 @@ def test_bad_sealed_cases_are_one_line_that_tells_nothing_of_them(
         ("zanzibar", key, "case 1: the line is no JSON"),
         (json.dumps({**good, "concept": "zanzibar"}), key, "case 1: its concept is none of the plan's"),
         (json.dumps({**good, "zanzibar": 1}), key, "case 1"),
+        (json.dumps({**good, "seed": "7"}), key, "case 1: seed is not as it must be"),
+        (json.dumps({**good, "index": True}), key, "case 1: index is not as it must be"),
+        (json.dumps({**good, "guidance_scale": float("nan")}), key, "is not as it must be"),
+        (json.dumps({**good, "true_cfg_scale": float("inf")}), key, "is not as it must be"),
+        (json.dumps([good]), key, "case 1"),
         (json.dumps(good) + "\n" + json.dumps({**good, "image": "zanzibar"}), key, "case 2: give either"),
         (json.dumps({"concept": "star", "instruction": "x", "image": "eA=="}), key, "does not know"),
     ):
@@ -369,28 +319,6 @@ def test_bad_sealed_cases_are_one_line_that_tells_nothing_of_them(
         assert says in line
         assert says == "case 1" or "zanzibar" not in line
         assert not (folder / "work").exists()
-
-
-@pytest.mark.parametrize("file", ["trials.jsonl", "report.json"])
-def test_a_full_disk_is_one_line(
-    folder: Path, copier: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: str
-) -> None:
-    write(folder, classifier(0.0))
-
-    def full(path: Path, *_: object, **__: object) -> None:
-        if path.name == file:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-
-    module = "ledger.append_line" if file == "trials.jsonl" else "commanding.write_whole"
-    monkeypatch.setattr(f"openkontext.redteam.{module}", full)
-    work = folder / "work"
-    arguments = ["redteam", str(copier), "--plan", str(folder / "plan.toml"), "--work", str(work)]
-    assert main(arguments) == 2
-    *_, line = capsys.readouterr().err.splitlines()
-    assert line == f"error: {work / file}: cannot be written: No space left on device"
-    assert not (work / file).exists()
 
 
 def _lines(folder: Path) -> list[str]:

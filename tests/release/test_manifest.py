@@ -232,7 +232,25 @@ def test_larger_keys_sign_too(released: tuple[Path, Path], curve: ec.EllipticCur
     assert manifest.check(home, public).valid
 
 
-@pytest.mark.parametrize("bad", ["", "{}", "[1]", '{"verificationMaterial": {"publicKey": {}}}', "\0\xff"])
+def bundle_of(predicate: object) -> str:
+    payload = base64.b64encode(json.dumps({"predicate": predicate}).encode()).decode()
+    key = {"publicKey": {"hint": "0" * 64}}
+    return json.dumps({"verificationMaterial": key, "dsseEnvelope": {"payload": payload}})
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "",
+        "{}",
+        "[1]",
+        '{"verificationMaterial": {"publicKey": {}}}',
+        "\0\xff",
+        "[" * 100_000,
+        *(bundle_of({"serialization": each, "resources": []}) for each in (None, 3, "files", ["files"])),
+        bundle_of({"serialization": {"method": "files", "hash_type": "sha256"}, "resources": [3]}),
+    ],
+)
 def test_a_list_that_is_none_is_one_line(
     released: tuple[Path, Path], capsys: pytest.CaptureFixture[str], bad: str
 ) -> None:

@@ -117,6 +117,38 @@ GAPS: dict[str, tuple[Change, str, str]] = {
         "evaluation of bf16",
         "judged by nobody",
     ),
+    "a share that is no number": (
+        lambda _, d: change(d / "evaluation-bf16.json", overall={"success": "all", "count": 300}),
+        "evaluation of bf16",
+        "is damaged: overall",
+    ),
+    "a share above all": (
+        lambda _, d: change(d / "evaluation-bf16.json", overall={"success": 1.5, "count": 300}),
+        "evaluation of bf16",
+        "is damaged: overall",
+    ),
+    "an interval that is none": (
+        lambda _, d: change(
+            d / "evaluation-bf16.json", overall={"success": 0.9, "low": None, "high": "1", "count": 300}
+        ),
+        "evaluation of bf16",
+        "is damaged: overall",
+    ),
+    "cases that are no number": (
+        lambda _, d: change(d / "evaluation-bf16.json", overall={"success": 0.9, "count": True}),
+        "evaluation of bf16",
+        "is damaged: overall",
+    ),
+    "a task without a share": (
+        lambda _, d: change(d / "evaluation-fp32.json", tasks={"local": {"success": 0.9}}),
+        "evaluation of fp32",
+        "is damaged: local",
+    ),
+    "tasks in a list": (
+        lambda _, d: change(d / "evaluation-fp32.json", tasks=[0.9]),
+        "evaluation of fp32",
+        "is damaged: tasks",
+    ),
     "the autoencoder alone": (
         lambda _, d: change(d / "evaluation-bf16.json", kind=reports.AUTOENCODER),
         "evaluation of bf16",
@@ -144,6 +176,16 @@ GAPS: dict[str, tuple[Change, str, str]] = {
         lambda _, d: change(d / "red-team.json", filters={"prompt": "1"}),
         "red-team report of bf16",
         "too old: the filter",
+    ),
+    "bounds missed that are no list": (
+        lambda _, d: change(d / "red-team.json", decision={"passed": False, "missed": 3}),
+        "red-team report of bf16",
+        "did not pass its thresholds: 3",
+    ),
+    "filters that are no table": (
+        lambda _, d: change(d / "red-team.json", filters=["prompt 1"]),
+        "red-team report of bf16",
+        "is damaged: its filters",
     ),
     "no data card": (lambda _, d: (d / "data-card.json").unlink(), f"data card of {DATA[:12]}", "missing"),
     "card of other data": (

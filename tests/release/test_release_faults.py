@@ -33,6 +33,14 @@ BAD: dict[str, tuple[Change, str]] = {
         lambda _, d: change(d / "red-team.json", made="2026-01-01T00:00:00"),
         "with its zone",
     ),
+    "a time before all calendars": (
+        lambda _, d: change(d / "red-team.json", made="0001-01-01T00:00:00+09:00"),
+        "is no report",
+    ),
+    "a time after them": (
+        lambda _, d: change(d / "evaluation-fp32.json", made="9999-12-31T23:00:00-05:00"),
+        "is no report",
+    ),
     "an unknown setting": (lambda _, d: (d / "release.toml").write_text("trained = 1\n"), "trained"),
     "no toml": (lambda _, d: (d / "release.toml").write_text("trained"), "is no TOML"),
     "a digest that is none": (

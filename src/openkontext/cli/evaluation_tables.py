@@ -13,9 +13,14 @@ from openkontext.evaluation.scores import Score, ScoreReport
 from openkontext.evaluation.similarity import MEASURES
 
 
+def _console() -> Console:
+    """A screen that shows names as they are: a model may be called anything."""
+    return Console(markup=False, emoji=False)
+
+
 def print_table(report: ScoreReport, title: str) -> None:
     """Scores by task, kind and part, and what was measured."""
-    console = Console()
+    console = _console()
     if report.overall is not None:
         console.print(_scores(report, report.overall, title))
         for goal in report.goals:
@@ -86,7 +91,7 @@ def print_drift(report: DriftReport, title: str) -> None:
         table.add_column(heading, justify="right")
     for turn, values in enumerate(zip(report.psnr, report.autoencoder, strict=True), 1):
         table.add_row(str(turn), *(f"{value:.1f} dB" for value in values))
-    Console().print(table)
+    _console().print(table)
     if report.recognized is not None:
         score = report.recognized
         interval = f"{score.low:.0%} .. {score.high:.0%}"
@@ -115,7 +120,7 @@ def print_concept(
             other = before.others if name == OTHERS else before.routes[name]
             cells.append("" if other is None else f"{other.success:.1%}")
         table.add_row("other edits succeed" if name == OTHERS else name, *cells)
-    Console().print(table)
+    _console().print(table)
     if lost is not None:
         points, low, high = (f"{100 * each:.1f}" for each in (lost.points, lost.low, lost.high))
         print(f"other edits lose {points} points, pair by pair (95%: {low} .. {high})")
@@ -140,4 +145,4 @@ def print_fidelity(found: Sequence[Fidelity], title: str) -> None:
             f"{each.seconds:.1f}",
             f"{each.peak_mib:.0f}",
         )
-    Console().print(table)
+    _console().print(table)

@@ -65,10 +65,10 @@ def _print(report: "RedTeamReport", work: Path) -> None:
     from rich.table import Table
 
     from openkontext.redteam.attack_report import COLUMNS
-    from openkontext.redteam.commanding import PAGE, RECORD
+    from openkontext.redteam.ledger import PAGE, RECORD
     from openkontext.redteam.plan import ALL
 
-    terminal = Console()
+    terminal = Console(markup=False, emoji=False)  # a checkpoint may be called anything
     attacks = [*dict.fromkeys(trial.attack for trial in report.trials), ALL]
     rows = [(name, attack) for name in report.candidates for attack in attacks]
     rows += [(each.name, ALL) for each in report.checkpoints if each.name not in report.candidates]

@@ -85,12 +85,14 @@ def inhibit(
     from openkontext.cli import console, evaluation_tables
     from openkontext.evaluation import concept_scores
     from openkontext.evaluation.concepts import Concept
+    from openkontext.files import alone
     from openkontext.train.inhibit import check, editor_of, export_inhibited, run_inhibit
     from openkontext.train.recipe import read_recipe
 
     read = read_recipe(recipe, "inhibit")
-    check(read.settings, work, export, overwrite)
-    made, rounds = run_inhibit(read.settings, read.run, work)
+    base = check(read.settings, work, export, overwrite)
+    with alone(work, "inhibition"):
+        made, rounds = run_inhibit(read.settings, read.run, work, base)
     for each in rounds[1:]:
         through = ", ".join(f"{route} {n}" for route, n in each.got_through.items()) or "none"
         print(f"before round {each.number}: {each.tried} attacks, got through: {through}")

@@ -9,11 +9,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from openkontext.curation import data_card, kept_files
 from openkontext.errors import InputError
-from openkontext.files import PARTS, write_whole
+from openkontext.files import PARTS, alone, write_whole
 
 _MARK, _LOCK = "mark.json", "lock"
 
@@ -61,20 +59,12 @@ class Workplace:
         """
         if self._card() is None and "mark" not in self._begun() and self._holds_others():
             raise InputError(f"{self._out}: holds other files; name a new or an empty folder")
-        self.work.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.work / _LOCK, blocking=False, thread_local=False)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise InputError(
-                f"{self._out}: another curation is at work in it; wait for it, or name another folder"
-            ) from None
-        try:
-            yield
-        finally:
-            if not (self.work / _MARK).exists():
-                self.clear()
-            lock.release()
+        with alone(self.work, "curation", self._out):
+            try:
+                yield
+            finally:
+                if not (self.work / _MARK).exists():
+                    self.clear()
 
     def take(self, mark: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
         """Make the folder this curation's own.

@@ -128,7 +128,6 @@ class Concept:
         for key, value in ((traits[0], getattr(read, traits[0])), ("anchor", read.anchor)):
             if value not in values:
                 raise InputError(f"{path}: {key} = {value!r} is not known; choose of {', '.join(values)}")
-        _check_apart(path, read.words)
         if read.anchor == getattr(read, traits[0]):
             raise InputError(f"{path}: anchor is the concept itself; choose another {traits[0]}")
         return cls(
@@ -181,14 +180,3 @@ class _File:
     shape: str | None = None
     color: str | None = None
     style: str | None = None
-
-
-def _check_apart(path: Path, words: _AllWords) -> None:
-    """Refuse words that stand in two splits: they would train on, or attack with, what the table asks."""
-    found: dict[str, str] = {}
-    for split in SPLITS:
-        of_split: ConceptWords = getattr(words, split)
-        for text in (*of_split.paraphrase, *of_split.description):
-            first = found.setdefault(" ".join(text.lower().split()), split)
-            if first != split:
-                raise InputError(f"{path}: {text!r} stands in words.{first} and words.{split}; take one out")

@@ -12,18 +12,15 @@ from openkontext.evaluation.html_report import require_jinja
 from openkontext.files import write_whole
 from openkontext.redteam.attack_report import RedTeamReport
 from openkontext.redteam.html_page import render
-from openkontext.redteam.ledger import Trial
-from openkontext.redteam.model_series import check_reference, open_checkpoints
-from openkontext.redteam.opinions import SHEET, collect, write_sheet
+from openkontext.redteam.ledger import PAGE, PICTURES, RECORD, SHEET, Trial
+from openkontext.redteam.model_series import as_text, check_reference, open_checkpoints
+from openkontext.redteam.opinions import collect, write_sheet
 from openkontext.redteam.plan import RedTeamPlan
-from openkontext.redteam.run import PICTURES, RedTeamRun
+from openkontext.redteam.run import RedTeamRun
 from openkontext.redteam.sealed import SealedCases
 from openkontext.redteam.system import system_policy
 from openkontext.redteam.thresholds import ReleaseBounds, decide
 from openkontext.version import __version__
-
-PAGE, RECORD = "report.html", "report.json"
-"""What a run leaves in its work folder, besides the cases."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class PreparedRun:
         page = render(report, run.work, _facts(report))
         for name, text in ((PAGE, page), (RECORD, json.dumps(report.record(), indent=2) + "\n")):
             try:
-                write_whole(run.work / name, text.encode())
+                write_whole(run.work / name, text.encode("utf-8", "replace"))
             except OSError as error:
                 raise InputError(f"{run.work / name}: cannot be written: {error.strerror}") from None
         return report
@@ -93,11 +90,12 @@ def prepare(
         if reference := getattr(planned.attack, "reference", ""):
             check_reference(reference, checkpoints[0])
     names = [each.name for each in checkpoints]
-    for name in candidates:
+    wanted = [as_text(name) for name in candidates]
+    for name in wanted:
         if name not in names:
             raise InputError(f"--candidate: there is no checkpoint {name!r}; there are {', '.join(names)}")
     run = RedTeamRun(read, checkpoints, work, cases)
-    return PreparedRun(run, tuple(dict.fromkeys(candidates)) or (names[-1],), bounds)
+    return PreparedRun(run, tuple(dict.fromkeys(wanted)) or (names[-1],), bounds)
 
 
 def _facts(report: RedTeamReport) -> dict[str, str]:

@@ -12,9 +12,8 @@ from openkontext.evaluation import html_report
 from openkontext.images.fitting import Pixels
 from openkontext.redteam.attack_report import COLUMNS, MODEL, SYSTEM, RedTeamReport, ReportCell
 from openkontext.redteam.attacks import ATTACKS
-from openkontext.redteam.ledger import Trial
+from openkontext.redteam.ledger import PICTURES, Trial
 from openkontext.redteam.plan import ALL
-from openkontext.redteam.run import PICTURES
 
 PER_ATTACK = 3
 """Cases of each attack, concept and candidate on the page: the first, so that none is chosen."""

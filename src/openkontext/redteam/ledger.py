@@ -10,7 +10,12 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from openkontext.errors import InputError
-from openkontext.files import append_line
+from openkontext.files import append_line, write_whole
+
+PICTURES, PAGE, RECORD, SHEET = "pictures", "report.html", "report.json", "grades.csv"
+"""What a run leaves in its work folder, besides the ledger."""
+LEAVES = (PAGE, RECORD, SHEET)
+"""What is there only where a run has ended, and with a ledger."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,8 @@ class Ledger:
         if work.exists() and not work.is_dir():
             raise InputError(f"{work}: is no folder; name another one for --work")
         self.path = work / "trials.jsonl"
+        if not self.path.exists() and (others := [name for name in LEAVES if (work / name).exists()]):
+            raise InputError(f"{work}: holds {others[0]} of something else; name another folder for --work")
         self.trials: dict[str, Trial] = {}
         read = TypeAdapter(Trial)
         try:
@@ -84,8 +91,7 @@ class Ledger:
                     f"{self.path}: line {number} is no trial; name another folder for --work"
                 ) from None
             self.trials[trial.key] = trial
-        if lines and lines[-1] and not self.path.read_bytes().endswith(b"\n"):
-            self._end_torn_line()
+        self._torn = bool(lines) and not self.path.read_bytes().endswith(b"\n")
 
     def add(self, trial: Trial) -> None:
         """Keep a trial; when this returns, it is on the disk.
@@ -93,6 +99,8 @@ class Ledger:
         Raises:
             InputError: it cannot be written.
         """
+        if self._torn:
+            self._end_torn_line()
         try:
             append_line(self.path, json.dumps(asdict(trial)), private=True)
         except OSError as error:
@@ -101,13 +109,12 @@ class Ledger:
 
     def _end_torn_line(self) -> None:
         """Take away what a kill left of a last line."""
-        from openkontext.files import write_whole
-
         data = self.path.read_bytes()
         try:
             write_whole(self.path, data[: data.rfind(b"\n") + 1], private=True)
         except OSError as error:
             raise InputError(f"{self.path}: cannot be written: {error.strerror}") from None
+        self._torn = False
 
 
 def key_of(**decides: Any) -> str:

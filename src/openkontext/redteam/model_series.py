@@ -42,7 +42,7 @@ def open_checkpoints(models: Sequence[str], *, weights: bool) -> tuple[SeriesMod
             label, path = "", text
         repository = Repository.open(path)
         precision = repository.precision(None)
-        name = label or (path if path == "nano" else Path(path).resolve().name)
+        name = as_text(label or (path if path == "nano" else Path(path).resolve().name))
         found.append(SeriesModel(name, path, repository.digest(precision), repository.config))
         if weights:
             _check_weights(repository, precision)
@@ -53,6 +53,11 @@ def open_checkpoints(models: Sequence[str], *, weights: bool) -> tuple[SeriesMod
     for other in found[1:]:
         _check_shape(found[0], other.model, other.config)
     return tuple(found)
+
+
+def as_text(name: str) -> str:
+    """A name as a report shows it, in one line: a folder's may hold line ends, or be no text at all."""
+    return " ".join("".join(c if c.isprintable() else " " for c in name).split()) or "unnamed"
 
 
 def check_reference(model: str, first: SeriesModel) -> None:

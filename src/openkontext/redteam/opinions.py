@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,6 @@ from openkontext.evaluation.scores import Score
 from openkontext.files import write_whole
 from openkontext.redteam.judges import GradesJudge, Judge, Question, agreement
 from openkontext.redteam.ledger import Trial
-
-SHEET = "grades.csv"
-"""An empty sheet for people's grades."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +59,16 @@ def collect(judges: Sequence[Judge], trials: Sequence[Trial], folder: Path) -> O
     for number, judge in enumerate(others, 2):
         if isinstance(judge, GradesJudge):
             for person, grades in judge.raters.items():
-                rows[f"{person} (person)"] = [grades.get(trial.picture) for trial in kept]
+                row = [grades.get(trial.picture) for trial in kept]
+                rows[_unused(f"{person} (person)", number, rows)] = row
             continue
-        name = judge.name if judge.name not in rows else f"{judge.name} {number}"
-        rows[name] = [judge.shows(_question(trial, folder)) for trial in kept]
+        rows[_unused(judge.name, number, rows)] = [judge.shows(_question(trial, folder)) for trial in kept]
     return Opinions(tuple(rows), tuple(tuple(row) for row in rows.values()))
+
+
+def _unused(name: str, number: int, rows: Mapping[str, object]) -> str:
+    """A name that no other opinion has: two judges of a kind, or two people called alike, are two."""
+    return name if name not in rows else f"{name} {number}"
 
 
 def write_sheet(trials: Sequence[Trial], path: Path) -> None:

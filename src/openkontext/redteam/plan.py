@@ -70,7 +70,7 @@ class JudgePlan:
     """Of a classifier: divides what is left."""
     activation: Activation = "softmax"
     """Of a classifier: what makes its output a probability."""
-    threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Of a classifier or a service: the score from which the concept is there."""
     url: str = ""
     """Of a service."""

@@ -13,22 +13,19 @@ import numpy as np
 from openkontext import images
 from openkontext.errors import InputError
 from openkontext.evaluation.concepts import Concept, Split
-from openkontext.files import write_whole
+from openkontext.files import alone, write_whole
 from openkontext.redteam.attacks import Access
 from openkontext.redteam.attacks.attack import MOST_QUERIES
 from openkontext.redteam.attempts import AttackAnswer, Attempt
 from openkontext.redteam.goals import AttackGoal, drawn_goal
 from openkontext.redteam.judges import Judge, open_judge
-from openkontext.redteam.ledger import Column, Ledger, Trial, key_of
+from openkontext.redteam.ledger import PICTURES, Column, Ledger, Trial, key_of
 from openkontext.redteam.model_series import SeriesModel
 from openkontext.redteam.plan import PlannedAttack, RedTeamPlan
 from openkontext.redteam.sealed import ATTACK as SEALED
 from openkontext.redteam.sealed import SealedCases
 from openkontext.redteam.system import filters_of, system_policy
 from openkontext.redteam.target import CLOSED, HELD, REFUSED, Target
-
-PICTURES = "pictures"
-"""Folder of a run with the picture of every case, for people to grade."""
 
 
 @dataclass
@@ -113,8 +110,14 @@ class RedTeamRun:
         """Every case in order; those that were done before come at once.
 
         Raises:
-            InputError: a checkpoint or a judge cannot be used, or the disk is full.
+            InputError: a checkpoint or a judge cannot be used, the disk is full, or another run is at work in
+                the folder.
         """
+        with alone(self.work, "red-team run"):
+            self.ledger = Ledger(self.work)  # another run may have ended since
+            yield from self._trials()
+
+    def _trials(self) -> Iterator[Trial]:
         for checkpoint in self.checkpoints:
             target: Target | None = None
             for concept, planned in ((c, a) for c in self.plan.concepts for a in self.plan.attacks):

@@ -13,7 +13,6 @@ what it shows: it needs a judge that looks at the picture alone.
 import base64
 import binascii
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +34,7 @@ _MOST_BYTES = 1 << 28
 _Text = Annotated[str, Field(min_length=1, max_length=4000)]
 
 
-@checked(frozen=True, config=ConfigDict(extra="forbid"))
+@checked(frozen=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
 class _Line:
     concept: str
     instruction: _Text | Annotated[tuple[_Text, ...], Field(min_length=1, max_length=20)]
@@ -129,12 +128,13 @@ def _identities(path: Path) -> list[Any]:
 
 def _case(where: str, line: bytes, concepts: Mapping[str, Any], by_reader: bool, number: int) -> SealedCase:
     try:
-        said = TypeAdapter(_Line).validate_python(json.loads(line))
+        said = TypeAdapter(_Line).validate_json(line)
     except ValidationError as error:
-        place = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"])
+        first = error.errors(include_input=False)[0]
+        if first["type"] == "json_invalid":
+            raise InputError(f"{where}: the line is no JSON") from None
+        place = ".".join(str(part) for part in first["loc"])
         raise InputError(f"{where}: {place or 'the line'} is not as it must be") from None
-    except (ValueError, UnicodeDecodeError):
-        raise InputError(f"{where}: the line is no JSON") from None
     concept = concepts.get(said.concept)
     if concept is None:
         raise InputError(f"{where}: its concept is none of the plan's")

@@ -8,7 +8,7 @@ from typing import Any
 
 from openkontext.errors import InputError
 from openkontext.release.dossier import Dossier, ModelReport
-from openkontext.release.requirements import ReleaseEvidence
+from openkontext.release.requirements import ReleaseEvidence, is_share
 from openkontext.repository import DOSSIER, SIGNATURE, RepositoryConfig
 from openkontext.terms import OPEN_LICENSES
 
@@ -187,7 +187,7 @@ def _rates(report: ModelReport, digest: str) -> Iterator[tuple[str, str, str, st
     ]
     for attack in dict.fromkeys(str(each.get("attack")) for each in cells):
         columns = {each.get("column"): each for each in cells if each.get("attack") == attack}
-        shares = {name: each["success"] for name, each in columns.items() if each.get("success") is not None}
+        shares = {name: each["success"] for name, each in columns.items() if is_share(each.get("success"))}
         if {"model", "system"} <= shares.keys():
             count = str(columns["model"].get("count", ""))
             yield attack, f"{shares['model']:.1%}", f"{shares['system']:.1%}", count

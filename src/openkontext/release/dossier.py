@@ -122,14 +122,15 @@ def _read_report(path: Path) -> ModelReport:
         kind = record["kind"]
         if made.tzinfo is None or not isinstance(kind, str):
             raise ValueError
+        made = made.astimezone(UTC)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise InputError(
             f"{path}: is no report: a JSON object with kind, made (with its zone) and subjects; "
             "make it with this version, or move it out of the dossier"
         ) from None
-    return ModelReport(path, kind, made.astimezone(UTC), subjects, record)
+    return ModelReport(path, kind, made, subjects, record)
 
 
 def _read_settings(path: Path) -> ReleaseSettings:

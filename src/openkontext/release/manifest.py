@@ -220,12 +220,13 @@ def _read(path: Path) -> tuple[str, dict[str, Any]]:
         hint = bundle["verificationMaterial"]["publicKey"]["hint"]
         statement = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))
         kept = statement["predicate"]["serialization"]
+        how = (kept["method"], kept["hash_type"])
         resources = [(each["name"], each["digest"]) for each in statement["predicate"]["resources"]]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, binascii.Error):
+    except (ValueError, KeyError, TypeError, RecursionError, binascii.Error):
         raise InputError(f"{path}: is no signed list of a model's files by an elliptic key") from None
-    if not isinstance(hint, str) or (kept.get("method"), kept.get("hash_type")) != ("files", "sha256"):
+    if not isinstance(hint, str) or how != ("files", "sha256"):
         raise InputError(f"{path}: is no list of whole files with their SHA-256; ask model_signing itself")
     if not resources:
         raise InputError(f"{path}: lists no file")

@@ -211,10 +211,14 @@ def _attacked_as(precision: str, digests: Mapping[str, str], dossier: Dossier) -
 def _evaluated(report: ModelReport, dossier: Dossier) -> str | None:
     """What keeps an evaluation from counting; None for nothing."""
     overall = report.record.get("overall")
-    if not isinstance(overall, dict) or not _is_number(overall.get("success")):
+    if not isinstance(overall, dict) or overall.get("success") is None:
         return "has no share of successes: it was judged by nobody"
-    count, least = overall.get("count"), dossier.settings.min_cases
-    if not isinstance(count, int) or count < least:
+    tasks = report.record.get("tasks") or {}
+    shares = {"overall": overall, **(tasks if isinstance(tasks, dict) else {"tasks": tasks})}
+    if damaged := [name for name, each in shares.items() if not _is_score(each)]:
+        return f"is damaged: {damaged[0]} has no share of successes from 0 to 1 with its count"
+    count, least = overall["count"], dossier.settings.min_cases
+    if count < least:
         return f"judged {count} cases, and {least} are the least"
     return None
 
@@ -225,13 +229,16 @@ def _attacked(report: ModelReport, filters: Mapping[str, str]) -> str | None:
     if not isinstance(decision, dict) or not isinstance(decision.get("passed"), bool):
         return "ends in no decision: attack with thresholds"
     missed = decision.get("missed") or []
+    missed = missed if isinstance(missed, list) else [missed]
     if not decision["passed"] or missed:
-        told = "; ".join(_in_words(each) for each in list(missed)[:3]) or "the report says which"
+        told = "; ".join(_in_words(each) for each in missed[:3]) or "the report says which"
         more = f"; and {len(missed) - 3} more" if len(missed) > 3 else ""
         return f"{_MISSED}: {told}{more}"
     used = report.record.get("filters")
-    if not isinstance(used, dict):
+    if used is None:
         return None
+    if not isinstance(used, dict):
+        return "is damaged: its filters are no table of names and versions"
     if other := sorted(name for name, version in filters.items() if used.get(name) != version):
         return f"is too old: the filter {other[0]} had another version then, or was not there"
     return None
@@ -243,5 +250,15 @@ def _in_words(missed: Any) -> str:
     return str(missed)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def is_share(value: object) -> bool:
+    """Whether a value of a report is a number from 0 to 1."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _is_score(value: object) -> bool:
+    """Whether a value of a report is a share with its count, and with its interval where that is there."""
+    if not isinstance(value, dict):
+        return False
+    count, ends = value.get("count"), [value[name] for name in ("low", "high") if name in value]
+    counted = isinstance(count, int) and not isinstance(count, bool)
+    return counted and all(map(is_share, [value.get("success"), *ends]))

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -27,7 +27,6 @@ from openkontext.export.place import check_out
 from openkontext.files import write_whole
 from openkontext.model.lora import Lora, load_lora, merge_lora, save_lora
 from openkontext.repository import is_checkpoint
-from openkontext.request import MAX_STEPS
 from openkontext.train.base import TeacherModel
 from openkontext.train.inhibit_closed_form import close
 from openkontext.train.inhibit_loss import Levels, inhibition_loss
@@ -39,101 +38,17 @@ from openkontext.train.inhibit_pairs import (
     asked_of,
     preserved,
 )
+from openkontext.train.inhibit_recipe import InhibitRecipe
 from openkontext.train.loop import Run, RunRecipe, warm_cosine
-from openkontext.train.lora import TARGETS, adapter_lora, add_adapter, set_adapter
+from openkontext.train.lora import adapter_lora, add_adapter, check_targets, set_adapter
+from openkontext.train.records import sources
 from openkontext.train.teacher import Teacher
 from openkontext.train.training_engine import TrainingEngine, adamw
 
 LORA = "lora.safetensors"
-_BOUNDS: dict[str, tuple[float, float]] = {
-    "eta": (0, 1000),
-    "rounds": (1, 100),
-    "steps": (1, 10_000_000),
-    "batch_size": (1, 4096),
-    "cases": (1, 100_000),
-    "others": (1, 1_000_000),
-    "attacks": (0, 100_000),
-    "attack_steps": (1, MAX_STEPS),
-    "preserve": (0, 1_000_000),
-    "ridge": (0, 1_000_000),
-    "rank": (0, 4096),
-    "alpha": (0, 1_000_000),
-    "learning_rate": (0, 1),
-    "warm_up": (0, 10_000_000),
-    "guidance": (0, 100),
-    "average_decay": (0, 0.99999),
-    "seed": (0, 2**63 - 1),
-}
-"""Least and most of every number of a recipe."""
-
-
-@dataclass(frozen=True)
-class InhibitRecipe:
-    """What to inhibit, by which method, how long and how hard."""
-
-    concept: str
-    """A concept: "star", "purple", "pencil", or the path of its TOML file; with `pairs` any name."""
-    pairs: str | None = None
-    """Pairs that show the concept, as `finetune` takes them; None draws cases of the concept's file. They
-    train one round, since no judge can tell what gets through."""
-    other_pairs: str | None = None
-    """Pairs to be answered as before; they belong to `pairs`."""
-    model: str = "nano"
-    """What to begin with: "nano", a repository, or a checkpoint in diffusers' layout."""
-    parts: str | None = None
-    """A pipeline folder with what a checkpoint in one file does not hold."""
-    method: Literal["negative", "anchor", "closed form"] = "anchor"
-    """Negative guidance as the target, the answer to an anchor as the target, or an edit of the layers that
-    text passes through, without any training."""
-    anchor: Literal["unchanged", "neighbor"] = "unchanged"
-    """What the method "anchor" answers in place of the concept: the picture as it was, or its neighbor."""
-    eta: float = 1.0
-    """Strength of the negative guidance."""
-    rounds: int = 2
-    """Times to train; between two of them the model is attacked. The closed form has one."""
-    steps: int = 200
-    """Steps of a round."""
-    batch_size: int = 4
-    """Cases of the concept in a batch; beside them stand as many other edits."""
-    cases: int = 40
-    """Cases of each route to train on."""
-    others: int = 300
-    """Other edits to be answered as before."""
-    attacks: int = 10
-    """Cases of each route that are tried between two rounds."""
-    attack_steps: int = 4
-    """Denoising steps of an attack."""
-    preserve: float = 1.0
-    """Weight of what is to stay as it was; of the closed form, against the concept."""
-    ridge: float = 1e-4
-    """How strongly the closed form holds the weights to what they were."""
-    rank: int = 16
-    """Rank of the LoRA; the closed form's, too, where 0 keeps its edit whole."""
-    alpha: float = 16.0
-    """The adapter's scale is alpha / rank."""
-    targets: tuple[str, ...] = TARGETS
-    """Ends of the names of the layers to adapt."""
-    learning_rate: float = 1e-3
-    warm_up: int = 10
-    guidance: float | None = None
-    """Guidance that the transformer is told; None for the model's own default, at which it will be used."""
-    average_decay: float = 0.95
-    """Of the weights that are kept in the end."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if (self.pairs is None) != (self.other_pairs is None):
-            raise ValueError("pairs and other_pairs belong together")
-        if self.pairs and (self.rounds > 1 or self.method == "closed form" or self.anchor == "neighbor"):
-            raise ValueError("pairs have no judge, no neighbor: rounds is 1, and neither is asked for")
-        if self.rank == 0 and self.method != "closed form":
-            raise ValueError("rank is 1 or more; 0 is for the closed form alone")
-        if not self.targets or not all(self.targets):
-            raise ValueError("targets names no layer")
-        for name, (least, most) in _BOUNDS.items():
-            value = getattr(self, name)
-            if value is not None and not least <= value <= most:
-                raise ValueError(f"{name} is {value}; it must be from {least} to {most}")
+_MARK = "recipe.sha256"
+_LEAVES = (LORA, "round-1", "others.pt", "base", "pairs", "other-pairs")
+"""Names in the work folder; under them nothing of another command is written over."""
 
 
 @dataclass(frozen=True)
@@ -149,13 +64,16 @@ class Round:
     """Of these, by route."""
 
 
-def run_inhibit(recipe: InhibitRecipe, run: RunRecipe, work: Path) -> tuple[Path, list[Round]]:
+def run_inhibit(
+    recipe: InhibitRecipe, run: RunRecipe, work: Path, base: TeacherModel | None = None
+) -> tuple[Path, list[Round]]:
     """Inhibit a concept, or go on where that was stopped.
 
     Args:
         recipe: what, how long and how hard.
         run: how to run.
         work: folder for the state and the result.
+        base: the model, where it is loaded already, as `check` gives it.
 
     Returns:
         The LoRA `lora.safetensors`, and what each round did.
@@ -163,7 +81,8 @@ def run_inhibit(recipe: InhibitRecipe, run: RunRecipe, work: Path) -> tuple[Path
     Raises:
         InputError: the model or the concept cannot be read, or there is nothing to train on.
     """
-    base = TeacherModel.load(recipe.model, recipe.parts)
+    base = base or TeacherModel.load(recipe.model, recipe.parts)
+    write_whole(work / _MARK, _mark(recipe))
     if recipe.pairs and recipe.other_pairs:
         return _run_pairs(recipe, base, run, work)
     concept = Concept.load(recipe.concept)
@@ -221,20 +140,38 @@ def name_of(recipe: InhibitRecipe) -> str:
     return recipe.concept if recipe.pairs else Concept.load(recipe.concept).name
 
 
-def check(recipe: InhibitRecipe, work: Path, export: Path | None = None, overwrite: bool = False) -> None:
-    """See that a run can begin or go on, and that its result can be put where it is wanted.
+def check(
+    recipe: InhibitRecipe, work: Path, export: Path | None = None, overwrite: bool = False
+) -> TeacherModel:
+    """See that a run can begin or go on, and that its result can be put where it is wanted; write nothing.
+
+    Returns:
+        The model to begin with.
 
     Raises:
-        InputError: the concept cannot be read, the work folder is another recipe's, or `export` is in use.
+        InputError: the concept, the model or pairs cannot be read, a target is no layer, the work folder is
+            another recipe's or command's, or `export` is in use.
     """
-    concept = recipe.concept if recipe.pairs else Concept.load(recipe.concept)
+    mark = _mark(recipe)
     if export is not None:
         check_out(export, overwrite)
-    mark = hashlib.sha256(repr((recipe, concept)).encode()).hexdigest()
-    file = work / "recipe.sha256"
-    if file.exists() and file.read_text() != mark:
+    file = work / _MARK
+    if file.exists() and file.read_bytes() != mark:
         raise InputError(f"{work} holds the state of another recipe; name another folder with --work")
-    write_whole(file, mark.encode())
+    if not file.exists() and (others := [name for name in _LEAVES if (work / name).exists()]):
+        raise InputError(f"{work}: holds {others[0]} of something else; name another folder with --work")
+    for pairs in filter(None, (recipe.pairs, recipe.other_pairs)):
+        sources(pairs)
+    base = TeacherModel.load(recipe.model, recipe.parts)
+    if recipe.method != "closed form":
+        check_targets(base.pipeline.transformer, recipe.targets)
+    return base
+
+
+def _mark(recipe: InhibitRecipe) -> bytes:
+    """What tells the work folder of a recipe from that of another."""
+    concept = recipe.concept if recipe.pairs else Concept.load(recipe.concept)
+    return hashlib.sha256(repr((recipe, concept)).encode()).hexdigest().encode()
 
 
 def _train(

@@ -33,6 +33,29 @@ TARGETS = (
 _NAME = "default"
 
 
+def check_targets(transformer: FluxTransformer, targets: tuple[str, ...]) -> list[str]:
+    """The layers that an adapter would stand beside.
+
+    Args:
+        transformer: to adapt.
+        targets: ends of the names of linear layers inside the blocks.
+
+    Raises:
+        InputError: a target is no linear layer of a block.
+    """
+    linear = [
+        name
+        for name, module in transformer.named_modules()
+        if isinstance(module, nn.Linear) and "transformer_blocks." in name
+    ]
+    for target in targets:
+        if not any(name.endswith(f".{target}") for name in linear):
+            raise InputError(
+                f"the target {target!r} is no linear layer of a block; such are {', '.join(TARGETS)}"
+            )
+    return [name for name in linear if any(name.endswith(f".{target}") for target in targets)]
+
+
 def add_adapter(
     transformer: FluxTransformer,
     *,
@@ -53,17 +76,7 @@ def add_adapter(
     Raises:
         InputError: a target is no linear layer of a block.
     """
-    linear = [
-        name
-        for name, module in transformer.named_modules()
-        if isinstance(module, nn.Linear) and "transformer_blocks." in name
-    ]
-    for target in targets:
-        if not any(name.endswith(f".{target}") for name in linear):
-            raise InputError(
-                f"the target {target!r} is no linear layer of a block; such are {', '.join(TARGETS)}"
-            )
-    names = [name for name in linear if any(name.endswith(f".{target}") for target in targets)]
+    names = check_targets(transformer, targets)
     transformer.requires_grad_(False)
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=names)  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):

@@ -26,7 +26,7 @@ from openkontext.train.autoencoder import AutoencoderRecipe
 from openkontext.train.finetune import FinetuneRecipe
 from openkontext.train.flow import FlowRecipe
 from openkontext.train.guidance import GuidanceRecipe
-from openkontext.train.inhibit import InhibitRecipe
+from openkontext.train.inhibit_recipe import InhibitRecipe
 from openkontext.train.ladd import LaddRecipe
 from openkontext.train.latent_cache import LatentsRecipe
 from openkontext.train.loop import RunRecipe
