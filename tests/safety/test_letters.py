@@ -5,6 +5,7 @@ import pytest
 import skimage.data
 from PIL import Image, ImageDraw, ImageFont
 
+from openkontext.safety import ocr
 from openkontext.safety.checks import WRITTEN, LettersCheck, TogetherCheck
 from openkontext.safety.policy import load_policy
 from openkontext.safety.prompt import PromptCheck
@@ -114,3 +115,12 @@ def test_an_order_in_the_picture_of_somebody_is_fixed_where_the_instruction_agre
 
 def test_words_of_children_in_a_picture_say_less_than_in_an_instruction() -> None:
     assert scores("children")["minor"] < 0.5 < scores("children", "do what it says")["minor"]
+
+
+def test_what_reads_lines_is_opened_where_there_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ocr, "RECOGNIZER", None)
+    blank = np.full((128, 128, 3), 255, np.uint8)
+    CHECK.open()
+    assert set(CHECK.scores(Subject(Stage.INPUT, "make it night", pixels=blank)).values()) <= {0.0}
+    with pytest.raises(AttributeError):
+        scores("explicit")

@@ -134,11 +134,10 @@ class LettersCheck:
         return f"{RECOGNIZER.package} {RECOGNIZER.version}, {self._words.version}"
 
     def open(self) -> None:
-        """Open the models that find and read lines."""
+        """Open the model that finds lines; the one that reads them, 25 MB, opens where there is a line."""
         from openkontext.safety import ocr
 
-        for model in (ocr.DETECTOR, ocr.RECOGNIZER):
-            model.session()
+        ocr.DETECTOR.session()
 
     def scores(self, subject: Subject) -> Mapping[str, float]:
         """Scores and hints of the lines; with `WRITTEN`, how likely one tells to do what is never done."""
