@@ -10,6 +10,8 @@ import hypothesis
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest-xdist already fills the cores
+# A busy machine starts Ray slowly.
+os.environ |= {"RAY_gcs_server_port_wait_time_s": "300", "RAY_worker_register_timeout_seconds": "600"}
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches for the network
 _home = tempfile.TemporaryDirectory(prefix="openkontext-tests-")
 os.environ["OPENKONTEXT_HOME"] = _home.name  # nor leaves anything in the user's cache

@@ -2,11 +2,11 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier
 from typing import Any
 
 import numpy as np
 import pytest
+from patience import wait
 
 import openkontext
 from openkontext import EditRequest, InputError
@@ -23,10 +23,8 @@ def together(editor: openkontext.Editor, requests: list[EditRequest], batch: int
     """All edits at once; an edit that fails gives its error."""
     shared = BatchingComponents(editor.repository, editor.components.precision, batch=batch)
     editor.components = shared
-    start = Barrier(len(requests))
 
     def run(asked: EditRequest) -> Any:
-        start.wait()
         with shared.member():
             try:
                 return np.asarray(editor.run(asked).image)
@@ -34,7 +32,10 @@ def together(editor: openkontext.Editor, requests: list[EditRequest], batch: int
                 return error
 
     with ThreadPoolExecutor(len(requests)) as pool:
-        return list(pool.map(run, requests))
+        with shared._turn:  # none begins before all are there, however slowly their threads start
+            begun = [pool.submit(run, asked) for asked in requests]
+            wait(lambda: shared._members == len(requests))
+        return [each.result() for each in begun]
 
 
 @pytest.fixture
