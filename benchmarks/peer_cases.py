@@ -30,7 +30,7 @@ def graph(folder: Path, precision: str) -> Path:
 
 
 def diffusers(folder: Path, how: str, threads: int) -> Run:
-    """Diffusers' own model in torch: float32, bfloat16, or torchao's int8."""
+    """Diffusers' own model in torch: float32, bfloat16, or torchao's int8; on a GPU compiled, too."""
     import torch
     from diffusers import FluxTransformer2DModel
     from safetensors.torch import load_file
@@ -44,25 +44,29 @@ def diffusers(folder: Path, how: str, threads: int) -> Run:
             num_attention_heads=numbers["heads"],
             guidance_embeds=True,
         )
-    dtype = torch.bfloat16 if how == "bfloat16" else torch.float32
+    kind, *where = how.split()
+    device = "cuda" if "cuda" in where else "cpu"
+    dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
     state = load_file(folder / "weights.safetensors")
     model.load_state_dict({name: value.to(dtype) for name, value in state.items()}, assign=True)
     del state
-    model = model.eval()
-    if how == "int8":
+    model = model.eval().to(device)
+    if "compiled" in where:
+        model = torch.compile(model)
+    if kind == "int8":
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
         quantize_(model, Int8DynamicActivationInt8WeightConfig())
     exact = ("timestep", "img_ids", "txt_ids", "guidance")
     inputs = {
-        name: torch.from_numpy(value).to(torch.float32 if name in exact else dtype)
+        name: torch.from_numpy(value).to(device, torch.float32 if name in exact else dtype)
         for name, value in np.load(folder / "inputs.npz").items()
     }
     inputs["timestep"] = inputs["timestep"].to(dtype)
 
     def run() -> Any:
         with torch.inference_mode():
-            return model(**inputs, return_dict=False)[0].float().numpy()
+            return model(**inputs, return_dict=False)[0].float().cpu().numpy()
 
     return run
 
@@ -118,11 +122,17 @@ def openvino(folder: Path, how: str, threads: int) -> Run:
 
 
 def ours(folder: Path, how: str, threads: int) -> Run:
-    """An export of ours in one of our arithmetics."""
+    """An export of ours in one of our arithmetics, on a provider."""
     from openkontext.runtime import load_graph
 
-    precision, arithmetic = how.split()
-    opened = load_graph(graph(folder, precision), role="transformer", arithmetic=arithmetic, threads=threads)
+    precision, arithmetic, *named = how.split()
+    opened = load_graph(
+        graph(folder, precision),
+        named[0] if named else "cpu",
+        role="transformer",
+        arithmetic=arithmetic,
+        threads=threads,
+    )
     inputs = dict(np.load(folder / "inputs.npz"))
     return lambda: opened.run(**inputs)["latent"]
 
@@ -260,6 +270,19 @@ CASES = (
     ("openkontext", "fp4 int8"),
     ("openkontext", "int8 int8"),
 )
+
+ON_GPU = (
+    *(("diffusers", how) for how in ("bfloat16 cuda", "bfloat16 cuda compiled")),
+    *(("openkontext", f"{precision} faithful cuda") for precision in ("bf16", "fp8", "fp4")),
+    ("openkontext", "fp4 fast cuda"),
+    *(("openkontext", f"{precision} faithful tensorrt") for precision in ("bf16", "fp8", "fp4")),
+)
+"""Run besides where there is a GPU of NVIDIA's; what comes out is copied to the machine's memory in each."""
+
+
+def is_on_gpu(case: str) -> bool:
+    """Whether a case, by its name, is one of `ON_GPU`."""
+    return not {"cuda", "tensorrt"}.isdisjoint(case.split())
 
 
 def peak_mib() -> float:

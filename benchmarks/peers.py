@@ -19,6 +19,9 @@ JSON and plot into benchmarks/results/, under the processor's name. `--only` tak
 `--avx2` keeps every case to AVX2 on a newer processor of x86 (`avx2_alone.py`), in a folder of its own. For
 it, stable-diffusion.cpp is built with `-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON`.
 
+Where nvidia-smi finds a GPU, diffusers in bfloat16, plain and compiled, and ours by CUDA and TensorRT are
+measured too (`pip install '.[cuda]'`); ratios are to the quickest peer of the same device.
+
 stable-diffusion.cpp takes whole models alone: its second of two steps is measured, of as many tokens but from
 noise of its own, so that no error is told. Its peak counts CLIP, 235 MiB. The folder EXTRA/NAME stands for
 EXTRA where the peer NAME needs versions of its own.
@@ -28,6 +31,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -36,13 +40,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peer_cases import CASES, MAKERS, WHOLE, peak_mib
+from peer_cases import CASES, MAKERS, ON_GPU, WHOLE, is_on_gpu, peak_mib
 
 PRECISIONS = ("fp32", "bf16", "fp8", "fp4", "int8")
 TEXT, CONTEXT = 512, 768  # text tokens, width of CLIP's pooled embedding
 RESULTS = Path(__file__).parent / "results"
 LIMIT = 180  # seconds for a case in a round
 LIMIT_AVX2 = 900  # gdb looks through each library first
+LIMIT_GPU = 900  # torch and TensorRT compile first
 AVX2 = ("gdb", "-nx", "-q", "-batch", "-x", str(Path(__file__).with_name("avx2_alone.py")), "--args")
 
 
@@ -141,7 +146,7 @@ def measure(options: argparse.Namespace, who: str, how: str) -> dict[str, Any]:
     command += ["--threads", str(options.threads)]
     if options.avx2:
         command = [*AVX2, *command]
-    limit = LIMIT_AVX2 if options.avx2 else LIMIT
+    limit = LIMIT_AVX2 if options.avx2 else LIMIT_GPU if is_on_gpu(how) else LIMIT
     try:
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=limit, check=False
@@ -161,12 +166,22 @@ def machine(avx2: bool = False) -> dict[str, Any]:
 
     found = processor()
     flags = ["avx2", "alone"] if avx2 else list(found.flags)
-    return {"processor": found.name, "flags": flags, "cpus": os.cpu_count()}
+    return {"processor": found.name, "flags": flags, "cpus": os.cpu_count(), "gpus": gpus()}
+
+
+def gpus() -> list[str]:
+    """The GPUs of NVIDIA's by name."""
+    if not (program := shutil.which("nvidia-smi")):
+        return []
+    command = [program, "--query-gpu=name", "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return [] if done.returncode else done.stdout.strip().splitlines()
 
 
 def file_name(here: dict[str, Any]) -> str:
     """How results of a kind of machine are called."""
-    return re.sub(r"\W+", "-", f"{here['processor']} {' '.join(here['flags'][-2:])}").strip("-").lower()
+    kind = " ".join((here["processor"], *here["flags"][-2:], *here["gpus"][:1]))
+    return re.sub(r"\W+", "-", kind).strip("-").lower()
 
 
 def summary(folder: Path, measured: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -185,9 +200,10 @@ def summary(folder: Path, measured: dict[str, list[dict[str, Any]]]) -> list[dic
         if exact is not None and result.exists():
             error = float(np.linalg.norm(np.load(result) - exact) / np.linalg.norm(exact))
         rows.append({"case": case, "rounds": len(good), "error": error, **row})
-    peers = [row["seconds"] for row in rows if "seconds" in row and not row["case"].startswith("openkontext")]
-    for row in rows:
-        if "seconds" in row and peers:
+    for gpu in (False, True):
+        mine = [row for row in rows if "seconds" in row and is_on_gpu(row["case"]) == gpu]
+        peers = [row["seconds"] for row in mine if not row["case"].startswith("openkontext")]
+        for row in mine if peers else []:
             row["ratio"] = row["seconds"] / min(peers)
     return sorted(rows, key=lambda row: row.get("seconds", float("inf")))
 
@@ -251,10 +267,11 @@ def main() -> None:
     options.folder = (options.folder / (f"{kind}-avx2" if options.avx2 else kind)).absolute()
     options.folder.mkdir(parents=True, exist_ok=True)
     prepare(options.folder, options.blocks, options.tokens, options.heads)
+    cases = (*CASES, *(ON_GPU if gpus() else ()))
     state = options.folder / "measured.json"
     measured: dict[str, list[dict[str, Any]]] = json.loads(state.read_text()) if state.exists() else {}
     for turn in range(options.repeats):
-        for who, how in CASES:
+        for who, how in cases:
             case = f"{who} {how}"
             done = measured.setdefault(case, [])
             failed = done and "failed" in done[-1]
@@ -266,7 +283,8 @@ def main() -> None:
     rows = summary(options.folder, {case: rounds for case, rounds in measured.items() if rounds})
     here = machine(options.avx2)
     head = (
-        f"{here['processor']}, {options.threads} of {here['cpus']} CPUs, {' '.join(here['flags'])}; "
+        f"{', '.join([here['processor'], *here['gpus']])}, {options.threads} of {here['cpus']} CPUs, "
+        f"{' '.join(here['flags'])}; "
         f"{options.blocks[0]} + {options.blocks[1]} blocks, width {128 * options.heads}, "
         f"{options.tokens} tokens, {options.repeats} rounds"
     )
