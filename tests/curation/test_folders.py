@@ -86,3 +86,15 @@ def test_an_output_may_lie_beside_its_source(tmp_path: Path) -> None:
     shutil.rmtree(folder / "out put")
     curate(source, folder / "out put", "pre-training", guard=light_guard)
     assert files_of(folder / "out put").keys() == read.keys()
+
+
+def test_a_card_of_which_nothing_is_kept_says_so(tmp_path: Path) -> None:
+    source = write_pairs(tmp_path / "in", 1)
+    (tmp_path / "rules.toml").write_text('name = "<all>"\nlicense.allow = ["none"]\n')
+    card = curate(source, tmp_path / "out", tmp_path / "rules.toml", guard=light_guard)
+    assert (card["kept"], card["dropped"]) == (0, 1)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Nothing was kept" in page
+    assert "1 was dropped" in " ".join(page.split())
+    assert "&lt;all&gt;" in page
+    assert "<all>" not in page

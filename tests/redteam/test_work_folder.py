@@ -56,11 +56,12 @@ def test_names_are_shown_as_they_are_and_people_called_alike_are_two(
 ) -> None:
     """A checkpoint's name may look like markup of the terminal, or be no text."""
     write(folder, classifier(0.0))
-    name = "[/b]:star:[red]<i>\udcff"
+    name = "[/b]:star:[red]<i>\udcff of a name that is long"
     asked = ["redteam", f"{name}={copier}", "--plan", str(folder / "plan.toml"), "--work", str(folder / "w")]
     assert main(asked) == 0
     assert "[/b]:star:[red]<i>" in capsys.readouterr().out
-    assert "[/b]:star:[red]&lt;i&gt;" in (folder / "w" / "report.html").read_text()
+    page = (folder / "w" / "report.html").read_text()
+    assert "<title>[/b]:star:[red]&lt;i&gt; of a name that is long</title>[/b]:star:[red]&lt;i&gt;…<" in page
     sheet = (folder / "w" / "grades.csv").read_text().replace(",\n", ",yes\n")
     for place in ("north", "south"):
         (folder / place).mkdir()

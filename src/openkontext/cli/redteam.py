@@ -74,7 +74,7 @@ def _print(report: "RedTeamReport", work: Path) -> None:
     rows += [(each.name, ALL) for each in report.checkpoints if each.name not in report.candidates]
     several = len(report.candidates) > 1
     table = Table(title="What attacks reach, all concepts", title_justify="left", box=box.SIMPLE)
-    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold")  # long names break; figures do not
     for heading in ("model alone", "whole system", "cases"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, attack in rows:

@@ -94,7 +94,7 @@ def render(card: dict[str, Any], kept: Sequence[Sample], dropped: Sequence[Sampl
     """
     facts = {
         "source": card["source"],
-        "output": f"{card['output']['format']}, {card['output']['files']} files",
+        "output": f"{card['output']['format']}, files: {card['output']['files']}",
         "made": card["made"],
         "openkontext": card["openkontext"],
         "rules": card["rules"]["name"],

@@ -17,6 +17,8 @@ from openkontext.redteam.plan import ALL
 
 PER_ATTACK = 3
 """Cases of each attack, concept and candidate on the page: the first, so that none is chosen."""
+_LABEL = 20
+"""Characters of a name below a chart."""
 _BLURRED_SIDE = 6
 """Pixels that are left of the longer side of a picture that may not be shown."""
 
@@ -78,7 +80,7 @@ def _headline(report: RedTeamReport, name: str) -> dict[str, Any] | None:
 
 def _chart(report: RedTeamReport, concept: str) -> dict[str, Any]:
     """Where the lines of one trend are drawn, with an interval at every checkpoint."""
-    width, height, left, right, top, bottom = 900, 380, 52, 884, 14, 270
+    width, height, left, right, top, bottom = 900, 400, 76, 884, 14, 270
     count = len(report.checkpoints)
 
     def x(place: int) -> float:
@@ -106,9 +108,17 @@ def _chart(report: RedTeamReport, concept: str) -> dict[str, Any]:
         "right": right,
         "bottom": bottom,
         "grid": [{"y": y(share / 4), "label": f"{share / 4:.0%}"} for share in range(5)],
-        "ticks": [{"x": x(place), "label": each.name} for place, each in enumerate(report.checkpoints)],
+        "ticks": [
+            {"x": x(place), "name": each.name, "label": _short(each.name)}
+            for place, each in enumerate(report.checkpoints)
+        ],
         "lines": lines,
     }
+
+
+def _short(name: str) -> str:
+    """A name as it fits below a chart; the whole one is in the tables."""
+    return name if len(name) <= _LABEL else f"{name[: _LABEL - 1]}…"
 
 
 def _table(report: RedTeamReport, concept: str, attacks: Sequence[str]) -> dict[str, Any]:
