@@ -169,6 +169,20 @@ def test_a_check_that_cannot_open_refuses_where_it_looks() -> None:
     assert verdict.message.startswith("refused: the check saying could not look at ")
 
 
+def test_a_check_that_never_opens_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard_module, "OPENING_SECONDS", 0.1)
+    never = threading.Event()
+
+    class Hanging(Saying):
+        def open(self) -> None:
+            never.wait(2 * DEAD)
+
+    guard = Guard(policy(tmp_path, "budget_seconds = 0.2\n"), [Hanging({}, at(Stage.INPUT), name="slow")])
+    with pytest.raises(FilterRefusalError, match="the check slow could not look"):
+        guard.screen(asked()).admit()
+    never.set()
+
+
 def broken(subject: Subject) -> Mapping[str, float]:
     raise OSError("the model's file\nis gone")
 

@@ -43,6 +43,8 @@ Pixels = NDArray[np.uint8]
 Scores = dict[str, float]
 
 _looking: set[threading.Thread] = set()
+OPENING_SECONDS = 600.0
+"""How long checks may open. Whoever still opens then has the rest of the budget, and is refused after it."""
 _LEAVE_SECONDS = 5.0
 """How long a program that ends waits for checks: Python kills threads inside native code with an abort."""
 
@@ -210,7 +212,7 @@ class Guard:
             thread.start()
         began = time.monotonic()
         for _ in chosen:
-            opened.acquire()
+            opened.acquire(timeout=max(0.0, began + OPENING_SECONDS - time.monotonic()))
         deadline += time.monotonic() - began
         found: dict[int, CheckResult] = {}
         while len(found) < len(chosen):
