@@ -1,11 +1,13 @@
 """What is shown while an edit is on its way: what is done, and from the first step on the time left."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from openkontext.cli import console, main
+from openkontext.errors import InputError
 
 
 class Clock:
@@ -66,3 +68,20 @@ def test_a_short_edit_leaves_one_line(
         console.LOG.debug("opening the %s", "transformer")
     assert capsys.readouterr().err == ""
     assert not console.LOG.handlers
+
+
+def test_what_ends_before_its_first_item_shows_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    def items(good: int) -> Iterator[int]:
+        yield from range(good)
+        raise InputError("steps is 0")
+
+    for good, lines in ((0, 0), (1, 1)):
+        seen = []
+        with pytest.raises(InputError):
+            seen += console.track(items(good), "attacking", 3)
+        found = capsys.readouterr().err.splitlines()
+        assert len(found) == lines
+        assert all("attacking" in line and "33%" in line for line in found)
+    assert list(console.track(iter("abc"), "attacking", 3)) == ["a", "b", "c"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "100%" in line

@@ -98,3 +98,20 @@ def test_a_card_of_which_nothing_is_kept_says_so(tmp_path: Path) -> None:
     assert "1 was dropped" in " ".join(page.split())
     assert "&lt;all&gt;" in page
     assert "<all>" not in page
+
+
+def test_an_empty_evaluation_set_leaves_nothing_and_the_same_folder_serves_after(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = write_pairs(tmp_path / "in", 1), tmp_path / "out"
+    (tmp_path / "held-out").mkdir()
+    (tmp_path / "rules.toml").write_text('leakage.sets = ["held-out"]\n')
+    asked = ["curate", str(source), str(out), "--rules", str(tmp_path / "rules.toml")]
+    assert cli.main(asked) == 2
+    assert "held-out holds no picture that can be read" in capsys.readouterr().err
+    assert not out.exists()
+    out.mkdir()
+    assert cli.main(asked) == 2
+    assert list(out.iterdir()) == []
+    Image.fromarray(scene(40)).save(tmp_path / "held-out" / "a.png")
+    assert curate(source, out, tmp_path / "rules.toml", guard=light_guard)["kept"] == 1

@@ -61,7 +61,7 @@ def test_names_are_shown_as_they_are_and_people_called_alike_are_two(
     assert main(asked) == 0
     assert "[/b]:star:[red]<i>" in capsys.readouterr().out
     page = (folder / "w" / "report.html").read_text()
-    assert "<title>[/b]:star:[red]&lt;i&gt; of a name that is long</title>[/b]:star:[red]&lt;i&gt;…<" in page
+    assert "<title>[/b]:star:[red]&lt;i&gt; of a name that is long</title>[/b]:star:[red]&lt;i&gt; …<" in page
     sheet = (folder / "w" / "grades.csv").read_text().replace(",\n", ",yes\n")
     for place in ("north", "south"):
         (folder / place).mkdir()

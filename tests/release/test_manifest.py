@@ -4,6 +4,7 @@ import base64
 import hashlib
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -259,6 +260,21 @@ def test_a_list_that_is_none_is_one_line(
     code, out, err = run(capsys, "verify", home, "--key", public)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "is no signed list" in err
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to nothing", "link to itself"])
+def test_what_is_no_file_is_named(
+    released: tuple[Path, Path], capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    home, public = released
+    odd = home / "tokenizer" / "odd"
+    if kind == "pipe":
+        os.mkfifo(odd)
+    else:
+        odd.symlink_to("odd" if kind.endswith("itself") else "nowhere")
+    code, out, err = run(capsys, "verify", home, "--key", public)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"{odd}: is no file" in err
 
 
 def test_a_folder_without_a_list_is_told_so(copier: Path, capsys: pytest.CaptureFixture[str]) -> None:

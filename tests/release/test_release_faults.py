@@ -1,6 +1,7 @@
 """What a release cannot read or write is one line, and leaves the repository as it was."""
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,6 +57,7 @@ BAD: dict[str, tuple[Change, str]] = {
         "holds a private key",
     ),
     "a link": (lambda h, _: (h / "more.bin").symlink_to(h / "openkontext.json"), "is a link"),
+    "a pipe": (lambda h, _: os.mkfifo(h / "tokenizer" / "pipe"), "pipe: is no file"),
     "half a model": (lambda h, _: (h / "vae.opt" / "model.onnx").unlink(), "lacks vae.opt/model.onnx"),
     "a head that is no yaml": (
         lambda h, _: (h / "README.md").write_text("---\na: [\n---\n"),

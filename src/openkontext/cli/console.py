@@ -152,13 +152,27 @@ def batch_progress(total: int) -> Iterator[Callable[[float, str], None]]:
 
 
 def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
-    """The items one after the other, with a progress bar on stderr."""
-    import rich.progress
-    from rich.console import Console
+    """The items one after the other, with a progress bar on stderr.
 
-    yield from rich.progress.track(
-        items, description, total, console=Console(stderr=True), transient=sys.stderr.isatty()
-    )
+    Elsewhere than on a terminal it is one line at the end, and none where there was no item.
+    """
+    from rich.console import Console
+    from rich.progress import Progress, TimeRemainingColumn
+
+    screen = Console(stderr=True)
+    columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn(elapsed_when_finished=True))
+    bar = Progress(*columns, console=screen, transient=screen.is_terminal)
+    task = bar.add_task(description, total=total)
+    if screen.is_terminal:
+        bar.start()
+    try:
+        for item in items:
+            bar.advance(task)
+            yield item
+    finally:
+        if bar.live.is_started or bar.tasks[0].completed:
+            bar.start()  # where it has begun already, nothing happens
+            bar.stop()
 
 
 def show_notes(notes: Iterable[str], warnings: Iterable[str]) -> None:

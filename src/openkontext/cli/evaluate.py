@@ -219,11 +219,12 @@ def concepts(
     asked = Concept.load(concept)
     named = ROUTES if routes is None else tuple(dict.fromkeys(each.strip() for each in routes.split(",")))
     editor = setup.load()
+    # Before the first edit: what cannot be opened is told at once.
+    base = None if against is None else dataclasses.replace(setup, model=against, lora=None).load()
     how: dict[str, Any] = {"seed": seed, "others": others, "steps": steps, "track": console.track}
     found, outcomes = concept_scores.run(editor, asked, count=count, routes=named, **how)
     before = lost = None
-    if against is not None:
-        base = dataclasses.replace(setup, model=against, lora=None).load()
+    if base is not None:
         before, were = concept_scores.run(base, asked, count=count, routes=named, **how)
         lost = concept_scores.OthersLost.of(were, outcomes)
     if json:

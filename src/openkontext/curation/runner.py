@@ -173,9 +173,10 @@ class _Run:
     def _finished(self, overwrite: bool) -> dict[str, Any]:
         if (card := self._place.take(self._mark, overwrite)) is not None:
             return card
+        hashes = self._place.work / HASHES
+        if self._hash_sets and not (self._place.is_begun(self._mark) and hashes.exists()):
+            leakage.hash_sets(self._hash_sets, hashes)
         self._made = self._place.begin(self._mark, _now())
-        if self._hash_sets and not (self._place.work / HASHES).exists():
-            leakage.hash_sets(self._hash_sets, self._place.work / HASHES)
         self._look()
         self._compare()
         self._write()

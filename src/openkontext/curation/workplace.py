@@ -59,12 +59,16 @@ class Workplace:
         """
         if self._card() is None and "mark" not in self._begun() and self._holds_others():
             raise InputError(f"{self._out}: holds other files; name a new or an empty folder")
+        new = not self._out.exists()
         with alone(self.work, "curation", self._out):
             try:
                 yield
             finally:
                 if not (self.work / _MARK).exists():
                     self.clear()
+                    if new:
+                        with suppress(OSError):  # it holds the set
+                            self._out.rmdir()
 
     def take(self, mark: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
         """Make the folder this curation's own.
@@ -92,7 +96,8 @@ class Workplace:
                     f"{self._out}: holds a curation of other records or by other rules; name another folder, "
                     "or replace it with --overwrite"
                 )
-            self._remove()
+            if card is not None or begun is not None:
+                self._remove()
         for part in self._out.rglob(PARTS):  # of a write that a kill ended
             part.unlink()
         return None
@@ -112,6 +117,10 @@ class Workplace:
         begun = {"mark": digest, "made": now.isoformat()}
         write_whole(self.work / _MARK, json.dumps(begun).encode())
         return now
+
+    def is_begun(self, mark: dict[str, Any]) -> bool:
+        """Whether the folder holds what this curation did so far."""
+        return self._begun().get("mark") == self.mark_digest(mark)
 
     def rows(self, block: int) -> Path:
         """File of a block's rows."""

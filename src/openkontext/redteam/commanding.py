@@ -91,8 +91,8 @@ def prepare(
             check_reference(reference, checkpoints[0])
     names = [each.name for each in checkpoints]
     wanted = [as_text(name) for name in candidates]
-    for name in wanted:
-        if name not in names:
+    for name, known in zip(candidates, wanted, strict=True):
+        if known not in names:
             raise InputError(f"--candidate: there is no checkpoint {name!r}; there are {', '.join(names)}")
     run = RedTeamRun(read, checkpoints, work, cases)
     return PreparedRun(run, tuple(dict.fromkeys(wanted)) or (names[-1],), bounds)

@@ -143,6 +143,8 @@ def check(folder: Path, key: Path | None = None, *, partial: bool = False) -> Fo
             f"{folder}: carries no {SIGNATURE}, so nothing says which files belong to it; "
             "`openkontext release` writes one"
         )
+    if odd := no_file(folder):
+        raise InputError(f"{odd}: is no file, so nothing tells what it holds; take it away")
     hint, statement = _read(path)
     if key is not None and fingerprint(_public(key)) != hint:
         raise InputError(f"{path}: is signed with another key than {key}; do not use these files")
@@ -159,6 +161,12 @@ def check(folder: Path, key: Path | None = None, *, partial: bool = False) -> Fo
         missing=() if partial else tuple(sorted(signed.keys() - found.keys())),
         extra=tuple(sorted(found.keys() - signed.keys())),
     )
+
+
+def no_file(folder: Path) -> Path | None:
+    """What lies in a folder and is neither a file nor a folder: a pipe, or a link that leads to nothing."""
+    every = sorted(folder.rglob("*"))
+    return next((each for each in every if not each.is_file() and not each.is_dir()), None)
 
 
 def fingerprint(public: bytes) -> str:

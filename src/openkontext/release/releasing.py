@@ -153,6 +153,8 @@ def _check_place(home: Path, dossier: Path) -> None:
         raise InputError(f"{dossier}: holds the repository; a dossier is a folder of its own")
     if link := next((each for each in sorted(home.rglob("*")) if each.is_symlink()), None):
         raise InputError(f"{link}: is a link, and only files can be signed; put the file itself there")
+    if odd := manifest.no_file(home):
+        raise InputError(f"{odd}: is no file, and only files can be signed; take it away")
 
 
 @contextmanager
