@@ -13,6 +13,7 @@ import httpx2
 import numpy as np
 import pytest
 from browsing import ask, check_accessibility, choose, chromium, fits_its_width, tree, visit
+from patience import wait
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 from running import Service, b64, get, png, poll
@@ -226,7 +227,7 @@ def test_closer_and_full_screen(page: Page, api: httpx2.Client) -> None:
     fits = picture.bounding_box()
     page.get_by_role("button", name="Larger").click()
     page.keyboard.press("+")
-    assert picture.bounding_box()["width"] == pytest.approx(2 * fits["width"], abs=2)
+    wait(lambda: picture.bounding_box()["width"] == pytest.approx(2 * fits["width"], abs=2))
     assert frame.evaluate("frame => frame.scrollHeight > frame.clientHeight")
     assert frame.evaluate("frame => frame.offsetHeight") == pytest.approx(height, abs=4)
     assert frame.evaluate("frame => frame.scrollTop + frame.clientHeight / 2") == pytest.approx(
@@ -236,15 +237,15 @@ def test_closer_and_full_screen(page: Page, api: httpx2.Client) -> None:
     check_accessibility(page)
     page.get_by_label("Line between before and after").focus()
     page.keyboard.press("0")
-    assert picture.bounding_box()["width"] == pytest.approx(fits["width"], abs=2)
+    wait(lambda: picture.bounding_box()["width"] == pytest.approx(fits["width"], abs=2))
     assert frame.evaluate("frame => frame.clientWidth") == width
 
     page.get_by_role("button", name="Full screen").click()
     leave = page.get_by_role("button", name="Leave full screen")
     expect(leave).to_be_visible()
     assert page.evaluate("document.fullscreenElement.id") == "viewer"
+    wait(lambda: picture.bounding_box()["height"] > fits["height"])
     box = picture.bounding_box()
-    assert box["height"] > fits["height"]
     assert box["y"] + box["height"] <= page.evaluate("innerHeight")
     page.keyboard.press("f")
     expect(page.get_by_role("button", name="Full screen", exact=True)).to_be_visible()

@@ -355,7 +355,7 @@ def _engine(url: str) -> Engine:
 
 def _no_implicit_begin(connection: Any, _: Any) -> None:
     connection.isolation_level = None
-    connection.execute("PRAGMA busy_timeout = 30000")
+    connection.execute("PRAGMA busy_timeout = 120000")
     connection.execute("PRAGMA foreign_keys = ON")
 
 

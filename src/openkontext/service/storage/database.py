@@ -59,6 +59,7 @@ class Database:
             parsed,
             pool_size=10,
             max_overflow=20,
+            pool_timeout=120,  # seconds
             pool_pre_ping=not self.is_sqlite,
             hide_parameters=True,  # errors go into logs, which tell no instructions
         )
@@ -111,7 +112,7 @@ class Database:
 def _set_up_sqlite(connection: Any, record: Any) -> None:
     connection.isolation_level = None  # transactions begin where `_begin_sqlite` says
     cursor = connection.cursor()
-    cursor.execute("pragma busy_timeout = 30000")
+    cursor.execute("pragma busy_timeout = 120000")  # milliseconds: who writes may stand still
     cursor.execute("pragma journal_mode = wal")
     cursor.execute("pragma synchronous = full")  # what was accepted survives a power cut
     cursor.execute("pragma foreign_keys = on")
