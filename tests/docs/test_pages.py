@@ -12,6 +12,7 @@ import pytest
 from typer.main import get_command
 
 from openkontext.cli import app
+from openkontext.service.http.asking import RouteInputs
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -52,6 +53,11 @@ def test_pages_are_wrapped_at_one_width(page: Path) -> None:
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     lines = [each for each in text.splitlines() if not each.lstrip().startswith(("|", "#", "!", "<!--"))]
     assert not [each for each in lines if len(each) > prose.WIDTH]
+
+
+def test_the_page_on_http_names_every_field_that_all_routes_take() -> None:
+    text = (ROOT / "docs" / "http-api.md").read_text()
+    assert [name for name in RouteInputs.model_fields if f"`{name}`" not in text] == []
 
 
 def test_the_reference_is_what_the_program_says() -> None:

@@ -2,8 +2,13 @@
 
 import subprocess
 import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from openkontext.runtime import paging
 
 _BLOCKS = """
 import ctypes, sys
@@ -42,3 +47,13 @@ def test_a_block_of_a_large_model_is_a_mapping_of_its_own_after_one_was_freed(
 ) -> None:
     command = [sys.executable, "-c", _BLOCKS, setting, str(size)]
     assert subprocess.check_output(command, text=True).strip() == str(mapped)
+
+
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+def test_other_systems_keep_what_is_mapped(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paging, "sys", SimpleNamespace(platform=system))
+    monkeypatch.setattr(paging, "ctypes", None)  # what it is asked for is not there
+    before = threading.active_count()
+    paging.map_large_blocks()
+    with paging.released([Path(__file__)]):
+        assert threading.active_count() == before
