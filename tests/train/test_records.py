@@ -10,7 +10,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from openkontext.train.records import PairRecord, Skipped, read_records, read_span, spans
+from openkontext.errors import InputError
+from openkontext.train.records import PairRecord, Skipped, read_records, read_span, sources, spans
 
 GOOD = {"before": "a.png", "after": "a.png", "instruction": "make it night"}
 
@@ -145,3 +146,12 @@ def test_members_of_a_shard_are_records_whatever_they_are_called(tmp_path: Path)
         "no JSON object",
     ]
     assert not (tmp_path.parent / "2.after.png").exists()
+
+
+def test_a_folder_that_nobody_may_read_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", denied)
+    with pytest.raises(InputError, match="the folder cannot be read: Permission denied"):
+        sources(tmp_path)

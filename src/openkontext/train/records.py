@@ -100,6 +100,10 @@ def sources(path: str | Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder of pairs")
+    try:
+        next(path.iterdir(), None)
+    except OSError as error:
+        raise InputError(f"{path}: the folder cannot be read: {error.strerror}") from None
     found = {end: sorted(path.glob(f"*{end}")) for end in FORMATS}
     kinds = [end for end, files in found.items() if files]
     if len(kinds) != 1:
