@@ -236,5 +236,7 @@ def _day(report: ModelReport) -> str:
 
 def _table(heads: tuple[str, ...], rows: Any) -> str:
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    lines += [f"| {' | '.join(str(cell).replace('|', '/') for cell in row)} |" for row in rows]
+    lines += [
+        f"| {' | '.join(' '.join(str(cell).split()).replace('|', '/') for cell in row)} |" for row in rows
+    ]
     return "\n".join(lines)

@@ -33,9 +33,9 @@ class ReleaseSettings:
     quantized_from: dict[str, str] = Field(default_factory=dict)
     """Precision -> the one that it was quantized from and nothing else was done: attacks on that count for
     it, too, where it has no red-team report of its own. Every precision is evaluated by itself."""
-    base_model: str | None = None
+    base_model: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")] | None = None
     """OWNER/NAME of the model that it grew out of."""
-    language: tuple[str, ...] = ("en",)
+    language: tuple[Annotated[str, Field(pattern="^[a-z]{2,3}(-[A-Za-z0-9]+)*$")], ...] = ("en",)
     """Languages of the instructions, as ISO 639-1 has them."""
     max_age_days: Annotated[int, Field(ge=1, le=36_500)] = 180
     """Age from which a report is too old."""
