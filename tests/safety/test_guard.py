@@ -16,6 +16,7 @@ from patience import DEAD
 
 from openkontext.errors import RefusedError
 from openkontext.safety import guard as guard_module
+from openkontext.safety import side_by_side
 from openkontext.safety.checks import TogetherCheck
 from openkontext.safety.guard import Guard, ScreeningRequest, Shown
 from openkontext.safety.hints import hints
@@ -144,7 +145,8 @@ def test_costly_checks_run_side_by_side(tmp_path: Path) -> None:
 def test_what_a_check_opens_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     clock = SimpleNamespace(monotonic=lambda: now[0], perf_counter=time.perf_counter)
-    monkeypatch.setattr(guard_module, "time", clock)
+    for module in (guard_module, side_by_side):
+        monkeypatch.setattr(module, "time", clock)
 
     class Opening(Saying):
         def open(self) -> None:
@@ -170,7 +172,7 @@ def test_a_check_that_cannot_open_refuses_where_it_looks() -> None:
 
 
 def test_a_check_that_never_opens_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard_module, "OPENING_SECONDS", 0.1)
+    monkeypatch.setattr(side_by_side, "OPENING_SECONDS", 0.1)
     never = threading.Event()
 
     class Hanging(Saying):
@@ -373,15 +375,15 @@ def test_signs_are_read_from_the_words(text: str, minor: float, suggestive: floa
 STUCK = """
 import ctypes, sys, threading
 from openkontext import cli
-from openkontext.safety import guard
+from openkontext.safety import side_by_side
 
-guard._LEAVE_SECONDS = 0.2
+side_by_side._LEAVE_SECONDS = 0.2
 begun = threading.Event()
 def look():
     begun.set()
     ctypes.CDLL(None).pause()  # native code that never comes back
 stuck, stopped = (threading.Thread(target=look, daemon=True) for _ in range(2))
-guard._looking |= {stuck, stopped}  # the second was stopped by Ctrl-C before it began
+side_by_side._looking |= {stuck, stopped}  # the second was stopped by Ctrl-C before it began
 stuck.start()
 begun.wait()
 cli.main = lambda: print("all of the output") or 130

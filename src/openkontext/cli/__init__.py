@@ -126,8 +126,8 @@ def run() -> NoReturn:
     ends here; what it had to write and to put away, `main` has done.
     """
     code = main()
-    guard = sys.modules.get("openkontext.safety.guard")
-    if guard is not None and not guard.let_finish():
+    checks = sys.modules.get("openkontext.safety.side_by_side")
+    if checks is not None and not checks.let_finish():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -1,13 +1,9 @@
 """The guard of an editor: runs the checks of each stage, decides by the policy, holds, seals and refuses."""
 
-import atexit
 import logging
 import os
-import queue
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +14,7 @@ from numpy.typing import NDArray
 from openkontext.errors import InputError
 from openkontext.safety.checks import KnownMaterialCheck
 from openkontext.safety.policy import Policy
+from openkontext.safety.side_by_side import Scores, look_side_by_side
 from openkontext.safety.verdict import (
     CATEGORIES,
     Check,
@@ -26,7 +23,6 @@ from openkontext.safety.verdict import (
     FilterRefusalError,
     Finding,
     HeldError,
-    Opens,
     Stage,
     Subject,
     Verdict,
@@ -40,27 +36,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
-Scores = dict[str, float]
-
-_looking: set[threading.Thread] = set()
-OPENING_SECONDS = 600.0
-"""How long checks may open. Whoever still opens then has the rest of the budget, and is refused after it."""
-_LEAVE_SECONDS = 5.0
-"""How long a program that ends waits for checks: Python kills threads inside native code with an abort."""
-
-
-@atexit.register
-def let_finish() -> bool:
-    """Wait for checks that still look, for a while.
-
-    Returns:
-        Whether none looks any more. Where one does, Python's own way of ending may abort the process.
-    """
-    deadline = time.monotonic() + _LEAVE_SECONDS
-    # One that was stopped before it began is not alive, and cannot be waited for.
-    for thread in [each for each in list(_looking) if each.is_alive()]:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    return not any(each.is_alive() for each in list(_looking))
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,51 +162,21 @@ class Guard:
         deadline: float,
         tolerance: int | None,
     ) -> tuple[list[CheckResult], float]:
-        opened = threading.Semaphore(0)
-        answers: queue.SimpleQueue[tuple[int, Scores | Exception, float]] = queue.SimpleQueue()
-
-        def look(number: int) -> None:
-            check, at = chosen[number]
-            if isinstance(check, Opens):
-                with suppress(BaseException):  # it fails again where it looks, and is told there
-                    check.open()
-            opened.release()
-            started = time.perf_counter()
-            answer: Scores | Exception
-            try:
-                answer = _sound(check.scores(subjects[at]))
-            except Exception as error:  # whatever it is, nobody looked
-                answer = error
-            answers.put((number, answer, 1000 * (time.perf_counter() - started)))
-            _looking.discard(threading.current_thread())
-
-        for number in range(len(chosen)):
-            # Daemons: one that never comes back must not keep the program from ending.
-            thread = threading.Thread(target=look, args=(number,), daemon=True)
-            _looking.add(thread)
-            thread.start()
-        began = time.monotonic()
-        for _ in chosen:
-            opened.acquire(timeout=max(0.0, began + OPENING_SECONDS - time.monotonic()))
-        deadline += time.monotonic() - began
-        found: dict[int, CheckResult] = {}
-        while len(found) < len(chosen):
-            try:
-                number, answer, took = answers.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                break
-            check, at = chosen[number]
-            found[number] = self._result(check, subjects[at].stage, answer, took, tolerance)
-            if not isinstance(answer, Exception):
-                for name, score in answer.items():
-                    scores[at][name] = max(score, scores[at].get(name, 0.0))
+        answers, deadline = look_side_by_side(chosen, subjects, deadline)
         budget = self.policy.profile.budget_seconds
-        late = f"it took longer than {budget:g} s"
-        return [
-            found.get(number)
-            or CheckResult(check.name, check.version, subjects[at].stage, (), 1000 * budget, late)
-            for number, (check, at) in enumerate(chosen)
-        ], deadline
+        results = []
+        for (check, at), answer in zip(chosen, answers, strict=True):
+            if answer is None:
+                late = f"it took longer than {budget:g} s"
+                stage = subjects[at].stage
+                results.append(CheckResult(check.name, check.version, stage, (), 1000 * budget, late))
+                continue
+            found, took = answer
+            results.append(self._result(check, subjects[at].stage, found, took, tolerance))
+            if not isinstance(found, Exception):
+                for name, score in found.items():
+                    scores[at][name] = max(score, scores[at].get(name, 0.0))
+        return results, deadline
 
     def _result(
         self, check: Check, stage: Stage, answer: Scores | Exception, took: float, tolerance: int | None
@@ -393,10 +338,3 @@ def _highest(scores: Iterable[Scores]) -> Scores:
         for name, score in each.items():
             highest[name] = max(score, highest.get(name, 0.0))
     return highest
-
-
-def _sound(scores: Mapping[str, float]) -> Scores:
-    for name, score in scores.items():
-        if not 0 <= score <= 1:  # NaN is neither
-            raise ValueError(f"it scored {name} as {score}")
-    return {name: float(score) for name, score in scores.items()}
