@@ -286,15 +286,9 @@ class Screening:
         return self._guard.judge(subjects, self._asked.tolerance)[0]
 
     def _subject(self, stage: Stage, pixels: Pixels, shown: Shown | None = None) -> Subject:
-        return Subject(
-            stage,
-            self._asked.prompt,
-            self._asked.negative_prompt,
-            pixels,
-            shown.data if shown else None,
-            shown.name if shown else "",
-            self._scores,
-        )
+        asked, shown = self._asked, shown or Shown(pixels)
+        words = asked.prompt, asked.negative_prompt
+        return Subject(stage, *words, pixels, shown.data, shown.name, self._scores)
 
     def _refuse(self, verdict: Verdict, made: Mapping[str, Pixels]) -> None:
         """Refuse, or hold for a person where one may decide; return where one has approved."""
