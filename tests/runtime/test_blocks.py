@@ -1,6 +1,7 @@
 """A graph run block by block gives what it gives as a whole; what is offloaded runs where it is said to."""
 
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from patience import wait
 
 from openkontext.errors import InputError
 from openkontext.lora import LowRank
@@ -122,12 +124,14 @@ def test_integers_run_in_blocks_where_memory_is_low(
 
 
 class Held:
-    """A session that is counted as long as anyone holds it."""
+    """A session that is counted as long as anyone holds it, and runs once it may."""
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, may_run: Callable[[], bool]) -> None:
         self.session = session
+        self.may_run = may_run
 
     def run_with_ort_values(self, *given: Any) -> list[Any]:
+        wait(self.may_run)
         return list(self.session.run_with_ort_values(*given))
 
 
@@ -140,7 +144,9 @@ def test_so_many_blocks_are_held_at_once(layers: Path, ahead: bool) -> None:
         options = onnxruntime.SessionOptions()
         place = "session.model_external_initializers_file_folder_path"
         options.add_session_config_entry(place, str(layers.parent))
-        held = Held(onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]))
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        others = min(len(most) + 1 + ahead, len(paged.blocks))  # that are open by then: the one ahead, too
+        held = Held(session, lambda: len(most) >= others)
         alive.add(held)
         most.append(len(alive))
         return held
