@@ -3,32 +3,15 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from releasable import DATA, OTHER, change, contents, make_ready
+from releasable import DATA, OTHER, change, contents, now, run
 
 from openkontext import reports
-from openkontext.cli import main
 from openkontext.repository import RepositoryConfig
 
 Change = Callable[[Path, Path], object]
-
-
-@pytest.fixture
-def ready(tmp_path: Path, copier: Path) -> tuple[Path, Path]:
-    return make_ready(tmp_path, copier)
-
-
-def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
-    capsys.readouterr()
-    code = main([str(arg) for arg in args])
-    return code, *capsys.readouterr()
-
-
-def now(days: float) -> str:
-    return (datetime.now(UTC) - timedelta(days=days)).isoformat()
 
 
 OTHER_WEIGHTS = [{"name": "copier", "digest": OTHER}]

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from releasable import contents, make_ready
+from releasable import contents, make_ready, run
 
 from openkontext.cli import main
 from openkontext.release import manifest
@@ -49,12 +49,6 @@ def published(tmp_path_factory: pytest.TempPathFactory, copier: Path) -> tuple[P
 @pytest.fixture
 def released(published: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
     return Path(shutil.copytree(published[0], tmp_path / "model")), published[1]
-
-
-def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
-    capsys.readouterr()
-    code = main([str(arg) for arg in args])
-    return code, *capsys.readouterr()
 
 
 def statement(home: Path) -> dict[str, Any]:

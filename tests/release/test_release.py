@@ -2,33 +2,16 @@
 
 import json
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
-from releasable import DATA, change, contents, make_ready, write_report
+from releasable import DATA, change, contents, run, write_report
 
 from openkontext import reports
-from openkontext.cli import main
 from openkontext.reports import ReportSubject
 from openkontext.repository import Repository, RepositoryConfig
 from openkontext.safety.checks import BodyCheck
-
-
-@pytest.fixture
-def ready(tmp_path: Path, copier: Path) -> tuple[Path, Path]:
-    return make_ready(tmp_path, copier)
-
-
-def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
-    capsys.readouterr()
-    code = main([str(arg) for arg in args])
-    return code, *capsys.readouterr()
-
-
-def now(days: float) -> str:
-    return (datetime.now(UTC) - timedelta(days=days)).isoformat()
 
 
 def test_a_model_with_all_of_it_is_released_and_its_card_says_what_was_measured(

@@ -6,24 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from releasable import change, contents, make_ready
+from releasable import change, contents, run
 
-from openkontext.cli import main
 from openkontext.files import write_whole
 from openkontext.release import releasing
 
 Change = Callable[[Path, Path], object]
-
-
-@pytest.fixture
-def ready(tmp_path: Path, copier: Path) -> tuple[Path, Path]:
-    return make_ready(tmp_path, copier)
-
-
-def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
-    capsys.readouterr()
-    code = main([str(arg) for arg in args])
-    return code, *capsys.readouterr()
 
 
 BAD: dict[str, tuple[Change, str]] = {

@@ -6,9 +6,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from copier import make_repository
 
 from openkontext import reports
+from openkontext.cli import main
 from openkontext.reports import ReportSubject
 from openkontext.repository import Repository
 
@@ -16,6 +18,18 @@ DATA = "d0" * 32
 """Digest of the data that the model was trained on."""
 OTHER = "ee" * 32
 """Of other weights, and of other data."""
+
+
+def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
+    """A command: its exit code, and what it printed on stdout and on stderr."""
+    capsys.readouterr()
+    code = main([str(arg) for arg in args])
+    return code, *capsys.readouterr()
+
+
+def now(days: float) -> str:
+    """A time so many days ago, as reports have it."""
+    return (datetime.now(UTC) - timedelta(days=days)).isoformat()
 
 
 def make_ready(folder: Path, template: Path | None = None) -> tuple[Path, Path]:

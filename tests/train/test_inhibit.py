@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from inhibit_recipes import RECIPE
 from pair_files import write_jsonl
 from torch import Tensor
 
@@ -33,25 +34,6 @@ from openkontext.train.loop import RunRecipe
 from openkontext.train.lora import add_adapter, set_adapter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-RECIPE = """
-stage = "inhibit"
-[inhibit]
-concept = "star"
-method = "anchor"
-rounds = 2
-steps = 1
-batch_size = 1
-cases = 1
-others = 4
-attacks = 1
-attack_steps = 1
-rank = 2
-targets = ["attn.to_q"]
-learning_rate = 0.01
-[run]
-log_steps = 1
-"""
 
 
 @pytest.fixture(scope="module")

@@ -6,30 +6,12 @@ from typing import BinaryIO
 
 import pytest
 import torch
+from inhibit_recipes import RECIPE
 
 from openkontext.cli import main
 from openkontext.files import alone
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-RECIPE = """
-stage = "inhibit"
-[inhibit]
-concept = "star"
-method = "anchor"
-rounds = 2
-steps = 1
-batch_size = 1
-cases = 1
-others = 4
-attacks = 1
-attack_steps = 1
-rank = 2
-targets = ["attn.to_q"]
-learning_rate = 0.01
-[run]
-log_steps = 1
-"""
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_part_of_a_file(

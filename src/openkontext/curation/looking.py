@@ -104,9 +104,10 @@ class Looker:
         file = BytesIO()
         Image.linear_gradient("L").convert("RGB").save(file, "PNG")
         record = PairRecord("", file.getvalue(), file.getvalue(), "make it night")
-        pair = OpenPair(record, tuple(open_pictures(contents(record))[0]))
+        files = contents(record)
+        pair = OpenPair(record, tuple(open_pictures(files)[0]))
         try:
-            self._described(CurationRow("", digest(record, contents(record))), pair)
+            self._described(CurationRow("", digest(record, files)), pair)
             for stage in self._stages:
                 stage.drop(pair)
         except InputError:
